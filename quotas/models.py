@@ -1,0 +1,48 @@
+"""The tables of who may: tenants and their API keys."""
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+
+class Tenant(models.Model):
+    """Who a key belongs to. Cache partitions, limits and usage hang on tenants."""
+
+    name = models.CharField(max_length=100, unique=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiKey(models.Model):
+    """A secret that authenticates requests. Only its SHA-256 is stored: 256 random bits need no slow hash."""
+
+    class Role(models.TextChoices):
+        INFERENCE = "inference"
+        OPERATOR = "operator"
+        ADMIN = "admin"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=100, blank=True, help_text="What it is for.")
+    prefix = models.CharField(max_length=16, editable=False, help_text="How the key begins, to recognise it by.")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    role = models.CharField(max_length=16, choices=Role.choices, default=Role.INFERENCE)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["tenant", "name", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(role__in=["inference", "operator", "admin"]), name="quotas_apikey_role_known"
+            ),
+            models.CheckConstraint(condition=Q(digest__regex=r"^[0-9a-f]{64}$"), name="quotas_apikey_digest_form"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… ({self.tenant})"

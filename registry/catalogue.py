@@ -1,0 +1,65 @@
+"""What exists, as plain frozen values: the registry's part of the gateway's snapshot.
+
+No Django here. :mod:`registry.selectors` builds a :class:`Catalogue` from SQL; the gateway, the router and the
+supervisor only ever see these types, so none of them can touch the database by accident.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Health(StrEnum):
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    LOADING = "loading"
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version of a model."""
+
+    pk: int
+    """Primary key of its row: the supervisor's and the workers' name for it."""
+    model: str
+    version: str
+    """Semantic version, ``major.minor.patch``."""
+    path: str
+    """What discovery or the operator named, a file or a folder; relative to the project's root where it lies below it."""
+    files: tuple[str, ...]
+    """Absolute paths of the GGUF, its shards in order."""
+    size_bytes: int
+    architecture: str = ""
+    parameter_count: int | None = None
+    quantization: str = ""
+    context_length: int | None = None
+    """Tokens that the model was trained for, from its GGUF."""
+    capabilities: frozenset[str] = frozenset()
+    health: Health = Health.UNKNOWN
+    health_reason: str = ""
+    health_checked_at: float | None = None
+    """Seconds since the epoch."""
+    created: int = 0
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    display_name: str
+    enabled: bool
+    preload: bool
+    is_default: bool
+    starter: bool
+    """The built-in starter model: ``auto`` uses it only while no other model can answer."""
+    created: int
+    use_count: int
+    versions: dict[str, Version]
+    promoted: Version | None
+    """The version that ``<id>`` alone means."""
+
+
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
+    revision: int
+    """Grows with every change of the registry; two catalogues of one revision are equal."""
+    models: dict[str, Model]
+    default: Model | None

@@ -1,0 +1,183 @@
+"""The tables of what exists: models, versions, nodes, replicas.
+
+Writes go through :mod:`registry.services`; invariants are database constraints, so that the admin, a shell and a
+migration can't break them either. Every change of these tables is announced to the gateways by a trigger
+(migration ``0002``), so no writer can forget to.
+"""
+
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from registry.catalogue import Health
+
+MODEL_ID_PATTERN = r"^[^\s/@:][^\s@]*$"
+"""An id may contain ``/`` and ``:`` (``org/name:Q4_K_M``), but neither white space nor ``@``, which precedes a version."""
+
+
+class Model(models.Model):
+    """A name that clients can ask for."""
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.CharField(
+        "id",
+        max_length=200,
+        unique=True,
+        validators=[RegexValidator(MODEL_ID_PATTERN, "No white space, no @, and no leading / or :")],
+        help_text="What clients put into the request's “model” field.",
+    )
+    display_name = models.CharField(max_length=200, blank=True)
+    enabled = models.BooleanField(default=True, help_text="A disabled model answers no request.")
+    preload = models.BooleanField(default=False, help_text="Load at start and keep loaded.")
+    is_default = models.BooleanField(default=False, help_text="Answers requests that name no model.")
+    starter = models.BooleanField(
+        default=False, editable=False, help_text="The built-in model, served while there is no other."
+    )
+    extra_capabilities = models.JSONField(
+        default=list, blank=True, help_text="Beyond what the GGUF says, as a list of words: [\"arabic_nlp\"]."
+    )
+    promoted = models.ForeignKey(
+        "Version",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="The version that the bare id means.",
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["is_default"], condition=Q(is_default=True), name="registry_model_one_default"
+            ),
+            models.CheckConstraint(condition=Q(name__regex=MODEL_ID_PATTERN), name="registry_model_name_form"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Version(models.Model):
+    """An immutable content of a model. Once ``header_digest`` is set, its content columns can't change (trigger)."""
+
+    class Source(models.TextChoices):
+        DISCOVERED = "discovered"
+        REGISTERED = "registered"
+
+    class FileState(models.TextChoices):
+        PRESENT = "present"
+        INCOMPLETE = "incomplete", "incomplete (still being copied, or truncated)"
+        INVALID = "invalid", "not a usable GGUF"
+        MISSING = "missing", "vanished"
+        REPLACED = "replaced", "replaced by other content"
+        CONFLICT = "conflict", "its id belongs to another file"
+
+    class HealthStatus(models.TextChoices):
+        UNKNOWN = Health.UNKNOWN
+        HEALTHY = Health.HEALTHY
+        DEGRADED = Health.DEGRADED
+        UNHEALTHY = Health.UNHEALTHY
+        LOADING = Health.LOADING
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
+    major = models.PositiveIntegerField()
+    minor = models.PositiveIntegerField()
+    patch = models.PositiveIntegerField()
+    source = models.CharField(max_length=16, choices=Source.choices, default=Source.DISCOVERED)
+    path = models.TextField(help_text="The file or folder, absolute.")
+    files = models.JSONField(default=list, help_text="Absolute paths of the GGUF, its shards in order.")
+    size_bytes = models.BigIntegerField(default=0)
+    modified_ns = models.BigIntegerField(default=0, help_text="Newest modification time of its files.")
+    header_digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the GGUF header.")
+    sha256 = models.CharField(max_length=64, blank=True, help_text="Of the whole content, computed in the background.")
+
+    architecture = models.CharField(max_length=64, blank=True)
+    parameter_count = models.BigIntegerField(null=True, blank=True)
+    quantization = models.CharField(max_length=32, blank=True)
+    context_length = models.BigIntegerField(null=True, blank=True)
+    capabilities = models.JSONField(default=list, help_text="What the GGUF says it can do.")
+
+    file_state = models.CharField(max_length=16, choices=FileState.choices, default=FileState.PRESENT)
+    health = models.CharField(max_length=16, choices=HealthStatus.choices, default=HealthStatus.UNKNOWN)
+    health_reason = models.TextField(blank=True)
+    health_checked_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["model", "-major", "-minor", "-patch"]
+        constraints = [
+            models.UniqueConstraint(fields=["model", "major", "minor", "patch"], name="registry_version_once"),
+            models.CheckConstraint(condition=Q(size_bytes__gte=0), name="registry_version_size"),
+        ]
+        indexes = [models.Index(fields=["path"], name="registry_version_path")]
+
+    def __str__(self) -> str:
+        return f"{self.model.name}@{self.number}"
+
+    @property
+    def number(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+class Usage(models.Model):
+    """How often a model was asked for. Apart from :class:`Model`, so that counting announces no change."""
+
+    model = models.OneToOneField(Model, primary_key=True, on_delete=models.CASCADE, related_name="usage")
+    use_count = models.BigIntegerField(default=0)
+
+
+class Node(models.Model):
+    """A machine that runs a supervisor."""
+
+    name = models.CharField(max_length=200, unique=True)
+    ram_budget_mb = models.PositiveIntegerField(default=0)
+    supervisor_pid = models.PositiveIntegerField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Replica(models.Model):
+    """A version on a node: what is wanted (operators) and what is (its supervisor)."""
+
+    class Desired(models.TextChoices):
+        ON_DEMAND = "on_demand", "on demand"
+        RUNNING = "running", "running (pinned)"
+        STOPPED = "stopped", "stopped (until the next request)"
+
+    class Observed(models.TextChoices):
+        COLD = "cold"
+        LOADING = "loading"
+        READY = "ready"
+        DRAINING = "draining"
+        FAILED = "failed"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="replicas")
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="replicas")
+    desired = models.CharField(max_length=16, choices=Desired.choices, default=Desired.ON_DEMAND)
+    observed = models.CharField(max_length=16, choices=Observed.choices, default=Observed.COLD, editable=False)
+    reason = models.TextField(blank=True, editable=False)
+    pid = models.PositiveIntegerField(null=True, blank=True, editable=False)
+    restarts = models.PositiveIntegerField(default=0, editable=False)
+    observed_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ["node", "version"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "version"], name="registry_replica_once"),
+            models.CheckConstraint(
+                condition=Q(pid__isnull=True) | Q(observed__in=["loading", "ready", "draining"]),
+                name="registry_replica_pid_only_while_alive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.node}"
