@@ -5,6 +5,7 @@ supervisor only ever see these types, so none of them can touch the database by 
 """
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -26,7 +27,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     """Semantic version, ``major.minor.patch``."""
     path: str
-    """What discovery or the operator named, a file or a folder; relative to the project's root where it lies below it."""
+    """The file or folder that discovery or the operator named; relative to the project's root if it lies below it."""
     files: tuple[str, ...]
     """Absolute paths of the GGUF, its shards in order."""
     size_bytes: int
@@ -56,6 +57,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Version]
     promoted: Version | None
     """The version that ``<id>`` alone means."""
+    alias_of: str | None = None
+    """Another name of that model (``<Name>:<quantization>`` of the one that ``<Name>`` means). Its versions are that
+    model's own, with the same primary keys; ``auto`` passes over aliases, or one model would count twice."""
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,3 +67,11 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     """Grows with every change of the registry; two catalogues of one revision are equal."""
     models: dict[str, Model]
     default: Model | None
+    """The operator's choice, else the starter model, else None."""
+
+
+class DesiredReplica(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node's supervisor should do with a version."""
+
+    version: Version
+    desired: Literal["running", "on_demand", "stopped"]

@@ -38,7 +38,9 @@ class ApiError(Exception):
         return payload(self.message, type=self.type, param=self.param, code=self.code)
 
 
-def payload(message: str, *, type: str, param: str | None = None, code: str | None = None) -> dict[str, dict[str, str | None]]:
+def payload(
+    message: str, *, type: str, param: str | None = None, code: str | None = None
+) -> dict[str, dict[str, str | None]]:
     """OpenAI's error body."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 

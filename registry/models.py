@@ -1,19 +1,23 @@
 """The tables of what exists: models, versions, nodes, replicas.
 
 Writes go through :mod:`registry.services`; invariants are database constraints, so that the admin, a shell and a
-migration can't break them either. Every change of these tables is announced to the gateways by a trigger
-(migration ``0002``), so no writer can forget to.
+migration can't break them either. Migration ``0002`` adds those that Django has no words for: a promoted version is of
+its own model, content is immutable, and every change is announced to the gateways, so no writer can forget to.
 """
 
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from registry.catalogue import Health
 
-MODEL_ID_PATTERN = r"^[^\s/@:][^\s@]*$"
-"""An id may contain ``/`` and ``:`` (``org/name:Q4_K_M``), but neither white space nor ``@``, which precedes a version."""
+MODEL_ID_PATTERN = r"\A[^\s/@:][^\s@]*\Z"
+"""An id may contain ``/`` and ``:`` (``org/name:Q4_K_M``), but neither white space nor ``@``, which precedes a version.
+
+Anchored by ``\\A`` and ``\\Z``, which Python and PostgreSQL read alike; Python's ``$`` lets a last line feed through."""
+
+_SHA256_OR_NOTHING = r"\A([0-9a-f]{64})?\Z"
 
 
 class Model(models.Model):
@@ -35,7 +39,7 @@ class Model(models.Model):
         default=False, editable=False, help_text="The built-in model, served while there is no other."
     )
     extra_capabilities = models.JSONField(
-        default=list, blank=True, help_text="Beyond what the GGUF says, as a list of words: [\"arabic_nlp\"]."
+        default=list, blank=True, help_text='Beyond what the GGUF says, as a list of words: ["arabic_nlp"].'
     )
     promoted = models.ForeignKey(
         "Version",
@@ -45,6 +49,15 @@ class Model(models.Model):
         related_name="+",
         help_text="The version that the bare id means.",
     )
+    alias_of = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        editable=False,
+        on_delete=models.CASCADE,
+        related_name="aliases",
+        help_text="Another name of that model: it has no versions of its own.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -53,7 +66,13 @@ class Model(models.Model):
             models.UniqueConstraint(
                 fields=["is_default"], condition=Q(is_default=True), name="registry_model_one_default"
             ),
+            models.UniqueConstraint(fields=["starter"], condition=Q(starter=True), name="registry_model_one_starter"),
             models.CheckConstraint(condition=Q(name__regex=MODEL_ID_PATTERN), name="registry_model_name_form"),
+            models.CheckConstraint(
+                condition=Q(alias_of__isnull=True)
+                | Q(promoted__isnull=True, is_default=False, preload=False, starter=False) & ~Q(alias_of=F("id")),
+                name="registry_model_alias_bare",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -76,11 +95,11 @@ class Version(models.Model):
         CONFLICT = "conflict", "its id belongs to another file"
 
     class HealthStatus(models.TextChoices):
-        UNKNOWN = Health.UNKNOWN
-        HEALTHY = Health.HEALTHY
-        DEGRADED = Health.DEGRADED
-        UNHEALTHY = Health.UNHEALTHY
-        LOADING = Health.LOADING
+        UNKNOWN = Health.UNKNOWN.value
+        HEALTHY = Health.HEALTHY.value
+        DEGRADED = Health.DEGRADED.value
+        UNHEALTHY = Health.UNHEALTHY.value
+        LOADING = Health.LOADING.value
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
     major = models.PositiveIntegerField()
@@ -93,6 +112,9 @@ class Version(models.Model):
     modified_ns = models.BigIntegerField(default=0, help_text="Newest modification time of its files.")
     header_digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the GGUF header.")
     sha256 = models.CharField(max_length=64, blank=True, help_text="Of the whole content, computed in the background.")
+    hashed_modified_ns = models.BigIntegerField(
+        null=True, blank=True, editable=False, help_text="The modification time for which sha256 was last found true."
+    )
 
     architecture = models.CharField(max_length=64, blank=True)
     parameter_count = models.BigIntegerField(null=True, blank=True)
@@ -111,6 +133,23 @@ class Version(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["model", "major", "minor", "patch"], name="registry_version_once"),
             models.CheckConstraint(condition=Q(size_bytes__gte=0), name="registry_version_size"),
+            models.CheckConstraint(
+                condition=Q(header_digest__regex=_SHA256_OR_NOTHING) & Q(sha256__regex=_SHA256_OR_NOTHING),
+                name="registry_version_digest_form",
+            ),
+            models.CheckConstraint(
+                condition=Q(source__in=["discovered", "registered"]), name="registry_version_source_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(file_state__in=["present", "incomplete", "invalid", "missing", "replaced", "conflict"]),
+                name="registry_version_file_state_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(health__in=[state.value for state in Health]), name="registry_version_health_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(file_state="present") | Q(health="unhealthy"), name="registry_version_no_file_no_health"
+            ),
         ]
         indexes = [models.Index(fields=["path"], name="registry_version_path")]
 
@@ -121,12 +160,24 @@ class Version(models.Model):
     def number(self) -> str:
         return f"{self.major}.{self.minor}.{self.patch}"
 
+    @property
+    def servable(self) -> bool:
+        """Whether its model is enabled and its file can be loaded, as far as is known."""
+        return (
+            self.model.enabled
+            and self.file_state == self.FileState.PRESENT
+            and self.health != self.HealthStatus.UNHEALTHY
+        )
+
 
 class Usage(models.Model):
     """How often a model was asked for. Apart from :class:`Model`, so that counting announces no change."""
 
     model = models.OneToOneField(Model, primary_key=True, on_delete=models.CASCADE, related_name="usage")
-    use_count = models.BigIntegerField(default=0)
+    use_count = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.model.name}: {self.use_count}"
 
 
 class Node(models.Model):
@@ -173,6 +224,13 @@ class Replica(models.Model):
         ordering = ["node", "version"]
         constraints = [
             models.UniqueConstraint(fields=["node", "version"], name="registry_replica_once"),
+            models.CheckConstraint(
+                condition=Q(desired__in=["on_demand", "running", "stopped"]), name="registry_replica_desired_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(observed__in=["cold", "loading", "ready", "draining", "failed"]),
+                name="registry_replica_observed_known",
+            ),
             models.CheckConstraint(
                 condition=Q(pid__isnull=True) | Q(observed__in=["loading", "ready", "draining"]),
                 name="registry_replica_pid_only_while_alive",

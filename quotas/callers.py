@@ -1,0 +1,54 @@
+"""Who calls, as plain frozen values: the quotas' part of the gateway's snapshot. No Django, no clock here."""
+
+import hashlib
+import secrets
+from enum import StrEnum
+
+import msgspec
+
+SECRET_PREFIX = "nok_"
+"""Makes a leaked key recognisable to people and to secret scanners."""
+
+_SHOWN_LENGTH = len(SECRET_PREFIX) + 8
+"""Of 43 random characters 8 are kept to recognise a key by; 210 secret bits remain."""
+
+
+class Role(StrEnum):
+    """What a caller may do; each role includes those before it."""
+
+    INFERENCE = "inference"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def includes(self, needed: "Role") -> bool:
+        ranks = list(Role)
+        return ranks.index(self) >= ranks.index(needed)
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key that was not revoked."""
+
+    key_pk: int
+    tenant: str
+    role: Role
+    prefix: str
+    """How the key begins. The only part of it that may be shown or logged."""
+    expires_at: float | None
+    """Seconds since the epoch. Whoever looks a caller up compares it with the time: a snapshot outlives the moment."""
+
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+def secret_make() -> str:
+    """A new secret: the prefix and 256 random bits, URL-safe."""
+    return SECRET_PREFIX + secrets.token_urlsafe(32)
+
+
+def digest(secret: str) -> str:
+    """What is stored and looked up instead of the secret: its SHA-256 in hex. Random 256 bits need no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def prefix(secret: str) -> str:
+    return secret[:_SHOWN_LENGTH]

@@ -1,0 +1,81 @@
+"""Reads of tenants and API keys."""
+
+from django.db.models import Count, Q, QuerySet
+from django.utils import timezone
+
+from quotas.callers import Caller, Role
+from quotas.models import ApiKey, Tenant
+from registry.errors import InvalidRequest, NotFound
+
+
+def callers_load() -> dict[str, Caller]:
+    """Every key that was not revoked, by its digest: what the gateway authenticates with, in one query."""
+    return {key.digest: _caller(key) for key in _unrevoked()}
+
+
+def caller_find(digest: str) -> Caller | None:
+    """Who presents a secret with this digest; None for an unknown or revoked key."""
+    key = _unrevoked().filter(digest=digest).first()
+    return _caller(key) if key else None
+
+
+def keys_list() -> QuerySet[ApiKey]:
+    return ApiKey.objects.select_related("tenant")
+
+
+def key_find(*, key_pk: int) -> ApiKey:
+    """Raises NotFound."""
+    key = keys_list().filter(pk=key_pk).first()
+    if key is None:
+        raise NotFound(f"There is no API key {key_pk}.")
+    return key
+
+
+def key_by_name(text: str) -> ApiKey:
+    """The key that an operator means by its number or by the first characters of its secret.
+
+    Raises:
+        NotFound: none begins so.
+        InvalidRequest: several do.
+    """
+    number = Q(pk=int(text)) if text.isascii() and text.isdigit() else Q()
+    # A pasted whole secret is understood too; only its prefix is compared.
+    matches = list(keys_list().filter(number or Q(prefix__startswith=text[:12]))[:2])
+    if not matches:
+        raise NotFound(f"No API key is called “{text[:12]}”: `manage.py keys list` shows them.")
+    if len(matches) > 1:
+        raise InvalidRequest(f"Several API keys begin with “{text}”: give more of it, or the key's number.")
+    return matches[0]
+
+
+def tenants_list() -> QuerySet[Tenant]:
+    """Tenants with ``active_keys``, the number of their keys that are neither revoked nor expired."""
+    return Tenant.objects.annotate(active_keys=Count("api_keys", filter=_active("api_keys__")))
+
+
+def tenant_find(*, name: str) -> Tenant:
+    """Raises NotFound."""
+    tenant = tenants_list().filter(name=name).first()
+    if tenant is None:
+        raise NotFound(f"There is no tenant “{name}”.", code="tenant_not_found")
+    return tenant
+
+
+def _active(prefix: str = "") -> Q:
+    """A condition on keys reached through ``prefix``: neither revoked nor expired."""
+    lives_on = Q(**{f"{prefix}expires_at": None}) | Q(**{f"{prefix}expires_at__gt": timezone.now()})
+    return Q(**{f"{prefix}revoked_at": None}) & lives_on
+
+
+def _unrevoked() -> QuerySet[ApiKey]:
+    return keys_list().filter(revoked_at=None)
+
+
+def _caller(key: ApiKey) -> Caller:
+    return Caller(
+        key_pk=key.pk,
+        tenant=key.tenant.name,
+        role=Role(key.role),
+        prefix=key.prefix,
+        expires_at=key.expires_at.timestamp() if key.expires_at else None,
+    )

@@ -1,0 +1,155 @@
+"""Reads of the registry: what the planes get to see, as the plain values of :mod:`registry.catalogue`."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from django.conf import settings
+from django.db import connection
+
+from registry import catalogue, models
+
+
+def revision_read() -> int:
+    """The revision of the tables of registry and quotas: it grows with every change of them.
+
+    A sequence moves before its transaction commits, so equality with a revision seen earlier proves nothing by itself;
+    compare with what :func:`catalogue_load` returned, which takes that into account.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT last_value FROM nopenai_revision")
+        (revision,) = cursor.fetchone()
+    return int(revision)
+
+
+def catalogue_load() -> catalogue.Catalogue:
+    """Everything that clients may ask for, from one consistent read of SQL.
+
+    Its revision is never ahead of its content: while a writer has bumped the sequence but not yet committed, the
+    catalogue is labelled with the revision before, so that the next comparison with :func:`revision_read` differs
+    and it is loaded again.
+    """
+    revision = revision_read()
+    if _writers_under_way():
+        revision -= 1
+    rows = list(models.Model.objects.select_related("usage", "alias_of").order_by("name"))
+    versions = _versions_by_model(rows)
+    default = next((row for row in rows if row.is_default), None) or next((row for row in rows if row.starter), None)
+    entries = {row.name: _model(row, versions, is_default=row == default) for row in rows}
+    return catalogue.Catalogue(revision=revision, models=entries, default=default and entries[default.name])
+
+
+def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
+    """What the supervisor of ``node`` should do, for every version that it has a row of or should keep loaded.
+
+    Preloaded models run without a row; a row that says ``stopped`` is stronger. What can't be served (disabled, its
+    file gone or replaced) is to be stopped, whatever its row says.
+    """
+    rows = models.Replica.objects.filter(node__name=node).values_list("version_id", "desired")
+    wanted: dict[int, str] = dict(rows)
+    preloaded = models.Model.objects.filter(preload=True, enabled=True, promoted__isnull=False)
+    for version_pk in preloaded.values_list("promoted_id", flat=True):
+        if version_pk is not None and wanted.get(version_pk) != models.Replica.Desired.STOPPED:
+            wanted[version_pk] = models.Replica.Desired.RUNNING
+    versions = models.Version.objects.filter(pk__in=wanted).select_related("model").order_by("pk")
+    return [
+        catalogue.DesiredReplica(
+            version=version_value(version), desired=_desired(wanted[version.pk]) if version.servable else "stopped"
+        )
+        for version in versions
+    ]
+
+
+def use_counts() -> dict[str, int]:
+    """How often each model was asked for, by its id. Models that never were are left out."""
+    return dict(models.Usage.objects.filter(use_count__gt=0).values_list("model__name", "use_count"))
+
+
+def version_value(row: models.Version) -> catalogue.Version:
+    """A row (with its ``model``) as the value that the planes share."""
+    return catalogue.Version(
+        pk=row.pk,
+        model=row.model.name,
+        version=row.number,
+        path=shown_path(row.path),
+        files=tuple(row.files),
+        size_bytes=row.size_bytes,
+        architecture=row.architecture,
+        parameter_count=row.parameter_count,
+        quantization=row.quantization,
+        context_length=row.context_length,
+        capabilities=frozenset(row.capabilities) | frozenset(row.model.extra_capabilities),
+        health=catalogue.Health(row.health),
+        health_reason=row.health_reason,
+        health_checked_at=None if row.health_checked_at is None else row.health_checked_at.timestamp(),
+        created=_seconds(row.created_at),
+    )
+
+
+def shown_path(path: str) -> str:
+    """Relative to the project's root if it lies below it, as in the user guide's examples."""
+    root = Path(settings.BASE_DIR)
+    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+
+
+def _writers_under_way() -> bool:
+    """Whether a transaction has bumped the revision and not ended yet.
+
+    Asked after the sequence was read and before the tables are: a writer that the sequence betrays has then either
+    ended, and its rows are visible, or is seen here by the advisory lock that the trigger took before the bump.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid = (hashtext('nopenai')::bigint & 4294967295)::oid"
+            " AND objid = (hashtext('revision')::bigint & 4294967295)::oid)"
+        )
+        (under_way,) = cursor.fetchone()
+    return bool(under_way)
+
+
+def _versions_by_model(rows: Iterable[models.Model]) -> Mapping[int, dict[str, catalogue.Version]]:
+    """Versions of each model's primary key, newest first."""
+    known = {row.pk: row for row in rows}
+    versions: dict[int, dict[str, catalogue.Version]] = defaultdict(dict)
+    for version in models.Version.objects.order_by("-major", "-minor", "-patch"):
+        model = known.get(version.model_id)
+        if model is not None:
+            version.model = model
+            versions[model.pk][version.number] = version_value(version)
+    return versions
+
+
+def _model(
+    row: models.Model, versions: Mapping[int, dict[str, catalogue.Version]], *, is_default: bool
+) -> catalogue.Model:
+    """An alias shows what the model it stands for is and has."""
+    target = row.alias_of or row
+    own = versions.get(target.pk, {})
+    return catalogue.Model(
+        id=row.name,
+        display_name=row.display_name or row.name,
+        enabled=target.enabled,
+        preload=target.preload,
+        is_default=is_default,
+        starter=target.starter,
+        created=_seconds(row.created_at),
+        use_count=target.usage.use_count if hasattr(target, "usage") else 0,
+        versions=own,
+        promoted=next((version for version in own.values() if version.pk == target.promoted_id), None),
+        alias_of=row.alias_of and row.alias_of.name,
+    )
+
+
+def _desired(value: str) -> Literal["running", "on_demand", "stopped"]:
+    match value:
+        case "running" | "on_demand" | "stopped":
+            return value
+    raise ValueError(f"unknown desired state {value!r}")  # a constraint of the table excludes it
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
