@@ -15,7 +15,7 @@ from registry.catalogue import Health
 MODEL_ID_PATTERN = r"\A[^\s/@:][^\s@]*\Z"
 """An id may contain ``/`` and ``:`` (``org/name:Q4_K_M``), but neither white space nor ``@``, which precedes a version.
 
-Anchored by ``\\A`` and ``\\Z``, which Python and PostgreSQL read alike; Python's ``$`` lets a last line feed through."""
+Anchored by ``\\A`` and ``\\Z``, which Python and PostgreSQL read alike; Python's ``$`` lets a line feed through."""
 
 _SHA256_OR_NOTHING = r"\A([0-9a-f]{64})?\Z"
 

@@ -1,13 +1,14 @@
 """Reads of the registry: what the planes get to see, as the plain values of :mod:`registry.catalogue`."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
 from registry import catalogue, models
 
@@ -34,11 +35,12 @@ def catalogue_load() -> catalogue.Catalogue:
     revision = revision_read()
     if _writers_under_way():
         revision -= 1
-    rows = list(models.Model.objects.select_related("usage", "alias_of").order_by("name"))
-    versions = _versions_by_model(rows)
+    with _one_snapshot():
+        rows = list(models.Model.objects.select_related("usage", "alias_of__usage").order_by("name"))
+        versions = _versions_by_model(rows)
     default = next((row for row in rows if row.is_default), None) or next((row for row in rows if row.starter), None)
     entries = {row.name: _model(row, versions, is_default=row == default) for row in rows}
-    return catalogue.Catalogue(revision=revision, models=entries, default=default and entries[default.name])
+    return catalogue.Catalogue(revision=revision, models=entries, default=entries[default.name] if default else None)
 
 
 def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
@@ -111,6 +113,17 @@ def _writers_under_way() -> bool:
     return bool(under_way)
 
 
+@contextmanager
+def _one_snapshot() -> Iterator[None]:
+    """All queries inside see one state of the tables (or what a transaction already under way sees)."""
+    if connection.in_atomic_block:
+        yield
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
 def _versions_by_model(rows: Iterable[models.Model]) -> Mapping[int, dict[str, catalogue.Version]]:
     """Versions of each model's primary key, newest first."""
     known = {row.pk: row for row in rows}
@@ -140,7 +153,7 @@ def _model(
         use_count=target.usage.use_count if hasattr(target, "usage") else 0,
         versions=own,
         promoted=next((version for version in own.values() if version.pk == target.promoted_id), None),
-        alias_of=row.alias_of and row.alias_of.name,
+        alias_of=row.alias_of.name if row.alias_of else None,
     )
 
 

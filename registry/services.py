@@ -1,0 +1,184 @@
+"""Writes of the registry. Keyword-only, transactional, and only what really changes: an idle caller announces nothing.
+
+Discovery and registration, which have files to look at first, live in :mod:`registry.scanning`,
+:mod:`registry.registering` and :mod:`registry.hashing`; they are offered here too, so that callers know one module.
+"""
+
+import difflib
+from collections.abc import Mapping
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from registry.errors import InvalidRequest, ModelNotFound, NotFound
+from registry.models import Model, Node, Replica, Version
+
+_ALIVE = (Replica.Observed.LOADING, Replica.Observed.READY, Replica.Observed.DRAINING)
+
+
+def model_named(*, name: str) -> Model:
+    """The model that ``name`` means; an alias leads to the model itself.
+
+    Raises:
+        ModelNotFound: with the nearest ids.
+    """
+    found = Model.objects.select_related("alias_of", "promoted").filter(name=name).first()
+    if found is None:
+        raise ModelNotFound(f"There is no model “{name}”.{_nearest(name)}", param="model")
+    return found.alias_of or found
+
+
+def model_set_default(*, name: str) -> Model:
+    """Make a model the one that answers requests which name none.
+
+    Raises:
+        ModelNotFound: as :func:`model_named`.
+        InvalidRequest: when it is disabled: every request without a model would then fail.
+    """
+    with transaction.atomic():
+        model = model_named(name=name)
+        if not model.enabled:
+            raise InvalidRequest(
+                f"“{model.name}” is disabled; enable it before making it the default.", param="model_id"
+            )
+        _lock_default()
+        Model.objects.filter(is_default=True).exclude(pk=model.pk).update(is_default=False)
+        Model.objects.filter(pk=model.pk, is_default=False).update(is_default=True)
+    model.refresh_from_db()
+    return model
+
+
+def model_enable(*, name: str, enabled: bool) -> Model:
+    """Let a model answer requests, or not. Running requests are left to finish.
+
+    Raises:
+        ModelNotFound: as :func:`model_named`.
+    """
+    model = model_named(name=name)
+    Model.objects.filter(pk=model.pk).exclude(enabled=enabled).update(enabled=enabled)
+    model.refresh_from_db()
+    return model
+
+
+def version_promote(*, name: str, number: str) -> Version:
+    """Make a version the one that the bare id means.
+
+    Raises:
+        ModelNotFound: as :func:`model_named`.
+        NotFound: naming the versions there are.
+        InvalidRequest: when its file can't be served.
+    """
+    with transaction.atomic():
+        model = model_named(name=name)
+        versions = {version.number: version for version in model.versions.all()}
+        version = versions.get(number)
+        if version is None:
+            known = ", ".join(versions) or "none"
+            raise NotFound(f"“{model.name}” has no version {number}; it has: {known}.", param="version")
+        if version.file_state != Version.FileState.PRESENT:
+            raise InvalidRequest(
+                f"{version} can't be promoted: {version.health_reason or version.get_file_state_display()}.",
+                param="version",
+            )
+        Model.objects.filter(pk=model.pk).exclude(promoted=version).update(promoted=version)
+    return version
+
+
+def usage_add(*, counts: Mapping[str, int]) -> None:
+    """Add to the models' use counts; ids that no longer exist are passed over. One statement, never announced."""
+    names = [name for name, count in counts.items() if count > 0]
+    if not names:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO registry_usage (model_id, use_count)"
+            " SELECT coalesce(m.alias_of_id, m.id), sum(added.count)"
+            " FROM unnest(%s::text[], %s::bigint[]) AS added (name, count) JOIN registry_model m ON m.name = added.name"
+            # In the order of the keys, so that two gateways flushing at once can't deadlock.
+            " GROUP BY 1 ORDER BY 1"
+            " ON CONFLICT (model_id) DO UPDATE SET use_count = registry_usage.use_count + EXCLUDED.use_count",
+            [names, [counts[name] for name in names]],
+        )
+
+
+def node_register(*, name: str, ram_budget_mb: int, pid: int) -> Node:
+    """A supervisor has started on node ``name``: what the one before it had observed is over."""
+    now = timezone.now()
+    with transaction.atomic():
+        node, _ = Node.objects.update_or_create(
+            name=name,
+            defaults={"ram_budget_mb": ram_budget_mb, "supervisor_pid": pid, "started_at": now, "last_seen_at": now},
+        )
+        node.replicas.exclude(observed=Replica.Observed.COLD).update(
+            observed=Replica.Observed.COLD, reason="the supervisor started", pid=None, restarts=0, observed_at=now
+        )
+    return node
+
+
+def node_heartbeat(*, name: str) -> None:
+    """The supervisor of ``name`` is alive."""
+    Node.objects.filter(name=name).update(last_seen_at=timezone.now())
+
+
+def replica_observe(
+    *, node: str, version_pk: int, observed: str, reason: str = "", pid: int | None = None, restarts: int = 0
+) -> None:
+    """Record what a supervisor sees. The desired state is left as it is; an unknown node or version is passed over,
+    since a record must not stop the recorder."""
+    state = Replica.Observed(observed)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO registry_replica AS r"
+            " (node_id, version_id, desired, observed, reason, pid, restarts, observed_at)"
+            " SELECT n.id, v.id, 'on_demand', %s, %s, %s, %s, now()"
+            " FROM registry_node n, registry_version v WHERE n.name = %s AND v.id = %s"
+            " ON CONFLICT (node_id, version_id) DO UPDATE SET (observed, reason, pid, restarts, observed_at)"
+            " = (EXCLUDED.observed, EXCLUDED.reason, EXCLUDED.pid, EXCLUDED.restarts, EXCLUDED.observed_at)",
+            [state.value, reason, pid if state in _ALIVE else None, restarts, node, version_pk],
+        )
+
+
+def replica_desire(*, node: str | None, version_pk: int, desired: str) -> int:
+    """Ask a node, or every node when None, to keep a version running, to stop it, or to load it on demand.
+
+    Returns:
+        On how many nodes that changed something.
+
+    Raises:
+        NotFound: when there is no such node (or none at all), or no such version.
+        InvalidRequest: when it should run and can't.
+    """
+    state = Replica.Desired(desired)
+    with transaction.atomic():
+        version = Version.objects.select_related("model").filter(pk=version_pk).first()
+        if version is None:
+            raise NotFound(f"There is no version with the key {version_pk}.", param="version")
+        if state == Replica.Desired.RUNNING and not version.servable:
+            why = "its model is disabled" if not version.model.enabled else version.health_reason
+            raise InvalidRequest(f"{version} can't be loaded: {why}.", param="version")
+        nodes = list(Node.objects.order_by("pk") if node is None else Node.objects.filter(name=node))
+        if not nodes:
+            known = ", ".join(Node.objects.values_list("name", flat=True)) or "none: no supervisor has started yet"
+            raise NotFound(f"There is no node{f' “{node}”' if node else ''}; known nodes: {known}.", param="node")
+        return sum(_desire(node=each, version=version, state=state) for each in nodes)
+
+
+def _desire(*, node: Node, version: Version, state: Replica.Desired) -> int:
+    replica, created = Replica.objects.get_or_create(node=node, version=version, defaults={"desired": state})
+    if created:
+        return 1
+    return Replica.objects.filter(pk=replica.pk).exclude(desired=state).update(desired=state)
+
+
+def _lock_default() -> None:
+    """Two operators who set a default at once wait for each other, instead of one running into the constraint."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('nopenai'), hashtext('default'))")
+
+
+def _nearest(name: str) -> str:
+    names = list(Model.objects.values_list("name", flat=True))
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+    if nearest:
+        return f" Nearest: {', '.join(nearest)}."
+    return "" if names else " No model is known yet: put a GGUF into the models directory."
