@@ -22,7 +22,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 # sockaddr_un.sun_path holds 108 bytes with its NUL; the longest name we put below the run directory is
-# "engine-<20 digits>.sock" or PostgreSQL's ".s.PGSQL.5432.lock", both under 32 bytes.
+# "engine-<20 digits>.sock" or PostgreSQL's "servers/.s.PGSQL.5432.lock", both under 32 bytes.
 _LONGEST_RUN_DIR = 107 - 32
 
 T = TypeVar("T")
@@ -67,6 +67,11 @@ class Environment:
         return Path(tempfile.gettempdir()) / f"nopenai-{os.getuid()}-{digest}"
 
     @property
+    def servers_dir(self) -> Path:
+        """Where PostgreSQL and Redis put their sockets: it belongs to the account they run as, which root's may not."""
+        return self.run_dir / "servers"
+
+    @property
     def supervisor_socket(self) -> Path:
         return self.run_dir / "supervisor.sock"
 
@@ -76,13 +81,13 @@ class Environment:
 
 
 def embedded_database_url(environment: Environment) -> str:
-    """Where `manage.py up` makes PostgreSQL listen when ``DATABASE_URL`` is unset: a Unix socket, nothing on the net."""
-    return f"postgresql://nopenai@/nopenai?host={quote(str(environment.run_dir))}"
+    """Where `manage.py up` makes PostgreSQL listen when ``DATABASE_URL`` is unset: a Unix socket, not the network."""
+    return f"postgresql://nopenai@/nopenai?host={quote(str(environment.servers_dir), safe='')}"
 
 
 def embedded_redis_url(environment: Environment) -> str:
     """Where `manage.py up` makes Redis listen when ``REDIS_URL`` is unset (the form that redis-py understands)."""
-    return f"unix://{environment.run_dir / 'redis.sock'}"
+    return f"unix://{quote(str(environment.servers_dir / 'redis.sock'))}"
 
 
 def load(variables: Mapping[str, str] | None = None) -> Environment:
