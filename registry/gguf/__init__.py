@@ -1,0 +1,17 @@
+"""GGUF headers: what a file says about the model in it. Pure but for :func:`read_header`, which opens a file."""
+
+from registry.gguf.capabilities import capabilities
+from registry.gguf.errors import GgufError, Incomplete, Invalid, Unreadable
+from registry.gguf.header import GgufHeader, missing, parse, read_header
+
+__all__ = [
+    "GgufError",
+    "GgufHeader",
+    "Incomplete",
+    "Invalid",
+    "Unreadable",
+    "capabilities",
+    "missing",
+    "parse",
+    "read_header",
+]

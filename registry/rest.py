@@ -1,0 +1,73 @@
+"""What every endpoint of the REST API shares: the view's base, strict input, and how answers with models are built."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
+
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+
+class ControlView(APIView):
+    """An endpoint of the control plane. It parses, calls a service or a selector, and serialises; nothing else."""
+
+    role: ClassVar[str] = "operator"
+    """The least role that may use it (:class:`nopenai_site.authentication.RolePermission`)."""
+
+
+class StrictString(serializers.CharField):
+    """Text. DRF's own field would turn numbers into it."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            _refuse_type("a string", data)
+        return super().to_internal_value(data)
+
+
+class StrictBoolean(serializers.BooleanField):
+    """``true`` or ``false``. DRF's own field would understand "yes", 1 and more."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            _refuse_type("true or false", data)
+        return data
+
+
+class StrictMoment(serializers.DateTimeField):
+    """A moment as ISO 8601 text; without a zone it is in the server's."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            _refuse_type("a time as a string (ISO 8601)", data)
+        return super().to_internal_value(data)
+
+
+class StrictInput(serializers.Serializer[Any]):
+    """A request's body. What it does not know it refuses, naming what it does."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise serializers.ValidationError("The body must be a JSON object.")
+        allowed = [name for name, field in self.fields.items() if not field.read_only]
+        unknown = [name for name in data if name not in allowed]
+        if unknown:
+            hint = f"Unknown field; allowed: {', '.join(allowed) or 'none'}."
+            raise serializers.ValidationError({name: hint for name in unknown})
+        return super().to_internal_value(data)
+
+
+class EmptyInput(StrictInput):
+    """A body that says nothing: absent or ``{}``."""
+
+
+def parsed(serializer: type[StrictInput], request: Request) -> dict[str, Any]:
+    """The body, validated as a whole. Raises ValidationError with every fault."""
+    checked = serializer(data=request.data)
+    checked.is_valid(raise_exception=True)
+    values: dict[str, Any] = checked.validated_data
+    return values
+
+
+def _refuse_type(wanted: str, data: Any) -> NoReturn:
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    raise serializers.ValidationError(f"Must be {wanted}, not {names.get(type(data), 'null')}.")

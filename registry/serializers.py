@@ -1,0 +1,126 @@
+"""What the registry's endpoints take and give. Shapes only; what a value means is decided by the services."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from registry.catalogue import Health
+from registry.models import Replica, Version
+from registry.rest import StrictBoolean, StrictInput, StrictString
+
+# --- In --------------------------------------------------------------------------------------------------------------
+
+
+def _capabilities(**options: Any) -> serializers.ListField:
+    return serializers.ListField(child=StrictString(max_length=64), max_length=32, **options)
+
+
+class ModelRegister(StrictInput):
+    id = StrictString(max_length=200)
+    path = StrictString(
+        help_text="A GGUF or a folder under an allowed models directory; relative to the project's root."
+    )
+    version = StrictString(required=False, help_text="Semantic version; 1.0.0 if absent.")
+    display_name = StrictString(required=False, allow_blank=True, max_length=200)
+    capabilities = _capabilities(required=False, help_text="Beyond what the GGUF says, such as arabic_nlp.")
+    preload = StrictBoolean(required=False)
+
+
+class ModelDefault(StrictInput):
+    model_id = StrictString()
+
+
+class ModelPatch(StrictInput):
+    """A partial update: what is not named stays."""
+
+    display_name = StrictString(required=False, allow_blank=True, max_length=200)
+    enabled = StrictBoolean(required=False)
+    preload = StrictBoolean(required=False, help_text="Load at start and keep loaded.")
+    extra_capabilities = _capabilities(required=False, help_text="Beyond what the GGUF says; replaces the list.")
+
+
+class VersionPromote(StrictInput):
+    version = StrictString()
+
+
+class ReplicaDesire(StrictInput):
+    version = StrictString(required=False, help_text="The promoted one if absent.")
+    node = StrictString(required=False, help_text="Every node if absent.")
+
+
+# --- Out -------------------------------------------------------------------------------------------------------------
+
+
+class ModelOut(serializers.Serializer[Any]):
+    """The fields of :func:`registry.presentation.model_fields`, and what operators want to know beside them."""
+
+    id = serializers.CharField()
+    object = serializers.CharField()
+    created = serializers.IntegerField(help_text="Seconds since the epoch.")
+    owned_by = serializers.CharField()
+    display_name = serializers.CharField()
+    path = serializers.CharField(allow_null=True)
+    version = serializers.CharField(allow_null=True, help_text="The version that the bare id means.")
+    architecture = serializers.CharField(allow_blank=True)
+    parameter_count = serializers.CharField(allow_null=True, help_text="Three digits and a unit: 135M.")
+    quantization = serializers.CharField(allow_blank=True)
+    context_length = serializers.IntegerField(allow_null=True, help_text="Tokens.")
+    capabilities = serializers.ListField(child=serializers.CharField())
+    size_bytes = serializers.IntegerField()
+    enabled = serializers.BooleanField()
+    preload = serializers.BooleanField()
+    health_status = serializers.ChoiceField(choices=[state.value for state in Health])
+    state = serializers.ChoiceField(choices=["cold", "loading", "ready", "draining"])
+    use_count = serializers.IntegerField()
+
+
+class ControlledModelOut(ModelOut):
+    is_default = serializers.BooleanField()
+    alias_of = serializers.CharField(allow_null=True)
+    extra_capabilities = serializers.ListField(child=serializers.CharField())
+    health_reason = serializers.CharField(allow_blank=True)
+    versions = serializers.ListField(child=serializers.CharField(), help_text="Newest first.")
+
+
+class VersionOut(serializers.Serializer[Version]):
+    model = serializers.CharField(source="model.name")
+    version = serializers.CharField(source="number")
+    promoted = serializers.SerializerMethodField()
+    source = serializers.ChoiceField(choices=Version.Source.choices)
+    path = serializers.CharField()
+    files = serializers.ListField(child=serializers.CharField())
+    size_bytes = serializers.IntegerField()
+    sha256 = serializers.CharField(allow_blank=True, help_text="Of the whole content; empty until it is computed.")
+    architecture = serializers.CharField(allow_blank=True)
+    parameter_count = serializers.IntegerField(allow_null=True)
+    quantization = serializers.CharField(allow_blank=True)
+    context_length = serializers.IntegerField(allow_null=True)
+    capabilities = serializers.ListField(child=serializers.CharField())
+    file_state = serializers.ChoiceField(choices=Version.FileState.choices)
+    health_status = serializers.ChoiceField(choices=Version.HealthStatus.choices, source="health")
+    health_reason = serializers.CharField(allow_blank=True)
+    health_checked_at = serializers.DateTimeField(allow_null=True)
+    created_at = serializers.DateTimeField()
+
+    def get_promoted(self, version: Version) -> bool:
+        return version.model.promoted_id == version.pk
+
+
+class NodeOut(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    ram_budget_mb = serializers.IntegerField()
+    supervisor_pid = serializers.IntegerField(allow_null=True)
+    started_at = serializers.DateTimeField(allow_null=True)
+    last_seen_at = serializers.DateTimeField(allow_null=True)
+
+
+class ReplicaOut(serializers.Serializer[Replica]):
+    node = serializers.CharField(source="node.name")
+    model = serializers.CharField(source="version.model.name")
+    version = serializers.CharField(source="version.number")
+    desired = serializers.ChoiceField(choices=Replica.Desired.choices)
+    observed = serializers.ChoiceField(choices=Replica.Observed.choices)
+    reason = serializers.CharField(allow_blank=True)
+    pid = serializers.IntegerField(allow_null=True)
+    restarts = serializers.IntegerField()
+    observed_at = serializers.DateTimeField(allow_null=True)

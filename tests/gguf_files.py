@@ -1,0 +1,190 @@
+"""GGUFs for tests, written in milliseconds: tiny random models that llama.cpp really loads, and broken files.
+
+The models talk nonsense, but through every part that a real one uses: a vocabulary with bytes and control tokens, a
+chat template, attention and feed-forward layers. The same arguments give the same bytes; ``seed`` changes the weights
+and nothing else, so it makes other content with an equal header.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML_WITH_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML
+
+_WIDTH = 32
+_HEADS = 2
+_FEED_FORWARD = 64
+
+Tensors = Iterable[tuple[str, NDArray[np.float32]]]
+
+
+def write_model(
+    path: Path,
+    *,
+    name: str = "Tiny",
+    architecture: str = "llama",
+    context_length: int = 512,
+    chat_template: str | None = CHATML,
+    tokenizer: bool = True,
+    pooling: gguf.PoolingType | None = None,
+    file_type: gguf.LlamaFileType | None = gguf.LlamaFileType.ALL_F32,
+    kind: str | None = None,
+    layers: int = 2,
+    seed: int = 0,
+    pad_to_bytes: int = 0,
+) -> Path:
+    """A whole model in one file of about 200 KB, or ``pad_to_bytes`` if that is more (the rest is zeros).
+
+    Only ``architecture="llama"`` loads; others are for what reads headers.
+    """
+    writer = _writer(path, architecture)
+    writer.add_name(name)
+    if kind is not None:
+        writer.add_type(kind)
+    if file_type is not None:
+        writer.add_file_type(file_type)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+    _add_shape(writer, context_length=context_length, layers=layers)
+    if tokenizer:
+        _add_tokenizer(writer, chat_template)
+    _finish(writer, _tensors(layers, seed))
+    _pad(path, pad_to_bytes)
+    return path
+
+
+def write_shards(folder: Path, stem: str, count: int, *, name: str = "Tiny", seed: int = 0) -> list[Path]:
+    """The same model in ``count`` files, as llama.cpp's gguf-split writes them."""
+    tensors = list(_tensors(2, seed))
+    paths = [folder / f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    for number, path in enumerate(paths):
+        writer = _writer(path, "llama")
+        if number == 0:
+            writer.add_name(name)
+            writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+            _add_shape(writer, context_length=512, layers=2)
+            _add_tokenizer(writer, CHATML)
+        else:  # only the first shard says what the model is
+            writer.kv_data[0].pop("general.architecture")
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(tensors))
+        _finish(writer, tensors[number::count])
+    return paths
+
+
+def write_projector(path: Path) -> Path:
+    """The vision part of some model."""
+    writer = _writer(path, "clip")
+    writer.add_type("mmproj")
+    _finish(writer, [("v.patch_embd.weight", np.zeros((4, 4), dtype=np.float32))])
+    return path
+
+
+def write_truncated(path: Path, *, keep_bytes: int | None = None) -> Path:
+    """A model whose end is missing: by default a byte of its last tensor."""
+    write_model(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1 if keep_bytes is None else keep_bytes)
+    return path
+
+
+def write_text(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("This is not a model.\n" * 20)
+    return path
+
+
+def write_empty(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def _writer(path: Path, architecture: str) -> gguf.GGUFWriter:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return gguf.GGUFWriter(path, architecture)
+
+
+def _add_shape(writer: gguf.GGUFWriter, *, context_length: int, layers: int) -> None:
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(_WIDTH // _HEADS)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, chat_template: str | None) -> None:
+    tokens, kinds = zip(*_vocabulary(), strict=True)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0 if kind != gguf.TokenType.NORMAL else -float(i) for i, kind in enumerate(kinds)])
+    writer.add_token_types(kinds)
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+
+def _vocabulary() -> Iterator[tuple[str, gguf.TokenType]]:
+    yield "<unk>", gguf.TokenType.UNKNOWN
+    yield "<s>", gguf.TokenType.CONTROL
+    yield "</s>", gguf.TokenType.CONTROL
+    yield "<|im_start|>", gguf.TokenType.CONTROL
+    yield "<|im_end|>", gguf.TokenType.CONTROL
+    for byte in range(256):
+        yield f"<0x{byte:02X}>", gguf.TokenType.BYTE
+    for word in ("▁the", "▁a", "▁model", "▁says", "▁hello", "er", "in", "on", "al", "سلام", "🙂"):
+        yield word, gguf.TokenType.NORMAL
+    for letter in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?":
+        yield letter, gguf.TokenType.NORMAL
+
+
+def _tensors(layers: int, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    random = np.random.default_rng(seed)
+    words = sum(1 for _ in _vocabulary())
+
+    def weights(*shape: int) -> NDArray[np.float32]:
+        return random.normal(0, 0.3, shape).astype(np.float32)
+
+    yield "token_embd.weight", weights(words, _WIDTH)
+    for layer in range(layers):
+        yield f"blk.{layer}.attn_norm.weight", np.ones(_WIDTH, dtype=np.float32)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            yield f"blk.{layer}.{name}.weight", weights(_WIDTH, _WIDTH)
+        yield f"blk.{layer}.ffn_norm.weight", np.ones(_WIDTH, dtype=np.float32)
+        yield f"blk.{layer}.ffn_gate.weight", weights(_FEED_FORWARD, _WIDTH)
+        yield f"blk.{layer}.ffn_up.weight", weights(_FEED_FORWARD, _WIDTH)
+        yield f"blk.{layer}.ffn_down.weight", weights(_WIDTH, _FEED_FORWARD)
+    yield "output_norm.weight", np.ones(_WIDTH, dtype=np.float32)
+    yield "output.weight", weights(words, _WIDTH)
+
+
+def _finish(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
+    for name, values in tensors:
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _pad(path: Path, size_bytes: int) -> None:
+    """Zeros after the last tensor are no part of the model, but of its size."""
+    if path.stat().st_size < size_bytes:
+        with path.open("r+b") as file:
+            file.truncate(size_bytes)
