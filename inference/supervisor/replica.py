@@ -1,0 +1,150 @@
+"""What the supervisor knows of each version on its node. Values only; :mod:`.reconcile` decides what becomes of them.
+
+    COLD ──Start──► LOADING ──ready──► READY ──unwanted──► DRAINING ──idle──► STOPPING ──exit──► COLD
+                       │ exit             │ exit                                  │ exit after a fault
+                       └──────────────────┴───────────► FAILED ◄──────────────────┘
+                                                        (waits out its back-off, then Start again)
+
+LOADING, DRAINING and STOPPING have a deadline. Times are seconds of one monotonic clock.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from inference.protocol import ModelSpec, ReplicaState, ReplicaView
+
+
+class Phase(StrEnum):
+    COLD = "cold"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    """Finishes what runs; gateways send it nothing more."""
+    STOPPING = "stopping"
+    """Told to exit, or about to exit by itself."""
+    FAILED = "failed"
+
+
+class Desired(StrEnum):
+    """What the control plane wants of a version on this node."""
+
+    RUNNING = "running"
+    ON_DEMAND = "on_demand"
+    STOPPED = "stopped"
+    """An operator unloaded it: cold until somebody asks for it again."""
+    BARRED = "barred"
+    """It may not serve: disabled, replaced, or its files have vanished."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Time limits in seconds."""
+
+    idle_unload: float = 900.0
+    """A model loaded on demand that nobody used for so long is unloaded; 0 means never."""
+    load: float = 300.0
+    """Longest load of an empty file; :attr:`load_bytes_per_second` adds to it."""
+    load_bytes_per_second: float = 20e6
+    """The slowest storage that we wait for: 50 s a GB."""
+    drain: float = 30.0
+    drain_settle: float = 0.2
+    """A drained worker is stopped this long after the gateways were told: what they had sent before then arrives."""
+    stop: float = 5.0
+    """From SIGTERM to SIGKILL."""
+    shutdown_stop: float = 4.0
+    """The same when the supervisor itself ends."""
+    proven: float = 10.0
+    """A worker that served this long before it crashed is restarted at once."""
+    backoff_longest: float = 60.0
+    demand_fresh: float = 10.0
+    """Gateways repeat a demand while anyone waits; one that was not repeated for so long is over."""
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    spec: ModelSpec
+    phase: Phase = Phase.COLD
+    since: float
+    """When the phase began."""
+    reason: str = ""
+    known_at: float
+    """When we first heard of it: a reading of SQL that began earlier says nothing about it."""
+
+    desired: Desired | None = None
+    """None until SQL was read: on demand, with a stop that nobody has told us about yet."""
+    revived_at: float | None = None
+    """When a demand overruled ``stopped``; a reading of SQL that began earlier still shows the old wish."""
+    demanded_at: float | None = None
+    """The newest demand that no ready worker has answered."""
+    last_use: float = 0.0
+
+    worker: int | None = None
+    """The number of its process, from Start until its exit was seen."""
+    pid: int | None = None
+    progress: float = 0.0
+    busy: int = 0
+    """Requests that run or wait in the worker."""
+    deadline: float | None = None
+    ready_at: float | None = None
+    fault: str = ""
+    """Why the exit that we wait for is a failure."""
+
+    failures: int = 0
+    """In a row, each before the worker had proven itself."""
+    retry_at: float = 0.0
+    restarts: int = 0
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """All replicas of the node, by the primary key of their version."""
+
+    replicas: dict[int, Replica] = {}
+    next_worker: int = 1
+    closing: bool = False
+
+    @property
+    def closed(self) -> bool:
+        return self.closing and all(replica.worker is None for replica in self.replicas.values())
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What SQL records of a replica."""
+
+    version_pk: int
+    observed: ReplicaState
+    reason: str
+    pid: int | None
+    restarts: int
+
+
+def observation(replica: Replica) -> Observation:
+    return Observation(
+        version_pk=replica.spec.version_pk,
+        observed=_state(replica),
+        reason=replica.reason,
+        pid=replica.pid,
+        restarts=replica.restarts,
+    )
+
+
+def view(replica: Replica, *, epoch: float, socket_of: Callable[[int], str]) -> ReplicaView:
+    """What gateways see. ``epoch`` is what turns our monotonic times into seconds since the epoch."""
+    serving = replica.phase in (Phase.READY, Phase.DRAINING, Phase.STOPPING) and replica.ready_at is not None
+    return ReplicaView(
+        version_pk=replica.spec.version_pk,
+        model=replica.spec.model,
+        version=replica.spec.version,
+        state=_state(replica),
+        reason=replica.reason,
+        socket=socket_of(replica.worker) if serving and replica.worker is not None else None,
+        progress=replica.progress if replica.phase is Phase.LOADING else float(serving),
+        since=replica.since + epoch,
+        retry_at=replica.retry_at + epoch if replica.phase is Phase.FAILED else None,
+    )
+
+
+def _state(replica: Replica) -> ReplicaState:
+    """Peers need not tell a worker that finishes its requests from one that is about to exit: both take no more."""
+    if replica.phase is Phase.STOPPING:
+        return ReplicaState.DRAINING
+    return ReplicaState(replica.phase.value)

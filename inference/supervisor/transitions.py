@@ -1,0 +1,65 @@
+"""The steps of a replica's life. Each leaves every field that its new phase gives a meaning to in order."""
+
+from msgspec.structs import replace
+
+from inference.supervisor.events import Action, Revive, Start, Stop
+from inference.supervisor.replica import Desired, Phase, Policy, Replica
+
+
+def start(replica: Replica, now: float, policy: Policy, worker: int) -> tuple[Replica, list[Action]]:
+    again = replica.phase is Phase.FAILED
+    why = "it is kept loaded" if replica.desired is Desired.RUNNING else "a request asks for it"
+    actions: list[Action] = [Start(worker=worker, spec=replica.spec)]
+    if replica.desired is Desired.STOPPED:
+        actions.append(Revive(replica.spec.version_pk))
+        replica = replace(replica, desired=Desired.ON_DEMAND, revived_at=now)
+    loading = replace(
+        replica,
+        phase=Phase.LOADING,
+        since=now,
+        reason=f"restarted after: {replica.reason}" if again else why,
+        worker=worker,
+        deadline=now + policy.load,
+        restarts=replica.restarts + again,
+    )
+    return loading, actions
+
+
+def ready(replica: Replica, now: float) -> Replica:
+    return replace(
+        replica,
+        phase=Phase.READY,
+        since=now,
+        reason="",
+        progress=1.0,
+        deadline=None,
+        demanded_at=None,
+        last_use=now,
+        ready_at=now if replica.ready_at is None else replica.ready_at,
+    )
+
+
+def drain(replica: Replica, now: float, policy: Policy, reason: str) -> Replica:
+    return replace(replica, phase=Phase.DRAINING, since=now, deadline=now + policy.drain, reason=reason)
+
+
+def terminate(replica: Replica, now: float, stop_seconds: float, reason: str) -> tuple[Replica, list[Action]]:
+    assert replica.worker is not None
+    stopping = replace(replica, phase=Phase.STOPPING, since=now, deadline=now + stop_seconds, reason=reason)
+    return stopping, [Stop(worker=replica.worker, kill=False)]
+
+
+def overdue(replica: Replica, now: float, policy: Policy) -> tuple[Replica, list[Action]]:
+    assert replica.worker is not None
+    if replica.phase is Phase.DRAINING:
+        reason = f"{replica.reason}; {replica.busy} requests were cut off after {policy.drain:g} s"
+        return terminate(replica, now, policy.stop, reason)
+    killed = replace(replica, phase=Phase.STOPPING, deadline=now + policy.stop)
+    if replica.phase is Phase.LOADING:
+        fault = f"it did not finish loading within {now - replica.since:.0f} s"
+        killed = replace(killed, since=now, fault=fault, reason=fault)
+    return killed, [Stop(worker=replica.worker, kill=True)]
+
+
+def cold(replica: Replica, now: float, reason: str) -> Replica:
+    return replace(replica, phase=Phase.COLD, since=now, reason=reason, failures=0, retry_at=0.0)
