@@ -1,10 +1,14 @@
 """Django settings of the web process (admin, REST API) and of ``manage.py``."""
 
+from django.urls import reverse_lazy
+
+from nopenai_site.environment import LOOPBACK_HOSTS
 from nopenai_site.settings_core import *  # noqa: F403
 from nopenai_site.settings_core import BASE_DIR, NOPENAI
 
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -13,7 +17,165 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "drf_spectacular",
+    "drf_spectacular_sidecar",  # the API page's own scripts: the page works without a network
     "nopenai_site",
     "registry",
     "quotas",
 ]
+
+ROOT_URLCONF = "nopenai_site.urls"
+WSGI_APPLICATION = "nopenai_site.wsgi.application"
+
+# Where no key is asked for, the Host header is what keeps a web page that an operator visits from driving the server
+# through a name of its own that it points at 127.0.0.1 (DNS rebinding): only loopback names are served. Where keys are
+# required, such a page has neither a key nor, under another name, the session's cookie; and a server that listens on
+# an address, behind names and proxies that it can't know, would only refuse its own users.
+_loopback_names = ["[::1]" if host == "::1" else host for host in (*LOOPBACK_HOSTS, NOPENAI.host)]
+ALLOWED_HOSTS = ["*"] if NOPENAI.require_api_key else _loopback_names
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "nopenai_site.revision.RevisionMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# --- Static files ----------------------------------------------------------------------------------------------------
+# Served from the packages that carry them, by whitenoise, which lists them once at the start (milliseconds): there is
+# no collectstatic step to forget and nothing to go stale.
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+WHITENOISE_MAX_AGE = 3600
+
+# --- Sessions and passwords ------------------------------------------------------------------------------------------
+# Cookies know no ports: names of our own keep another Django on the same host from signing its users out of ours.
+SESSION_COOKIE_NAME = "nopenai_session"
+CSRF_COOKIE_NAME = "nopenai_csrf"
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_FAILURE_VIEW = "nopenai_site.errors.csrf_failure"
+
+LOGIN_URL = reverse_lazy("admin:login")
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+# --- Headers ---------------------------------------------------------------------------------------------------------
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# The gateway is the only peer of the web process and passes on what a TLS proxy in front of it says.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+"""Bytes of a request body. The control plane's largest is a few KB."""
+
+# --- REST ------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "nopenai_site.authentication.KeyAuthentication",
+        "nopenai_site.authentication.AdminSessionAuthentication",
+        "nopenai_site.authentication.LoopbackAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["nopenai_site.authentication.RolePermission"],
+    "DEFAULT_PARSER_CLASSES": ["nopenai_site.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "nopenai_site.errors.exception_handler",
+    "DEFAULT_PAGINATION_CLASS": None,
+    "UNAUTHENTICATED_USER": None,
+    "COMPACT_JSON": True,
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "nOpenAI Server",
+    "DESCRIPTION": (
+        "The control plane: models, versions, replicas, nodes, tenants and API keys. Every error has the shape "
+        '`{"error": {"message", "type", "param", "code"}}`.'
+    ),
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": r"/api/v1|/v1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "nopenai_site.schema.describe_errors",
+    ],
+}
+
+# --- Admin -----------------------------------------------------------------------------------------------------------
+
+
+def _page(title: str, icon: str, name: str, permission: str) -> dict[str, object]:
+    """An entry of the sidebar, shown to whoever may view what it leads to."""
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{name}_changelist"),
+        "permission": lambda request: request.user.has_perm(permission),
+    }
+
+
+UNFOLD = {
+    "SITE_TITLE": "nOpenAI Server",
+    "SITE_HEADER": "nOpenAI Server",
+    "SITE_SUBHEADER": f"node {NOPENAI.node_name}",
+    "SITE_SYMBOL": "hub",
+    "SITE_URL": None,
+    "SHOW_VIEW_ON_SITE": False,
+    "SIDEBAR": {
+        "show_search": False,
+        "show_all_applications": False,
+        "navigation": [
+            {
+                "title": "Inference",
+                "items": [
+                    _page("Models", "neurology", "registry_model", "registry.view_model"),
+                    _page("Versions", "history", "registry_version", "registry.view_version"),
+                    _page("Replicas", "memory", "registry_replica", "registry.view_replica"),
+                    _page("Nodes", "dns", "registry_node", "registry.view_node"),
+                ],
+            },
+            {
+                "title": "Access",
+                "separator": True,
+                "items": [
+                    _page("Tenants", "apartment", "quotas_tenant", "quotas.view_tenant"),
+                    _page("API keys", "key", "quotas_apikey", "quotas.view_apikey"),
+                    _page("Users", "person", "auth_user", "auth.view_user"),
+                    _page("Groups", "group", "auth_group", "auth.view_group"),
+                ],
+            },
+            {
+                "title": "Reference",
+                "separator": True,
+                "items": [{"title": "REST API", "icon": "api", "link": reverse_lazy("api-docs")}],
+            },
+        ],
+    },
+}

@@ -52,7 +52,7 @@ class StrictInput(serializers.Serializer[Any]):
         unknown = [name for name in data if name not in allowed]
         if unknown:
             hint = f"Unknown field; allowed: {', '.join(allowed) or 'none'}."
-            raise serializers.ValidationError({name: hint for name in unknown})
+            raise serializers.ValidationError(dict.fromkeys(unknown, hint))
         return super().to_internal_value(data)
 
 

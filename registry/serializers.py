@@ -4,7 +4,6 @@ from typing import Any
 
 from rest_framework import serializers
 
-from registry.catalogue import Health
 from registry.models import Replica, Version
 from registry.rest import StrictBoolean, StrictInput, StrictString
 
@@ -69,7 +68,7 @@ class ModelOut(serializers.Serializer[Any]):
     size_bytes = serializers.IntegerField()
     enabled = serializers.BooleanField()
     preload = serializers.BooleanField()
-    health_status = serializers.ChoiceField(choices=[state.value for state in Health])
+    health_status = serializers.ChoiceField(choices=Version.HealthStatus.choices)
     state = serializers.ChoiceField(choices=["cold", "loading", "ready", "draining"])
     use_count = serializers.IntegerField()
 
@@ -82,11 +81,11 @@ class ControlledModelOut(ModelOut):
     versions = serializers.ListField(child=serializers.CharField(), help_text="Newest first.")
 
 
-class VersionOut(serializers.Serializer[Version]):
+class VersionOut(serializers.Serializer[Any]):
     model = serializers.CharField(source="model.name")
     version = serializers.CharField(source="number")
     promoted = serializers.SerializerMethodField()
-    source = serializers.ChoiceField(choices=Version.Source.choices)
+    source = serializers.ChoiceField(choices=Version.Source.choices)  # type: ignore[assignment] # a DRF attribute too
     path = serializers.CharField()
     files = serializers.ListField(child=serializers.CharField())
     size_bytes = serializers.IntegerField()
@@ -114,7 +113,7 @@ class NodeOut(serializers.Serializer[Any]):
     last_seen_at = serializers.DateTimeField(allow_null=True)
 
 
-class ReplicaOut(serializers.Serializer[Replica]):
+class ReplicaOut(serializers.Serializer[Any]):
     node = serializers.CharField(source="node.name")
     model = serializers.CharField(source="version.model.name")
     version = serializers.CharField(source="version.number")
@@ -124,3 +123,7 @@ class ReplicaOut(serializers.Serializer[Replica]):
     pid = serializers.IntegerField(allow_null=True)
     restarts = serializers.IntegerField()
     observed_at = serializers.DateTimeField(allow_null=True)
+
+
+class ScanOut(serializers.Serializer[Any]):
+    discovered = serializers.ListField(child=serializers.CharField())

@@ -1,0 +1,15 @@
+"""Paths of tenants and keys."""
+
+from django.urls import path
+
+from quotas import apis
+from registry import converters  # noqa: F401 (registers <name:…>)
+
+urlpatterns = [
+    path("api/v1/tenants", apis.TenantListView.as_view(), name="tenants"),
+    path("api/v1/tenants/<name:name>", apis.TenantView.as_view(), name="tenant"),
+    path("api/v1/keys", apis.KeyListView.as_view(), name="keys"),
+    path("api/v1/keys/<int:pk>", apis.KeyView.as_view(), name="key"),
+    path("api/v1/keys/<int:pk>/revoke", apis.KeyRevokeView.as_view(), name="key-revoke"),
+    path("api/v1/keys/<int:pk>/rotate", apis.KeyRotateView.as_view(), name="key-rotate"),
+]

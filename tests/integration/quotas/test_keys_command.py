@@ -1,0 +1,115 @@
+"""``manage.py keys`` as an operator types it."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import OperationalError
+from django.utils import timezone
+
+from quotas import callers, selectors, services
+
+pytestmark = pytest.mark.django_db
+
+
+def keys(*arguments: str) -> tuple[str, str]:
+    out, err = StringIO(), StringIO()
+    call_command("keys", *arguments, stdout=out, stderr=err, no_color=True)
+    return out.getvalue(), err.getvalue()
+
+
+def test_create_prints_the_secret_alone_on_standard_output() -> None:
+    out, err = keys("create")
+    assert re.fullmatch(r"nok_[\w-]{43}\n", out)
+    assert "not shown again" in err
+    assert out.strip() not in err
+    assert callers.digest(out.strip()) in selectors.callers_load()
+
+
+def test_create_takes_tenant_role_name_and_a_span() -> None:
+    services.tenant_create(name="acme")
+    out, _ = keys("create", "--tenant", "acme", "--role", "operator", "--name", "ci", "--expires", "30d")
+    caller = selectors.callers_load()[callers.digest(out.strip())]
+    assert (caller.tenant, caller.role) == ("acme", "operator")
+    assert caller.expires_at is not None
+    assert abs(caller.expires_at - (timezone.now() + timedelta(days=30)).timestamp()) < 60
+
+
+def test_a_date_includes_that_day() -> None:
+    out, _ = keys("create", "--expires", "2099-05-01")
+    caller = selectors.callers_load()[callers.digest(out.strip())]
+    assert caller.expires_at == datetime(2099, 5, 2, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("expiry", ["soon", "30x", "2099-13-01", "-3d", "0d"])
+def test_an_expiry_that_is_none_is_refused(expiry: str) -> None:
+    with pytest.raises(CommandError, match="not a date|neither"):
+        keys("create", f"--expires={expiry}")
+
+
+def test_an_expiry_in_the_past_is_refused() -> None:
+    with pytest.raises(CommandError, match="past"):
+        keys("create", "--expires", "2001-01-01")
+
+
+def test_an_unknown_tenant_is_an_error_in_words() -> None:
+    with pytest.raises(CommandError, match="acme"):
+        keys("create", "--tenant", "acme")
+
+
+def test_list_shows_every_key_and_no_secret() -> None:
+    secret = keys("create", "--name", "laptop")[0].strip()
+    out, _ = keys("list")
+    assert "laptop" in out
+    assert secret[:12] in out
+    assert secret not in out
+
+
+def test_list_as_json_is_one_object_a_line() -> None:
+    keys("create")
+    keys("create", "--role", "admin")
+    roles = [json.loads(line)["role"] for line in keys("list", "--json")[0].splitlines()]
+    assert roles == ["inference", "admin"]
+
+
+def test_an_empty_list_says_what_to_do() -> None:
+    assert "keys create" in keys("list")[1]
+
+
+def test_revoke_takes_a_number_a_prefix_or_the_whole_secret() -> None:
+    for name in ("number", "prefix", "secret"):
+        secret = keys("create")[0].strip()
+        pk = selectors.key_by_name(secret[:12]).pk
+        keys("revoke", {"number": str(pk), "prefix": secret[:12], "secret": secret}[name])
+        assert selectors.callers_load() == {}
+
+
+def test_an_ambiguous_prefix_revokes_nothing() -> None:
+    keys("create")
+    keys("create")
+    with pytest.raises(CommandError, match="Several"):
+        keys("revoke", "nok_")
+    assert len(selectors.callers_load()) == 2
+
+
+def test_an_unknown_key_is_an_error_in_words() -> None:
+    with pytest.raises(CommandError, match="keys list"):
+        keys("revoke", "nok_nosuch")
+
+
+def test_rotate_prints_the_new_secret() -> None:
+    old = keys("create")[0].strip()
+    new = keys("rotate", old[:12])[0].strip()
+    assert list(selectors.callers_load()) == [callers.digest(new)]
+
+
+def test_a_database_that_is_away_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**_: object) -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(services, "key_create", away)
+    with pytest.raises(CommandError, match="make run"):
+        keys("create")
