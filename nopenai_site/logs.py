@@ -35,7 +35,7 @@ _NAMES: Mapping[str, str] = {
 }
 
 # These say at INFO what is of interest to their own developers only.
-_QUIETED = ("watchfiles", "asyncio", "urllib3", "celery.beat", "kombu", "amqp", "psycopg.pool")
+_QUIETED = ("django.db.backends", "watchfiles", "asyncio", "urllib3", "celery.beat", "kombu", "amqp", "psycopg.pool")
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 

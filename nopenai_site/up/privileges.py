@@ -83,11 +83,16 @@ def tie_to_parent(death_signal: signal.Signals, account: Account | None = None) 
         if account is not None:
             _become(account)
         # After the change of account, which clears it.
-        _prctl(_PR_SET_PDEATHSIG, int(death_signal))
-        if os.getppid() != parent:
-            os._exit(1)  # the parent died before the line above
+        die_with_parent(death_signal, parent=parent)
 
     return between_fork_and_exec
+
+
+def die_with_parent(death_signal: signal.Signals, *, parent: int) -> None:
+    """Have the kernel send us ``death_signal`` when our parent, which has the pid ``parent``, ends."""
+    _prctl(_PR_SET_PDEATHSIG, int(death_signal))
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the line above
 
 
 def _become(account: Account) -> None:

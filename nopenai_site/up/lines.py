@@ -1,0 +1,61 @@
+"""What children write, made into log lines: pure.
+
+Our own processes write JSON lines, which pass unchanged. PostgreSQL and Redis have formats of their own, and anything
+may print a traceback when it dies early.
+"""
+
+import re
+from collections.abc import Callable
+
+from nopenai_site.logs import LEVELS, line
+
+Wrap = Callable[[str], tuple[str, str]]
+"""A foreign line → level, message."""
+
+_POSTGRES = re.compile(r"^([A-Z0-9]+):\s+(.*)$", re.DOTALL)
+_POSTGRES_LEVELS = {
+    "LOG": "INFO",
+    "INFO": "INFO",
+    "NOTICE": "INFO",
+    "WARNING": "WARN",
+    "ERROR": "ERROR",
+    "FATAL": "ERROR",  # fatal to one connection
+    "PANIC": "FATAL",
+}
+_REDIS = re.compile(r"^\d+:\S+ .*?\d\d:\d\d:\d\d\.\d+ ([.\-*#]) (.*)$", re.DOTALL)
+_REDIS_LEVELS = {".": "DEBUG", "-": "DEBUG", "*": "INFO", "#": "INFO"}  # "#" is also its "ready to exit"
+
+
+def as_log_line(raw: bytes, *, module: str, wrap: Wrap, lowest: str) -> bytes | None:
+    """``raw``, a line without its newline, as a line of the log; None for what is empty or below ``lowest``."""
+    if is_log_line(raw):
+        return raw
+    text = raw.decode(errors="replace").rstrip()
+    if not text:
+        return None
+    level, message = wrap(text)
+    return line(level, module, message) if LEVELS[level] >= LEVELS[lowest] else None
+
+
+def is_log_line(raw: bytes) -> bool:
+    """Whether one of our own processes wrote it. Cheap on purpose: every line of a busy gateway comes by here."""
+    return raw.startswith(b'{"timestamp":') and raw.endswith(b"}")
+
+
+def plain(text: str) -> tuple[str, str]:
+    """Whatever a process of ours prints outside its log is worth a look."""
+    return "WARN", text
+
+
+def postgres(text: str) -> tuple[str, str]:
+    match = _POSTGRES.match(text)
+    if match is None:
+        return "INFO", text
+    return _POSTGRES_LEVELS.get(match[1], "INFO"), match[2]
+
+
+def redis(text: str) -> tuple[str, str]:
+    match = _REDIS.match(text)
+    if match is None:
+        return "INFO", text
+    return _REDIS_LEVELS[match[1]], match[2]
