@@ -1,0 +1,88 @@
+"""``manage.py up``: what it says, what it refuses, and that nothing outlives it."""
+
+import signal
+import socket
+import stat
+from collections.abc import Callable
+
+from tests.installation import Installation, wait_until
+
+Maker = Callable[..., Installation]
+
+
+def test_a_start_says_what_is_in_force_and_shows_a_request_to_copy(installation: Installation) -> None:
+    report = installation.output
+    assert f"NOPENAI_PORT             {installation.port}" in report
+    assert "embedded" in report
+    assert f"curl http://localhost:{installation.port}/v1/chat/completions" in report
+    assert '"model": "auto"' in report
+
+
+def test_the_data_directory_is_private(installation: Installation) -> None:
+    assert stat.S_IMODE(installation.data_dir.stat().st_mode) == 0o700
+
+
+def test_every_line_of_the_log_is_an_object_with_the_promised_fields(installation: Installation) -> None:
+    records = installation.log_records()
+    assert records
+    for record in records:
+        assert {"timestamp", "level", "module", "message"} <= record.keys()
+        assert record["level"] in {"DEBUG", "INFO", "WARN", "ERROR", "FATAL"}
+
+
+def test_a_second_up_on_the_same_data_directory_says_so_and_leaves(
+    installation: Installation, own_installation: Maker
+) -> None:
+    second = own_installation(NOPENAI_DATA_DIR=str(installation.data_dir))
+    second.start()
+    assert second.wait_exit() == 3
+    assert f"running already with the data directory {installation.data_dir} (pid {installation.pid})" in second.errors
+    assert installation.get("/health/ready")[0] == 200
+
+
+def test_a_port_in_use_is_named_with_the_way_out(own_installation: Maker) -> None:
+    refused = own_installation()
+    with socket.create_server(("127.0.0.1", refused.port)):
+        refused.start()
+        assert refused.wait_exit() == 4
+    assert f"Port {refused.port} on 127.0.0.1 is in use" in refused.errors
+    assert "NOPENAI_PORT=" in refused.errors
+
+
+def test_bad_settings_are_all_named_before_anything_starts(own_installation: Maker) -> None:
+    refused = own_installation(NOPENAI_PORT="eighty", NOPENAI_LOG_LEVEL="LOUD", DATABASE_URL="mysql://root:secret@db/x")
+    refused.start()
+    assert refused.wait_exit() == 2
+    for name in ("NOPENAI_PORT=eighty", "NOPENAI_LOG_LEVEL=LOUD", "DATABASE_URL is not valid"):
+        assert name in refused.errors
+    assert "secret" not in refused.errors
+    assert not refused.data_dir.exists()
+
+
+def test_a_database_that_does_not_answer_is_named_and_nothing_is_left(own_installation: Maker) -> None:
+    refused = own_installation(DATABASE_URL="postgresql://someone:secret@127.0.0.1:9/x")
+    refused.start()
+    assert refused.wait_exit() == 5
+    assert "Check DATABASE_URL" in refused.errors
+    assert "secret" not in refused.errors + refused.output
+    refused.wait_gone()
+
+
+def test_ctrl_c_stops_everything_and_the_next_start_needs_no_password(own_installation: Maker) -> None:
+    installation = own_installation()
+    installation.start()
+    installation.wait_started()
+    assert "the administrator is admin, the password " in installation.output
+    assert installation.stop(signal.SIGINT) == 0
+    assert installation.processes() == {}
+    installation.start()
+    installation.wait_started()
+    assert "administrator" not in installation.output
+
+
+def test_ctrl_c_while_it_starts_stops_it_too(own_installation: Maker) -> None:
+    installation = own_installation()
+    installation.start()
+    wait_until(lambda: "postgres" in {r["module"] for r in installation.log_records()}, 30)
+    assert installation.stop(signal.SIGINT) == 0
+    assert installation.processes() == {}
