@@ -1,0 +1,11 @@
+"""One model in one process: continuous batching over llama.cpp.
+
+server.py     asyncio: the worker protocol on a Unix socket
+prompts.py    a request's prompt → tokens (chat template, tokenizer, context check)
+engine.py     the one thread that owns llama.cpp: receive → schedule → decode → emit
+scheduler.py  pure: which tokens of which sequences go into the next step, in which pool of KV cells
+sampling.py   pure: logits → token
+text.py       pure: token bytes → text that may be sent (whole characters, no stop string)
+template.py   chat templates in Jinja2's sandbox
+llama.py      the only file that imports llama_cpp
+"""

@@ -1,0 +1,166 @@
+"""``python -m inference.engine``: serve one model on a Unix socket until told to stop.
+
+Standard output carries one WorkerStatus a line for the supervisor; standard error carries logs, one JSON object a line.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+import uvloop
+
+from inference.engine.engine import Engine
+from inference.engine.llama import LlamaError, Model, silence_native_log
+from inference.engine.prompts import Prompts
+from inference.engine.scheduler import Limits
+from inference.engine.server import WorkerServer
+from inference.engine.template import TemplateFault
+from inference.protocol import WorkerStage, WorkerStatus
+
+log = structlog.get_logger(module="engine")
+
+LANES = 16
+LANE_TOKENS = 1024
+LONG_SLOTS = 8
+MAX_CONTEXT_TOKENS = 32_768
+"""The long pool's cap: KV of a model trained for 128k tokens would take more memory than its weights."""
+
+_SWITCH_INTERVAL_SECONDS = 0.0005
+_PR_SET_PDEATHSIG = 1
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
+
+
+def main() -> int:
+    arguments = _parse_arguments()
+    _die_with_parent()
+    _configure_log(arguments.log_level)
+    # The engine's thread holds the interpreter in slices this long at most, so that tokens leave without delay.
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    log_native = structlog.get_logger(module="llama.cpp")
+    silence_native_log(lambda level, text: log_native.log(_LEVELS[level], text), arguments.log_level == "DEBUG")
+    try:
+        uvloop.run(_serve(arguments))
+    except (LlamaError, TemplateFault) as fault:
+        _report(WorkerStatus(stage=WorkerStage.FAILED, reason=str(fault)))
+        return 1
+    return 0
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+
+    began = time.monotonic()
+    model = Model(arguments.files, _Progress())
+    if not model.has_decoder:
+        raise LlamaError("this is an encoder: it makes embeddings, which are not text")
+    limits = _limits(model.trained_context_tokens, arguments.context_tokens)
+    prompts = Prompts(model, limits.context_tokens)
+    server = WorkerServer(
+        model_id=arguments.model_id,
+        version=arguments.version,
+        context_tokens=limits.context_tokens,
+        max_sequences=limits.lanes,
+        prompts=prompts,
+    )
+    engine = Engine(model, limits, arguments.threads, server.emit)
+    listener = await server.listen(engine, arguments.socket)
+    engine.start()
+    _report(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
+    log.info(
+        "Model loaded",
+        model_id=arguments.model_id,
+        version=arguments.version,
+        seconds=round(time.monotonic() - began, 3),
+        context_tokens=limits.context_tokens,
+        sequences=limits.lanes,
+        threads=arguments.threads,
+    )
+    await stopping.wait()
+    listener.close()
+    engine.stop()
+    arguments.socket.unlink(missing_ok=True)
+
+
+def _limits(trained_context_tokens: int, wanted_context_tokens: int | None) -> Limits:
+    context_tokens = max(1, min(trained_context_tokens, wanted_context_tokens or MAX_CONTEXT_TOKENS))
+    lane_tokens = min(LANE_TOKENS, context_tokens)
+    return Limits(
+        lanes=LANES,
+        lane_tokens=lane_tokens,
+        long_slots=LONG_SLOTS,
+        long_tokens=context_tokens if context_tokens > lane_tokens else 0,
+    )
+
+
+class _Progress:
+    """Passes load progress on, at most every 100 ms: llama.cpp reports every tensor."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, fraction: float) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + 0.1
+            _report(WorkerStatus(stage=WorkerStage.LOADING, progress=fraction))
+
+
+def _report(status: WorkerStatus) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(status) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m inference.engine", description="Serve one model on a Unix socket.")
+    parser.add_argument("--socket", type=Path, required=True, help="where to listen")
+    parser.add_argument("--model-id", required=True)
+    parser.add_argument("--version", required=True)
+    parser.add_argument("--log-level", choices=list(_LEVELS), default="INFO")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--context-tokens", type=int, help=f"at most; default {MAX_CONTEXT_TOKENS} or what the model has"
+    )
+    parser.add_argument("files", nargs="+", help="the GGUF, its shards in order")
+    return parser.parse_args()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill us when the supervisor ends, however it ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        sys.exit(1)
+
+
+def _configure_log(level: str) -> None:
+    def rename_level(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        names = {"warning": "WARN", "critical": "FATAL"}
+        event["level"] = names.get(event["level"], event["level"].upper())
+        return event
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            rename_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

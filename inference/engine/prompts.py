@@ -1,0 +1,98 @@
+"""A request's prompt → tokens that fit the context, or an error that says what to do."""
+
+from inference.engine.llama import Model
+from inference.engine.template import ChatTemplate, TemplateFault
+from inference.protocol import Failed, Generate
+
+
+class PromptRefused(Exception):
+    """The request can't be generated from; ``failed`` goes to the client."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class Prompts:
+    """Turns requests into tokens for one model. Thread-safe: it only reads."""
+
+    def __init__(self, model: Model, context_tokens: int) -> None:
+        """Raises:
+        TemplateFault: the model's chat template has a syntax error.
+        """
+        self._model = model
+        self._context_tokens = context_tokens
+        self._template = (
+            ChatTemplate(model.chat_template, bos_token=model.bos_text, eos_token=model.eos_text)
+            if model.chat_template
+            else None
+        )
+
+    def build(self, request: Generate) -> tuple[list[int], int]:
+        """The prompt's tokens, and how many tokens prompt and completion may have together.
+
+        Raises:
+            PromptRefused: with status 400 and the field at fault.
+        """
+        tokens = self._tokens(request)
+        param = "messages" if request.messages is not None else "prompt"
+        if not tokens:
+            raise _refusal(request, "empty_prompt", "the prompt is empty: give it some text", param)
+        room = self._context_tokens - len(tokens)
+        if room < 1:
+            raise _refusal(
+                request,
+                "context_length_exceeded",
+                f"the prompt has {len(tokens)} tokens and this model's context holds {self._context_tokens}, "
+                "completion included: shorten the prompt",
+                param,
+            )
+        if request.max_tokens is not None and request.max_tokens > room:
+            raise _refusal(
+                request,
+                "context_length_exceeded",
+                f"the prompt has {len(tokens)} tokens and max_tokens asks for {request.max_tokens} more, but this "
+                f"model's context holds {self._context_tokens}: ask for at most {room}, or shorten the prompt",
+                "max_tokens",
+            )
+        return tokens, len(tokens) + (room if request.max_tokens is None else request.max_tokens)
+
+    def text_of(self, tokens: list[int]) -> str:
+        return b"".join(self._model.piece(token) for token in tokens).decode("utf-8", "replace")
+
+    def _tokens(self, request: Generate) -> list[int]:
+        if request.messages is not None:
+            return self._chat_tokens(request)
+        if request.text is not None:
+            return self._model.tokenize(request.text, add_special=True)
+        tokens = list(request.tokens or ())
+        outside = next((token for token in tokens if not 0 <= token < self._model.vocabulary_size), None)
+        if outside is not None:
+            raise _refusal(
+                request,
+                "invalid_token",
+                f"token {outside} is not in this model's vocabulary of {self._model.vocabulary_size}",
+                "prompt",
+            )
+        return tokens
+
+    def _chat_tokens(self, request: Generate) -> list[int]:
+        if self._template is None:
+            raise _refusal(
+                request,
+                "capability_unavailable",
+                "this model has no chat template: use /v1/completions, or a chat model",
+                "model",
+            )
+        assert request.messages is not None
+        try:
+            text = self._template.render(request.messages)
+        except TemplateFault as fault:
+            raise _refusal(request, "invalid_messages", str(fault), "messages") from fault
+        # Most templates write BOS themselves; a second one would shift the model off its training.
+        begins_with_bos = bool(self._model.bos_text) and text.startswith(self._model.bos_text)
+        return self._model.tokenize(text, add_special=not begins_with_bos)
+
+
+def _refusal(request: Generate, code: str, message: str, param: str) -> PromptRefused:
+    return PromptRefused(Failed(id=request.id, status=400, code=code, message=message, param=param))

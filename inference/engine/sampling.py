@@ -1,0 +1,106 @@
+"""Logits → token, in numpy.
+
+Order of the steps, as llama.cpp and vLLM have them: bias, penalties, then (unless greedy) top-k, temperature, min-p,
+top-p, draw. Greedy choice of a whole batch is one ``argmax``; numpy is faster here than llama.cpp's sampler chain,
+which builds a candidate list of the whole vocabulary for every sequence.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.protocol import Sampling
+
+FloatArray = npt.NDArray[np.float32]
+
+_NUCLEUS = 1024
+"""Candidates sorted at first for top-p; the whole vocabulary is sorted only if they don't hold the wanted mass."""
+
+
+class Sampler:
+    """Chooses the tokens of one sequence."""
+
+    def __init__(self, settings: Sampling, prompt: list[int]) -> None:
+        self._settings = settings
+        self._random = np.random.default_rng(None if settings.seed is None else settings.seed & (2**64 - 1))
+        self._bias_ids = np.fromiter(settings.logit_bias.keys(), np.int64)
+        self._bias = np.fromiter(settings.logit_bias.values(), np.float32)
+        self._generated: dict[int, int] = {}
+        self._seen = set(prompt) if settings.repetition_penalty != 1.0 else set()
+        self._penalises = (
+            settings.presence_penalty != 0.0 or settings.frequency_penalty != 0.0 or settings.repetition_penalty != 1.0
+        )
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the choice is the highest logit, so that a batch can be decided at once."""
+        return self._settings.temperature == 0.0 and not self._penalises and not self._bias.size
+
+    def choose(self, logits: FloatArray) -> int:
+        """The next token, given a row of logits of shape ``(vocabulary,)``, which is left as it is."""
+        row = self._adjust(logits)
+        token = int(row.argmax()) if self._settings.temperature == 0.0 else self._draw(row)
+        if self._penalises:
+            self._generated[token] = self._generated.get(token, 0) + 1
+            if self._settings.repetition_penalty != 1.0:
+                self._seen.add(token)
+        return token
+
+    def _adjust(self, logits: FloatArray) -> FloatArray:
+        if not self._penalises and not self._bias.size:
+            return logits
+        row = logits.copy()
+        known = self._bias_ids < row.size
+        row[self._bias_ids[known]] += self._bias[known]
+        if self._settings.repetition_penalty != 1.0 and self._seen:
+            ids = np.fromiter(self._seen, np.int64)
+            # Keskar et al. 2019 (CTRL): divide positive logits, multiply negative ones.
+            penalty = np.float32(self._settings.repetition_penalty)
+            row[ids] = np.where(row[ids] > 0, row[ids] / penalty, row[ids] * penalty)
+        if self._generated:
+            ids = np.fromiter(self._generated.keys(), np.int64)
+            counts = np.fromiter(self._generated.values(), np.float32)
+            # OpenAI's definition: logit −= count · frequency + presence, over the text generated so far.
+            row[ids] -= counts * self._settings.frequency_penalty + self._settings.presence_penalty
+        return row
+
+    def _draw(self, row: FloatArray) -> int:
+        settings = self._settings
+        ids: npt.NDArray[np.int64] | None = None
+        if 0 < settings.top_k < row.size:
+            ids = np.argpartition(row, row.size - settings.top_k)[row.size - settings.top_k :]
+            row = row[ids]
+        # Weights relative to the likeliest token, whose own is 1. A very small temperature overflows to greedy.
+        weights = np.exp((row - row.max()) / max(settings.temperature, 1e-4))
+        if settings.min_p > 0.0:
+            weights[weights < settings.min_p] = 0.0
+        if settings.top_p < 1.0:
+            weights = _nucleus(weights, settings.top_p)
+        mass = np.cumsum(weights, dtype=np.float64)
+        index = int(np.searchsorted(mass, self._random.random() * mass[-1], side="right"))
+        index = min(index, row.size - 1)
+        return index if ids is None else int(ids[index])
+
+
+def choose_batch(samplers: list[Sampler], logits: FloatArray) -> list[int]:
+    """The next token of each sequence; ``logits`` has one row for each sampler."""
+    if all(sampler.is_plain_greedy for sampler in samplers):
+        return [int(token) for token in logits.argmax(axis=1)]
+    return [
+        int(row.argmax()) if sampler.is_plain_greedy else sampler.choose(row)
+        for sampler, row in zip(samplers, logits, strict=True)
+    ]
+
+
+def _nucleus(weights: FloatArray, top_p: float) -> FloatArray:
+    """Keep the fewest likeliest tokens whose mass reaches ``top_p`` (Holtzman et al. 2019), at least one."""
+    wanted = top_p * float(weights.sum(dtype=np.float64))
+    count = min(_NUCLEUS, weights.size)
+    order = np.argpartition(weights, weights.size - count)[weights.size - count :]
+    if float(weights[order].sum(dtype=np.float64)) < wanted:
+        order = np.arange(weights.size)
+    order = order[np.argsort(-weights[order], kind="stable")]
+    mass = np.cumsum(weights[order], dtype=np.float64)
+    keep = min(order.size, int(np.searchsorted(mass, wanted, side="left")) + 1)
+    kept = np.zeros_like(weights)
+    kept[order[:keep]] = weights[order[:keep]]
+    return kept
