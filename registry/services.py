@@ -163,6 +163,16 @@ def replica_desire(*, node: str | None, version_pk: int, desired: str) -> int:
         return sum(_desire(node=each, version=version, state=state) for each in nodes)
 
 
+def replica_revive(*, node: str, version_pk: int) -> bool:
+    """Somebody asked for a version that an operator had stopped: it is on demand again, unless it is pinned by now.
+
+    Returns:
+        Whether it was stopped.
+    """
+    stopped = Replica.objects.filter(node__name=node, version_id=version_pk, desired=Replica.Desired.STOPPED)
+    return stopped.update(desired=Replica.Desired.ON_DEMAND) > 0
+
+
 def _desire(*, node: Node, version: Version, state: Replica.Desired) -> int:
     replica, created = Replica.objects.get_or_create(node=node, version=version, defaults={"desired": state})
     if created:
