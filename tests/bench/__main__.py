@@ -1,0 +1,60 @@
+"""``make bench``: compare with the peers in one run and print Markdown.
+
+``python -m tests.bench [SECTION…] [--write]``: all sections, or those named; ``--write`` puts the result into README.md
+between its benchmark marks.
+"""
+
+import argparse
+import datetime
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import footprint, overhead, throughput
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+_MARKS = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
+    "throughput": ("Tokens per second, SmolLM2-135M Q4_1, 128 tokens an answer", throughput.measure),
+    "overhead": ("Gateway overhead, a worker that answers at once", overhead.measure),
+    "footprint": ("At rest, no model loaded", footprint.measure),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
+    arguments = parser.parse_args()
+    parts = [_machine()]
+    for name in arguments.sections or SECTIONS:
+        title, measure = SECTIONS[name]
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        parts.append(f"**{title}**\n\n{measure()}")
+    report = "\n\n".join(parts)
+    print(report)
+    if arguments.write:
+        _write(report)
+    return 0
+
+
+def _machine() -> str:
+    cpu = re.search(r"model name\s+: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    gigabytes = int(memory[1]) / 1024**2 if memory else 0
+    cores = len(os.sched_getaffinity(0))
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return f"{today}, {cores} cores of {cpu[1] if cpu else 'an unknown CPU'}, {gigabytes:.0f} GB, printed by `make bench`."
+
+
+def _write(report: str) -> None:
+    text = README.read_text()
+    begin, end = (text.index(mark) for mark in _MARKS)
+    README.write_text(f"{text[: begin + len(_MARKS[0])]}\n{report}\n{text[end:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The load client: a process of its own, so that its work is not the server's.
+
+``python -m tests.bench.client URL MODEL STREAMS TOKENS ROUND`` runs that many streams at once, each of one answer, and
+prints one JSON object: tokens, seconds, tokens_per_second, and the longest gap between two pieces of one stream.
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+import aiohttp
+import msgspec
+
+SUBJECTS = ("the sea", "a red fox", "old maps", "winter", "a lighthouse", "bread", "the moon", "two brothers")
+
+
+class Result(msgspec.Struct, kw_only=True):
+    tokens: int
+    seconds: float
+    longest_gap_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Event(msgspec.Struct):
+    usage: _Usage | None = None
+    error: object = None
+
+
+def prompt(stream: int, round: int) -> str:
+    """About 50 tokens, different for each stream and round, the same for every server."""
+    subject = SUBJECTS[stream % len(SUBJECTS)]
+    return (
+        f"Story number {round * 100 + stream}. Write a long story about {subject}. Begin with the weather of the day, "
+        "then tell who comes along the road, what they carry, and why nobody in the village is surprised."
+    )
+
+
+async def run(url: str, model: str, streams: int, tokens: int, round: int) -> Result:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:
+        began = time.perf_counter()
+        parts = await asyncio.gather(
+            *(_stream(session, url, model, prompt(stream, round), tokens) for stream in range(streams))
+        )
+        seconds = time.perf_counter() - began
+    assert [count for count, _ in parts] == [tokens] * streams, f"not every answer has {tokens} tokens: {parts}"
+    return Result(
+        tokens=tokens * streams,
+        seconds=seconds,
+        longest_gap_seconds=max(gap for _, gap in parts),
+    )
+
+
+async def _stream(session: aiohttp.ClientSession, url: str, model: str, text: str, tokens: int) -> tuple[int, float]:
+    """The completion tokens that the server counted, and the longest gap between two events."""
+    body = {
+        "model": model,
+        "prompt": text,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    counted, longest, last = 0, 0.0, None
+    async with session.post(url + "/v1/completions", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        async for line in answer.content:
+            if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                continue
+            now = time.perf_counter()
+            longest = max(longest, now - last) if last else longest
+            last = now
+            event = msgspec.json.decode(line[6:], type=_Event)
+            assert event.error is None, event.error
+            if event.usage is not None:
+                counted = event.usage.completion_tokens
+    return counted, longest
+
+
+def main() -> None:
+    url, model, streams, tokens, round = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+    print(json.dumps(msgspec.to_builtins(asyncio.run(run(url, model, streams, tokens, round)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The whole installation at rest, no model loaded: proportional set size of each process; and how fast it starts."""
+
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench import servers
+from tests.installation import Installation, end
+
+_QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}
+_NAMES = {
+    "manage.py up": "up",
+    "postgres": "PostgreSQL",
+    "redis": "Redis",
+    "gunicorn_gateway": "gateway",
+    "gunicorn_web": "web",
+    "supervisor": "supervisor",
+    " beat": "Celery beat",
+    " worker": "Celery worker",
+}
+
+
+def measure() -> str:
+    with servers.installation() as running:
+        sizes: dict[str, float] = {}
+        for pid, command in running.processes().items():
+            sizes[_name(command)] = sizes.get(_name(command), 0.0) + _pss_mb(pid)
+    lines = ["| process | PSS, MB |", "| --- | ---: |"]
+    lines += [f"| {name} | {size:.0f} |" for name, size in sorted(sizes.items(), key=lambda row: -row[1])]
+    lines.append(f"| **all** (bar: ≤ 600) | **{sum(sizes.values()):.0f}** |")
+    first, again = _start_seconds()
+    lines.append(
+        f"\n`make run` to the first answer, packages installed (bar: ≤ 6 s): {first:.1f} s on an empty data directory, "
+        f"{again:.1f} s after that."
+    )
+    return "\n".join(lines)
+
+
+def _start_seconds() -> tuple[float, float]:
+    """From the start to the whole first answer of the starter model; with an empty data directory, and again."""
+    with tempfile.TemporaryDirectory(prefix="nopenai-bench-") as directory:
+        Path(directory).chmod(0o755)
+        running = Installation(Path(directory))
+        try:
+            seconds = []
+            for _ in range(2):
+                began = time.perf_counter()
+                running.start()
+                running.wait_ready()
+                status, answer = running.post("/v1/chat/completions", _QUESTION | {"max_tokens": 16})
+                assert status == 200, answer
+                seconds.append(time.perf_counter() - began)
+                running.wait_started()
+                running.stop()
+                running.wait_gone()
+        finally:
+            end(running)
+    return seconds[0], seconds[1]
+
+
+def _name(command: str) -> str:
+    return next((name for mark, name in _NAMES.items() if mark in command), command[:40])
+
+
+def _pss_mb(pid: int) -> float:
+    match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return int(match[1]) / 1024 if match else 0.0
