@@ -1,16 +1,13 @@
 """The write behind “edit this model”: any of the fields that operators set, validated as a whole."""
 
-import re
 from collections.abc import Sequence
 
 from django.db import transaction
 
 from registry import services
-from registry.errors import InvalidRequest
-from registry.models import Model
-
-_CAPABILITY = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_MOST_CAPABILITIES = 32
+from registry.capability_words import capabilities_checked
+from registry.errors import Conflict
+from registry.models import Model, Version
 
 
 def model_update(
@@ -43,14 +40,20 @@ def model_update(
     return model
 
 
-def capabilities_checked(words: Sequence[str], *, param: str = "extra_capabilities") -> list[str]:
-    """Lower-case words, each once, sorted. Raises InvalidRequest."""
-    for word in words:
-        if not isinstance(word, str) or not _CAPABILITY.fullmatch(word):
-            raise InvalidRequest(
-                f"“{word}” is not a capability: use lower-case letters, digits, _ . and -, as in arabic_nlp.",
-                param=param,
-            )
-    if len(set(words)) > _MOST_CAPABILITIES:
-        raise InvalidRequest(f"At most {_MOST_CAPABILITIES} capabilities are kept.", param=param)
-    return sorted(set(words))
+def forgettable(*, model: Model) -> bool:
+    """Whether no file of the model is left: what still lies there would be discovered again at once."""
+    return not model.versions.filter(file_state=Version.FileState.PRESENT).exists()
+
+
+def model_forget(*, name: str) -> None:
+    """Delete a model whose files have vanished, with its versions and what was counted.
+
+    Raises:
+        ModelNotFound: with the nearest ids.
+        Conflict: a file of it is still there.
+    """
+    with transaction.atomic():
+        model = Model.objects.select_for_update().get(pk=services.model_named(name=name).pk)
+        if not forgettable(model=model):
+            raise Conflict(f"“{name}” still has a file: move it out of the models directory first, or disable it.")
+        model.delete()

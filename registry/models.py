@@ -151,7 +151,6 @@ class Version(models.Model):
                 condition=Q(file_state="present") | Q(health="unhealthy"), name="registry_version_no_file_no_health"
             ),
         ]
-        indexes = [models.Index(fields=["path"], name="registry_version_path")]
 
     def __str__(self) -> str:
         return f"{self.model.name}@{self.number}"

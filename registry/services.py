@@ -11,7 +11,26 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from registry.errors import InvalidRequest, ModelNotFound, NotFound
+from registry.hashing import versions_hash
 from registry.models import Model, Node, Replica, Version
+from registry.registering import model_register
+from registry.scanning import ScanReport, models_scan
+
+__all__ = [
+    "ScanReport",
+    "model_enable",
+    "model_named",
+    "model_register",
+    "model_set_default",
+    "models_scan",
+    "node_heartbeat",
+    "node_register",
+    "replica_desire",
+    "replica_observe",
+    "usage_add",
+    "version_promote",
+    "versions_hash",
+]
 
 _ALIVE = (Replica.Observed.LOADING, Replica.Observed.READY, Replica.Observed.DRAINING)
 

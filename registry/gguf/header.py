@@ -155,7 +155,8 @@ def _not_gguf(start: bytes) -> str:
         return "is an old GGML file, not a GGUF; convert it with llama.cpp's tools"
     if start.startswith(b"version https://git-lfs"):
         return "not a GGUF but a Git LFS pointer; fetch the file itself with `git lfs pull`"
-    return f"not a GGUF: begins with {start[:16]!r}".replace(" b", " ", 1)
+    shown = repr(start[:16])[1:]  # without Python's b
+    return f"not a GGUF: begins with {shown}"
 
 
 def _values(walker: Walker, count: int) -> dict[str, Value]:

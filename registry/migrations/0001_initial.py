@@ -104,10 +104,6 @@ class Migration(migrations.Migration):
             name='promoted',
             field=models.ForeignKey(blank=True, help_text='The version that the bare id means.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='registry.version'),
         ),
-        migrations.AddIndex(
-            model_name='version',
-            index=models.Index(fields=['path'], name='registry_version_path'),
-        ),
         migrations.AddConstraint(
             model_name='version',
             constraint=models.UniqueConstraint(fields=('model', 'major', 'minor', 'patch'), name='registry_version_once'),
