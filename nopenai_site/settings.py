@@ -1,5 +1,6 @@
 """Django settings of the web process (admin, REST API) and of ``manage.py``."""
 
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from nopenai_site.environment import LOOPBACK_HOSTS
@@ -74,6 +75,8 @@ SESSION_COOKIE_NAME = "nopenai_session"
 CSRF_COOKIE_NAME = "nopenai_csrf"
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
+# A new key's secret is shown as a message: it travels in a cookie, and never lies in the session's table.
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
 CSRF_FAILURE_VIEW = "nopenai_site.errors.csrf_failure"
 
 LOGIN_URL = reverse_lazy("admin:login")
@@ -148,6 +151,11 @@ UNFOLD = {
     "SITE_SYMBOL": "hub",
     "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("nopenai/icon.svg")},
+    ],
+    "DASHBOARD_CALLBACK": "nopenai_site.dashboard.show",
+    "SCRIPTS": [lambda request: static("nopenai/post-actions.js")],
     "SIDEBAR": {
         "show_search": False,
         "show_all_applications": False,

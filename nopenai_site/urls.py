@@ -7,6 +7,7 @@ from nopenai_site import pages, schema
 
 urlpatterns = [
     path("", pages.landing, name="landing"),
+    path("favicon.ico", pages.favicon, name="favicon"),
     path("admin/", admin.site.urls),
     path("", include("registry.urls")),
     path("", include("quotas.urls")),

@@ -36,6 +36,7 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = "API key"
         ordering = ["tenant", "name", "id"]
         constraints = [
             models.CheckConstraint(

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Case, CharField, Count, IntegerField, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models.functions import Coalesce
 
 from registry import catalogue, selectors, services
 from registry.errors import NotFound
 from registry.models import Model, Node, Replica, Version
 from registry.presentation import model_fields
 
-_STATES = (Replica.Observed.READY, Replica.Observed.DRAINING, Replica.Observed.LOADING)
+STATES = (Replica.Observed.READY, Replica.Observed.DRAINING, Replica.Observed.LOADING)
 """Of several replicas, a model shows the state that comes first here; of none of these, ``cold``."""
 
 
@@ -54,7 +55,7 @@ def version_find(*, name: str, number: str | None) -> Version:
 
 def nodes_list() -> QuerySet[Node]:
     """Nodes with ``loaded``, the number of replicas that are in memory there."""
-    return Node.objects.annotate(loaded=Count("replicas", filter=Q(replicas__observed__in=_STATES)))
+    return Node.objects.annotate(loaded=Count("replicas", filter=Q(replicas__observed__in=STATES)))
 
 
 def node_find(*, name: str) -> Node:
@@ -71,10 +72,21 @@ def replicas_list(*, version: Version | None = None) -> QuerySet[Replica]:
     return rows if version is None else rows.filter(version=version)
 
 
+def state_of_promoted() -> Coalesce:
+    """The state of the best replica of a model's promoted version, in SQL; ``cold`` without any."""
+    rank = Case(
+        *(When(observed=state, then=Value(position)) for position, state in enumerate(STATES)),
+        default=Value(len(STATES)),
+        output_field=IntegerField(),
+    )
+    best = Replica.objects.filter(version=OuterRef("promoted")).annotate(rank=rank).order_by("rank")
+    return Coalesce(Subquery(best.values("observed")[:1], output_field=CharField()), Value(Replica.Observed.COLD))
+
+
 def _states() -> dict[int, str]:
     """The best state among the replicas of each version, by its primary key."""
     best: dict[int, str] = {}
-    for state in reversed(_STATES):
+    for state in reversed(STATES):
         best |= dict.fromkeys(Replica.objects.filter(observed=state).values_list("version_id", flat=True), state.value)
     return best
 

@@ -126,4 +126,9 @@ class ReplicaOut(serializers.Serializer[Any]):
 
 
 class ScanOut(serializers.Serializer[Any]):
-    discovered = serializers.ListField(child=serializers.CharField())
+    discovered = serializers.ListField(child=serializers.CharField(), help_text="Ids of models that are new.")
+    versions = serializers.ListField(child=serializers.CharField(), help_text="New versions of known models.")
+    missing = serializers.ListField(child=serializers.CharField(), help_text="What has vanished since the last scan.")
+    unusable = serializers.DictField(child=serializers.CharField(), help_text="Why, by id.")
+    files = serializers.IntegerField()
+    seconds = serializers.FloatField()

@@ -36,6 +36,7 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='api_keys', to='quotas.tenant')),
             ],
             options={
+                'verbose_name': 'API key',
                 'ordering': ['tenant', 'name', 'id'],
                 'constraints': [models.CheckConstraint(condition=models.Q(('role__in', ['inference', 'operator', 'admin'])), name='quotas_apikey_role_known'), models.CheckConstraint(condition=models.Q(('digest__regex', '^[0-9a-f]{64}$')), name='quotas_apikey_digest_form')],
             },

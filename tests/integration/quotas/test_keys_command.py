@@ -46,7 +46,7 @@ def test_a_date_includes_that_day() -> None:
 
 @pytest.mark.parametrize("expiry", ["soon", "30x", "2099-13-01", "-3d", "0d"])
 def test_an_expiry_that_is_none_is_refused(expiry: str) -> None:
-    with pytest.raises(CommandError, match="not a date|neither"):
+    with pytest.raises(CommandError, match=r"not a date|neither"):
         keys("create", f"--expires={expiry}")
 
 

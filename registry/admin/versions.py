@@ -1,0 +1,163 @@
+"""Versions: what a model consists of, read-only but for their promotion."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils.html import format_html
+from unfold.admin import TabularInline
+
+from registry import services
+from registry.models import Version
+from registry.presentation import count_text, size_text
+from registry.selectors import shown_path
+from registry.staff import (
+    HEALTH_COLOURS,
+    ReadOnlyAdmin,
+    bulk_action,
+    coloured,
+    column,
+    counted,
+    each,
+    labels,
+    post_action,
+    refusals_shown,
+    unbroken,
+)
+
+
+class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
+    model = Version
+    fk_name = "model"
+    extra = 0
+    can_delete = False
+    hide_title = True
+    tab = False
+    ordering = ("-major", "-minor", "-patch")
+    fields = ("number", "serves", "health_label", "size", "parameters", "quantization", "file_state", "created_at")
+    readonly_fields = fields
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @column("version")
+    def number(self, version: Version) -> str:
+        page = reverse("admin:registry_version_change", args=[version.pk])
+        return format_html('<a href="{}" class="text-primary-600 dark:text-primary-500">{}</a>', page, version.number)
+
+    @column("promoted", boolean=True)
+    def serves(self, version: Version) -> bool:
+        return version.model.promoted_id == version.pk
+
+    @column("health")
+    def health_label(self, version: Version) -> str:
+        return coloured(version.health, HEALTH_COLOURS, hint=version.health_reason)
+
+    @column("size")
+    def size(self, version: Version) -> str:
+        return unbroken(size_text(version.size_bytes))
+
+    @column("parameters")
+    def parameters(self, version: Version) -> str:
+        return count_text(version.parameter_count) or "–"
+
+
+@admin.register(Version)
+class VersionAdmin(ReadOnlyAdmin):
+    empty_hint = "Every model has at least one version; discovery makes it."
+    list_display = ("title", "promoted", "health_label", "file_state", "size", "parameters", "quantization", "source")
+    list_filter = ("health", "file_state", "source", "architecture", "quantization")
+    search_fields = ("model__name", "path", "sha256", "architecture", "quantization")
+    search_help_text = "Model, path, SHA-256, architecture or quantization"
+    ordering = ("model__name", "-major", "-minor", "-patch")
+    actions = ("promote_selected",)
+    actions_detail = ("promote",)
+    actions_row = ("promote",)
+    fieldsets = (
+        (None, {"fields": (("model", "number", "promoted"), ("health_label", "health_checked_at"), "health_reason")}),
+        (
+            "Content",
+            {
+                "fields": (
+                    ("architecture", "parameters", "quantization"),
+                    ("context", "size", "file_state"),
+                    "shown_capabilities",
+                    "shown_path",
+                    "shown_files",
+                    "sha256",
+                    ("source", "created_at"),
+                )
+            },
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Version]:
+        rows: QuerySet[Version] = super().get_queryset(request)
+        return rows.select_related("model")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        own = ["number", "promoted", "health_label", "parameters", "size", "context"]
+        own += ["shown_capabilities", "shown_path", "shown_files"]
+        return [*super().get_readonly_fields(request, obj), *own]
+
+    @column("version", ordering="model__name")
+    def title(self, version: Version) -> str:
+        return str(version)
+
+    @column("number")
+    def number(self, version: Version) -> str:
+        return version.number
+
+    @column("promoted", boolean=True)
+    def promoted(self, version: Version) -> bool:
+        return version.model.promoted_id == version.pk
+
+    @column("health", ordering="health")
+    def health_label(self, version: Version) -> str:
+        return coloured(version.health, HEALTH_COLOURS, hint=version.health_reason)
+
+    @column("size", ordering="size_bytes")
+    def size(self, version: Version) -> str:
+        return unbroken(size_text(version.size_bytes))
+
+    @column("parameters", ordering="parameter_count")
+    def parameters(self, version: Version) -> str:
+        return count_text(version.parameter_count) or "–"
+
+    @column("context")
+    def context(self, version: Version) -> str:
+        return f"{version.context_length:,}\u00a0tokens" if version.context_length else "–"
+
+    @column("capabilities")
+    def shown_capabilities(self, version: Version) -> str:
+        return labels(version.capabilities)
+
+    @column("path")
+    def shown_path(self, version: Version) -> str:
+        return shown_path(version.path)
+
+    @column("files")
+    def shown_files(self, version: Version) -> str:
+        return "\n".join(shown_path(file) for file in version.files) or "–"
+
+    @post_action("Promote", icon="publish", permission="operate")
+    def promote(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        version = get_object_or_404(Version.objects.select_related("model"), pk=object_id)
+        with refusals_shown(request):
+            _promote(version)
+            messages.success(request, f"“{version.model.name}” now means {version}.")
+        return self.back(request)
+
+    @bulk_action("Promote selected versions", permission="operate")
+    def promote_selected(self, request: HttpRequest, versions: QuerySet[Version]) -> None:
+        counted(request, each(request, versions, _promote), "promoted")
+
+
+def _promote(version: Version) -> None:
+    services.version_promote(name=version.model.name, number=version.number)
