@@ -1,0 +1,22 @@
+"""The registry's work for Celery: each task calls one service."""
+
+from celery import shared_task
+from django.conf import settings
+
+from registry import services
+
+
+@shared_task(name="registry.scan")  # type: ignore[untyped-decorator]
+def scan() -> None:
+    """Look through the models directories; what is new is hashed right after."""
+    report = services.models_scan(
+        models_dirs=settings.NOPENAI.models_dirs, starter_model=settings.NOPENAI.starter_model
+    )
+    if report.discovered or report.versions:
+        hash_versions.delay()
+
+
+@shared_task(name="registry.hash")  # type: ignore[untyped-decorator]
+def hash_versions() -> None:
+    """SHA-256 of what lacks it. Bounded, so that scans are not kept waiting; the next beat goes on."""
+    services.versions_hash()
