@@ -4,11 +4,14 @@ Tasks are thin, idempotent and keep no results: one that is lost is done by the 
 instead of piling up while no worker runs.
 """
 
+import logging
 import os
+import warnings
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 from django.conf import settings
 
@@ -64,3 +67,9 @@ app.autodiscover_tasks(["registry"])
 def _configure_logging(**_: Any) -> None:
     """In Celery's place, which would format lines of its own."""
     logs.configure(settings.NOPENAI.log_level)
+    # That a task came and went, every minute, is of interest to whoever looks for a fault.
+    if settings.NOPENAI.log_level != "DEBUG":
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns root of pickled messages; ours are JSON.
+    warnings.simplefilter("ignore", SecurityWarning)

@@ -1,13 +1,13 @@
 """An operator names a file: it becomes that version of that model, whatever discovery made of it before."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from registry import locks
@@ -17,7 +17,7 @@ from registry.discovery.files import list_path
 from registry.discovery.layout import Content, Found
 from registry.discovery.placement import FIRST, RESERVED
 from registry.errors import Conflict, InvalidRequest
-from registry.models import Model, Version
+from registry.models import MODEL_ID_PATTERN, Model, Version
 from registry.scanning import headers
 from registry.settling import (
     choose_default,
@@ -80,10 +80,12 @@ def model_register(
 def _check_name(name: str) -> None:
     if name in RESERVED:
         raise InvalidRequest(f"“{name}” {RESERVED[name]}: choose another id.", param="id")
-    try:
-        Model._meta.get_field("name").run_validators(name)
-    except ValidationError as fault:
-        raise InvalidRequest(f"“{name}” can't be an id: {' '.join(fault.messages)}.", param="id") from fault
+    if not re.fullmatch(MODEL_ID_PATTERN, name) or not name.isprintable() or len(name) > layout.MAX_ID_CHARACTERS:
+        raise InvalidRequest(
+            f"“{name[:80]}” can't be an id: use 1 to {layout.MAX_ID_CHARACTERS} printable characters, "
+            "no white space, no @, and no leading / or :.",
+            param="id",
+        )
 
 
 def _parsed(version: str | None) -> layout.Number:

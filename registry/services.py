@@ -41,7 +41,9 @@ def model_named(*, name: str) -> Model:
     Raises:
         ModelNotFound: with the nearest ids.
     """
-    found = Model.objects.select_related("alias_of", "promoted").filter(name=name).first()
+    # PostgreSQL refuses text with a NUL; a name with one is nobody's.
+    named = Model.objects.select_related("alias_of", "promoted").filter(name=name.replace("\0", "\ufffd"))
+    found = named.first()
     if found is None:
         raise ModelNotFound(f"There is no model “{name}”.{_nearest(name)}", param="model")
     return found.alias_of or found

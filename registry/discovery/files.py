@@ -58,12 +58,13 @@ def list_files(models_dirs: Sequence[Path], cache: HeaderCache) -> list[ListedFi
 
 def list_path(path: Path, cache: HeaderCache) -> list[ListedFile]:
     """A file with the shards that belong to it, or the GGUFs right inside a folder; empty if there is nothing."""
-    folder = path if path.is_dir() else path.parent
     try:
+        is_folder = path.is_dir()
+        folder = path if is_folder else path.parent
         names = sorted(entry.name for entry in os.scandir(folder) if not _is_folder(entry))
     except OSError:
         return []
-    wanted = [name for name in names if _is_model_name(name)] if path.is_dir() else _with_shards(path.name, names)
+    wanted = [name for name in names if _is_model_name(name)] if is_folder else _with_shards(path.name, names)
     return [_list(folder, (), folder / name, cache)[0] for name in wanted]
 
 
