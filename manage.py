@@ -12,6 +12,13 @@ def main() -> int:
 
         return run(sys.argv[2:])
 
+    if sys.argv[1:] == ["supervisor"]:
+        # The core settings have no app whose command Django could find; without them it would start in twice the time.
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings_core")
+        from nopenai_site.management.commands.supervisor import main as supervise
+
+        supervise()
+
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings")
     from django.core.management import execute_from_command_line
 

@@ -1,0 +1,158 @@
+"""The supervisor's socket: gateways connect, ask for models, and are told of every change on this node."""
+
+import asyncio
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from inference.protocol import (
+    PROTOCOL_VERSION,
+    Demand,
+    FrameDecoder,
+    GatewayToSupervisor,
+    InUse,
+    ProtocolError,
+    Replicas,
+    Subscribe,
+    encode_frame,
+    read_messages,
+)
+from inference.supervisor.events import Demanded, Event, Used
+
+log = structlog.get_logger(module="supervisor")
+
+
+class AlreadyRunning(Exception):
+    """Another supervisor owns this socket. ``str()`` is meant for the operator."""
+
+
+class Claim:
+    """Sole ownership of a socket's path, as long as this process lives.
+
+    The lock is the kernel's: it ends with its holder, however that ends, so a stale socket needs no guessing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            AlreadyRunning: naming the process that holds it.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            raise AlreadyRunning(
+                f"Another supervisor (process {holder}) owns {path}. Stop it first, or give this one a data directory "
+                "of its own (NOPENAI_DATA_DIR)."
+            ) from fault
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def listen(self) -> socket.socket:
+        """A listening socket that only our own user can connect to."""
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.path))
+        # Nobody can connect before listen(), so the mode is in force from the first moment.
+        self.path.chmod(0o600)
+        listener.listen(128)
+        return listener
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+class SupervisorServer:
+    """Turns frames into events, and publishes the node's view to whoever subscribed."""
+
+    def __init__(self, post: Callable[[Event], None], view: Callable[[], Replicas]) -> None:
+        self._post = post
+        self._view = view
+        self._subscribers: set[_Subscriber] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
+
+    def publish(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.changed.set()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        subscriber = _Subscriber(writer)
+        sending: asyncio.Task[None] | None = None
+        try:
+            decoder: FrameDecoder[GatewayToSupervisor] = FrameDecoder(GatewayToSupervisor)
+            while messages := await read_messages(reader, decoder):
+                for message in messages:
+                    if sending is None:
+                        _require_subscription(message)
+                        self._subscribers.add(subscriber)
+                        sending = asyncio.create_task(subscriber.send(self._view))
+                    else:
+                        self._receive(message)
+        except ProtocolError as fault:
+            log.error("A gateway broke the protocol; its connection is closed", reason=str(fault))
+        except OSError as fault:
+            log.debug("A gateway's connection broke", reason=str(fault))
+        finally:
+            self._connections.discard(task)
+            self._subscribers.discard(subscriber)
+            if sending is not None:
+                sending.cancel()
+            writer.close()
+
+    def _receive(self, message: GatewayToSupervisor) -> None:
+        match message:
+            case Demand(spec=spec):
+                self._post(Demanded(spec))
+            case InUse(versions=versions):
+                self._post(Used(versions))
+            case Subscribe():
+                raise ProtocolError("it subscribed twice")
+
+
+def _require_subscription(message: GatewayToSupervisor) -> None:
+    if not isinstance(message, Subscribe):
+        raise ProtocolError(f"its first message is {type(message).__name__}, not Subscribe")
+    if message.protocol != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"it speaks version {message.protocol}, this supervisor version {PROTOCOL_VERSION}: restart both together"
+        )
+
+
+class _Subscriber:
+    """A gateway that wants to know. One that reads slowly misses views that a newer one has replaced, nothing else."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.changed = asyncio.Event()
+        self.changed.set()
+
+    async def send(self, view: Callable[[], Replicas]) -> None:
+        with suppress(OSError):  # the reading side sees it too, and ends the connection
+            while await self.changed.wait():
+                self.changed.clear()
+                self._writer.write(encode_frame([view()]))
+                await self._writer.drain()

@@ -1,0 +1,254 @@
+"""SQL as the supervisor sees it: wishes are read, observations written. Nothing waits for it.
+
+One conversation at a time: connect, claim the node's name, LISTEN, and only then SELECT, so that no change falls
+between. Then, at every notification and every few seconds, write what has changed here and read what is wished. When
+the database goes away the conversation ends and begins anew as soon as it can; meanwhile the newest observation of each
+version waits, and older ones are forgotten.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
+import psycopg
+import structlog
+from psycopg.conninfo import make_conninfo
+
+from inference.protocol import ModelSpec
+from inference.supervisor.events import Wish, WishesRead
+from inference.supervisor.replica import Desired, Observation
+from inference.supervisor.sql import DatabaseAway, SqlThread, cut, first_line
+from registry import selectors, services
+from registry.catalogue import DesiredReplica
+from registry.models import Node, Version
+
+log = structlog.get_logger(module="supervisor")
+
+_POLL_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+_EXCHANGE_SECONDS = 10.0
+_CONNECT_SECONDS = 5
+_RIVAL_SECONDS = 45.0
+"""How long the name may seem taken: as long as PostgreSQL needs to notice that a machine which held it is gone."""
+
+_SESSION: Mapping[str, str | int] = {
+    "application_name": "nopenai supervisor",
+    "connect_timeout": _CONNECT_SECONDS,
+    # Dead peers are noticed within half a minute, on either side (over a Unix socket at once, without these).
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+_SERVER_KEEPALIVE = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+
+
+class NodeTaken(Exception):
+    """Another supervisor works under this node's name. ``str()`` is meant for the operator."""
+
+
+class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    ram_budget_mb: int
+
+
+class Reading(msgspec.Struct, frozen=True):
+    registered: bool
+    """The node was unknown until now, so no observation of it is there."""
+    wishes: tuple[Wish, ...]
+
+
+class Store:
+    """The only one here who talks to SQL about this node."""
+
+    def __init__(
+        self,
+        node: NodeIdentity,
+        database_url: str,
+        *,
+        post: Callable[[WishesRead], None],
+        rival_seconds: float = _RIVAL_SECONDS,
+    ) -> None:
+        self._node = node
+        self._database_url = database_url
+        self._post = post
+        self._rival_seconds = rival_seconds
+        self._rival_since: float | None = None
+        self._sql = SqlThread("sql of the store")
+        self._newest: dict[int, Observation] = {}
+        self._unwritten: set[int] = set()
+        self._revived: set[int] = set()
+        self._changed = asyncio.Event()
+        self._registered = False
+        self._away = False
+
+    def record(self, observation: Observation) -> None:
+        self._newest[observation.version_pk] = observation
+        self._unwritten.add(observation.version_pk)
+        self._changed.set()
+
+    def revive(self, version_pk: int) -> None:
+        self._revived.add(version_pk)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Keep SQL and us in step, for ever.
+
+        Raises:
+            NodeTaken: when it can't, because another supervisor does.
+        """
+        while True:
+            try:
+                async with self._listening() as listener:
+                    await self._converse(listener)
+            except* DatabaseAway as group:
+                self._say_away(str(group.exceptions[0]))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def close(self, *, seconds: float) -> None:
+        """Write what is left, if that takes no longer than ``seconds``."""
+        try:
+            if self._registered:
+                await self._exchange(seconds)
+        except DatabaseAway as fault:
+            log.warning("The last states could not be recorded", reason=str(fault))
+        self._sql.close()
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator["psycopg.AsyncConnection[tuple[object, ...]]"]:
+        """A session that owns the node's name and hears of every change."""
+        try:
+            listener = await psycopg.AsyncConnection.connect(
+                make_conninfo(self._database_url, **_SESSION), autocommit=True
+            )
+        except (psycopg.Error, OSError) as fault:
+            raise DatabaseAway(first_line(fault)) from fault
+        # A frozen server would leave these queries, and even their cancellation, without an end.
+        deadline = asyncio.get_running_loop().call_later(_CONNECT_SECONDS, cut, listener)
+        try:
+            await self._claim_name(listener)
+            await listener.execute("LISTEN nopenai")
+            deadline.cancel()
+            yield listener
+        except psycopg.Error as fault:
+            raise DatabaseAway(first_line(fault)) from fault
+        finally:
+            deadline.cancel()
+            cut(listener)
+            await listener.close()
+
+    async def _claim_name(self, listener: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
+        """The name is ours as long as this session lives."""
+        await listener.execute(_SERVER_KEEPALIVE)
+        query = "SELECT pg_try_advisory_lock(hashtext('nopenai node'), hashtext(%s))"
+        row = await (await listener.execute(query, [self._node.name])).fetchone()
+        if row == (True,):
+            self._rival_since = None
+            return
+        now = asyncio.get_running_loop().time()
+        self._rival_since = now if self._rival_since is None else self._rival_since
+        rival = f"Another supervisor works as node “{self._node.name}”"
+        if not self._registered and now - self._rival_since >= self._rival_seconds:
+            raise NodeTaken(
+                f"{rival[0].upper()}{rival[1:]}. Stop it, or set NOPENAI_NODE_NAME here to a name of its own."
+            )
+        raise DatabaseAway(rival)
+
+    async def _converse(self, listener: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hear(listener))
+            tasks.create_task(self._keep_in_step())
+
+    async def _hear(self, listener: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
+        try:
+            async for _ in listener.notifies():
+                self._changed.set()
+        except psycopg.Error as fault:
+            raise DatabaseAway(first_line(fault)) from fault
+        raise DatabaseAway("the session that listens has ended")
+
+    async def _keep_in_step(self) -> None:
+        self._unwritten.update(self._newest)  # what was written last may have been lost with the server
+        while True:
+            self._changed.clear()
+            await self._exchange(_EXCHANGE_SECONDS)
+            self._say_back()
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _exchange(self, seconds: float) -> None:
+        """Write, then read. What can't be written waits for the next time."""
+        read_at = asyncio.get_running_loop().time()
+        unwritten, self._unwritten = self._unwritten, set()
+        revived, self._revived = self._revived, set()
+        observations = [self._newest[pk] for pk in unwritten]
+        write_and_read = partial(_write_and_read, self._node, not self._registered, observations, sorted(revived))
+        try:
+            reading = await self._sql.call(write_and_read, seconds=seconds)
+        except BaseException as fault:
+            self._unwritten |= unwritten
+            self._revived |= revived
+            if isinstance(fault, Exception) and not isinstance(fault, DatabaseAway):
+                # A fault of ours is no reason to stop serving models.
+                raise DatabaseAway(f"{type(fault).__name__}: {fault}") from fault
+            raise
+        self._registered = True
+        if reading.registered:
+            # Registering made every replica cold, and this reading was of a node without observations.
+            self._unwritten.update(self._newest)
+        if reading.registered and self._newest:
+            self._changed.set()
+        else:
+            self._post(WishesRead(read_at=read_at, wishes=reading.wishes))
+
+    def _say_away(self, reason: str) -> None:
+        if not self._away:
+            self._away = True
+            log.warning("States can't be recorded; models go on being loaded on demand", reason=reason)
+
+    def _say_back(self) -> None:
+        if self._away:
+            self._away = False
+            log.info("States are recorded again")
+
+
+def _write_and_read(node: NodeIdentity, register: bool, observations: list[Observation], revived: list[int]) -> Reading:
+    """One exchange. Runs in the thread; every part may be repeated."""
+    register = register or not Node.objects.filter(name=node.name).exists()
+    if register:
+        services.node_register(name=node.name, ram_budget_mb=node.ram_budget_mb, pid=os.getpid())
+    else:
+        services.node_heartbeat(name=node.name)
+    for version_pk in revived:
+        services.replica_revive(node=node.name, version_pk=version_pk)
+    for seen in observations:
+        services.replica_observe(
+            node=node.name,
+            version_pk=seen.version_pk,
+            observed=seen.observed.value,
+            reason=seen.reason.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            pid=seen.pid,
+            restarts=seen.restarts,
+        )
+    desired = selectors.replicas_desired(node.name)
+    return Reading(register, tuple(_wish(replica, _barred(desired)) for replica in desired))
+
+
+def _barred(desired: list[DesiredReplica]) -> frozenset[int]:
+    """Which of the stopped ones no demand may bring back: ``stopped`` is said of them too."""
+    stopped = [replica.version.pk for replica in desired if replica.desired == "stopped"]
+    if not stopped:
+        return frozenset()
+    versions = Version.objects.filter(pk__in=stopped).select_related("model")
+    return frozenset(version.pk for version in versions if not version.servable)
+
+
+def _wish(replica: DesiredReplica, barred: frozenset[int]) -> Wish:
+    version = replica.version
+    spec = ModelSpec(version_pk=version.pk, model=version.model, version=version.version, files=version.files)
+    return Wish(spec, Desired.BARRED if version.pk in barred else Desired(replica.desired))

@@ -1,0 +1,171 @@
+"""One node's supervisor: the only owner of its engine processes.
+
+Everything that happens becomes an event for :meth:`Supervisor.post`; the pure step of :mod:`.reconcile` answers with
+actions, which are carried out here. There is no other way to change what runs.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from inference.protocol import Replicas, ReplicaState
+from inference.supervisor.discovery import Discovery
+from inference.supervisor.events import Action, Closing, Event, Publish, Record, Revive, Start, Stop, Tick, WorkerExited
+from inference.supervisor.reconcile import due_at, step
+from inference.supervisor.replica import Observation, Policy, State, view
+from inference.supervisor.server import Claim, SupervisorServer
+from inference.supervisor.store import NodeIdentity, Store
+from inference.supervisor.worker import Launch, Worker
+
+log = structlog.get_logger(module="supervisor")
+
+_LAST_RECORDS_SECONDS = 1.0
+_CANCEL_SECONDS = 0.5
+"""A cancelled conversation with a frozen server may not end; it is left behind then."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    node: NodeIdentity
+    database_url: str
+    models_dirs: tuple[Path, ...]
+    starter_model: bool
+    launch: Launch
+    policy: Policy = Policy()
+
+
+class Supervisor:
+    """Create it inside the running loop, in the main thread: workers die with the thread that started them.
+
+    Its socket is the claimed path; workers' sockets lie beside it.
+    """
+
+    def __init__(self, settings: Settings, claim: Claim) -> None:
+        self._settings = settings
+        self._claim = claim
+        self._loop = asyncio.get_running_loop()
+        # Numbers that no supervisor before us has used: a gateway may still hold the path of a dead worker's socket.
+        self._state = State(next_worker=time.time_ns() // 1_000_000)
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._workers: dict[int, Worker] = {}
+        self._closed = asyncio.Event()
+        self._server = SupervisorServer(self.post, self._view)
+        self._store = Store(settings.node, settings.database_url, post=self.post)
+        self._discovery = Discovery(settings.models_dirs, starter_model=settings.starter_model)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Supervise until ``stopping``, then stop every worker.
+
+        Raises:
+            NodeTaken: when another supervisor has this node's name.
+        """
+        _remove_stale_sockets(self._claim.path.parent)
+        await self._server.start(self._claim.listen())
+        log.info("Supervisor started", node=self._settings.node.name, socket=str(self._claim.path))
+        tasks = {
+            asyncio.create_task(self._store.run()),
+            asyncio.create_task(self._discovery.run()),
+            asyncio.create_task(stopping.wait()),
+        }
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._close(tasks)
+
+    def post(self, event: Event) -> None:
+        """The only entrance. Events that an action causes are taken after it."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._take(self._events.popleft())
+        finally:
+            self._busy = False
+        self._set_timer()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, WorkerExited):
+            self._workers.pop(event.worker, None)
+        self._state, actions = step(self._state, event, self._loop.time(), self._settings.policy)
+        for action in actions:
+            self._perform(action)
+        if self._state.closed:
+            self._closed.set()
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Start(worker, spec):
+                self._workers[worker] = Worker(worker, spec, self._socket_of(worker), self._settings.launch, self.post)
+            case Stop(worker=worker, kill=kill):
+                if worker in self._workers:
+                    self._workers[worker].stop(kill=kill)
+            case Record(observation):
+                self._say(observation)
+                self._store.record(observation)
+            case Revive(version_pk):
+                self._store.revive(version_pk)
+            case Publish():
+                self._server.publish()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        moment = due_at(self._state, self._settings.policy)
+        self._timer = None if moment is None else self._loop.call_at(moment, self.post, Tick())
+
+    def _view(self) -> Replicas:
+        epoch = time.time() - self._loop.time()
+        replicas = self._state.replicas.values()
+        return Replicas(replicas=tuple(view(replica, epoch=epoch, socket_of=self._socket_name) for replica in replicas))
+
+    def _socket_of(self, worker: int) -> Path:
+        return self._claim.path.parent / f"engine-{worker}.sock"
+
+    def _socket_name(self, worker: int) -> str:
+        return str(self._socket_of(worker))
+
+    def _say(self, seen: Observation) -> None:
+        """The life of a replica, one line a step."""
+        spec = self._state.replicas[seen.version_pk].spec
+        if seen.observed is ReplicaState.LOADING and seen.pid is None:
+            return  # the line comes with the pid, in a moment
+        say: Callable[..., object] = log.error if seen.observed is ReplicaState.FAILED else log.info
+        say(
+            f"Model {seen.observed.value}: {spec.model}",
+            model_id=spec.model,
+            version=spec.version,
+            reason=seen.reason,
+            pid=seen.pid,
+            restarts=seen.restarts,
+        )
+
+    async def _close(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
+        self.post(Closing())
+        await self._closed.wait()
+        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+        await self._store.close(seconds=_LAST_RECORDS_SECONDS)
+        await self._server.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._claim.release()
+        log.info("Supervisor stopped", node=self._settings.node.name)
+
+
+def _remove_stale_sockets(directory: Path) -> None:
+    """Workers die with their supervisor, so whatever a socket's name says, nobody listens there."""
+    for path in directory.glob("engine-*.sock"):
+        with suppress(OSError):
+            path.unlink()

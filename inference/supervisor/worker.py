@@ -1,0 +1,278 @@
+"""One engine process: started, listened to, signalled, and its end explained. It decides nothing.
+
+A worker can't outlive us: the kernel kills it when the thread that started it ends, which is our main thread. It has a
+session of its own, so that Ctrl-C reaches it through us only, in order.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import structlog
+
+from inference.protocol import (
+    FrameDecoder,
+    ModelSpec,
+    ProtocolError,
+    WorkerLoad,
+    WorkerStage,
+    WorkerStatus,
+    WorkerToGateway,
+    read_messages,
+)
+from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
+
+log = structlog.get_logger(module="supervisor")
+engine_log = structlog.get_logger(module="engine")
+
+_PR_SET_PDEATHSIG = 1
+_LINE_BYTES = 1 << 20
+_LAST_LINES = 20
+_PIPES_SECONDS = 1.0
+"""How long we read on after an exit: a grandchild may hold the pipes open for ever."""
+_RECONNECT_SECONDS = 1.0
+
+_libc = ctypes.CDLL(None)
+_status_decoder = msgspec.json.Decoder(WorkerStatus)
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """How workers are started on this node."""
+
+    command: tuple[str, ...]
+    """What the engine's arguments are appended to."""
+    directory: Path
+    """Where they run: the project's root, whose packages they import."""
+    environment: Mapping[str, str]
+    log_level: str
+    forward: Callable[[bytes], None]
+    """Takes a worker's log line, without its newline."""
+
+
+class Worker:
+    """A process from its start, in the constructor, to its :class:`WorkerExited`, which is always the last event.
+
+    Create it in the main thread, inside the running loop.
+    """
+
+    def __init__(
+        self, number: int, spec: ModelSpec, socket: Path, launch: Launch, post: Callable[[Event], None]
+    ) -> None:
+        self._number = number
+        self._spec = spec
+        self._socket = socket
+        self._launch = launch
+        self._post = post
+        self._unwanted = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._watch: asyncio.Task[None] | None = None
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self, *, kill: bool) -> None:
+        if self._process is None:
+            self._unwanted = True
+        elif self._process.returncode is None:
+            # Reaped by us only, and then returncode is set: its number can't have passed to another process.
+            os.kill(self._process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+
+    async def _run(self) -> None:
+        reason = "it was stopped before it started"
+        try:
+            if not self._unwanted:
+                self._process = self._spawn()
+                self._post(
+                    WorkerSpawned(worker=self._number, pid=self._process.pid, size_bytes=_size_bytes(self._spec.files))
+                )
+                await self._listen(self._process)
+                reason = explain(self._process.wait(), self._last_lines)
+        except (OSError, ValueError, subprocess.SubprocessError) as fault:
+            reason = f"it could not be started: {fault}"
+        finally:
+            self._bury()
+            self._post(WorkerExited(self._number, reason))
+
+    def _bury(self) -> None:
+        """Whatever interrupted us, no process is left."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            self._process.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *self._launch.command,
+                f"--socket={self._socket}",
+                f"--model-id={self._spec.model}",
+                f"--version={self._spec.version}",
+                f"--log-level={self._launch.log_level}",
+                *self._spec.files,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self._launch.directory,
+            env=dict(self._launch.environment),
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )
+
+    async def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Read what the process says until it has ended."""
+        assert process.stdout is not None and process.stderr is not None
+        pipes = [
+            asyncio.ensure_future(self._read_status(process.stdout)),
+            asyncio.ensure_future(self._read_log(process.stderr)),
+        ]
+        try:
+            await _exit_of(process.pid)
+            await asyncio.wait(pipes, timeout=_PIPES_SECONDS)
+        finally:
+            tasks = [*pipes, *([self._watch] if self._watch else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_status(self, pipe: IO[bytes]) -> None:
+        async for line in _lines(pipe):
+            try:
+                status = _status_decoder.decode(line)
+            except msgspec.MsgspecError:
+                self._note_chatter(line)
+                continue
+            self._post(WorkerReported(self._number, status))
+            if status.stage is WorkerStage.READY and self._watch is None:
+                self._watch = asyncio.ensure_future(self._watch_load())
+
+    async def _read_log(self, pipe: IO[bytes]) -> None:
+        async for line in _lines(pipe):
+            if _is_json_object(line):
+                self._launch.forward(line)
+            else:
+                self._note_chatter(line)
+
+    def _note_chatter(self, line: bytes) -> None:
+        """What native libraries print. It interests nobody until the worker dies."""
+        text = line.decode(errors="replace").strip()
+        if text:
+            self._last_lines.append(text)
+            engine_log.debug(text, model_id=self._spec.model)
+
+    async def _watch_load(self) -> None:
+        """Follow how many requests the worker has, through a connection on which we ask for nothing."""
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_unix_connection(self._socket)
+                try:
+                    await self._follow_load(reader)
+                finally:
+                    writer.close()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _follow_load(self, reader: asyncio.StreamReader) -> None:
+        decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+        try:
+            while messages := await read_messages(reader, decoder):
+                for message in messages:
+                    if isinstance(message, WorkerLoad):
+                        self._post(WorkerBusy(self._number, message.running + message.waiting))
+        except ProtocolError as fault:
+            log.error("A worker broke the protocol", model_id=self._spec.model, reason=str(fault))
+
+
+def explain(returncode: int, last_lines: "deque[str] | list[str]") -> str:
+    """Why a process ended, in words for an operator, with the last thing it printed if it failed."""
+    if returncode == 0:
+        return "it exited by itself"
+    if returncode == -signal.SIGKILL:
+        text = "it was killed by SIGKILL, perhaps because memory ran out"
+    elif returncode < 0:
+        text = f"it was killed by {_signal_name(-returncode)}"
+    else:
+        text = f"it exited with status {returncode}"
+    return f"{text}; its last words: {last_lines[-1][:300]}" if last_lines else text
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Runs between fork and exec: only calls that need no lock which another thread could hold."""
+
+    def tie() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return tie
+
+
+async def _exit_of(pid: int) -> None:
+    """Wait until a child has ended, leaving it to be reaped by its owner.
+
+    A thread a child waits in the kernel: pidfds would spare it, but not every kernel and sandbox has them.
+    """
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def wait() -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=wait, name=f"exit of {pid}", daemon=True).start()
+    await ended.wait()
+
+
+async def _lines(pipe: IO[bytes]) -> AsyncIterator[bytes]:
+    """The pipe's lines, without their newlines; one without an end is cut rather than kept growing."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    rest = b""
+    try:
+        while data := await reader.read(1 << 16):
+            *complete, rest = (rest + data).split(b"\n")
+            for line in complete:
+                yield line
+            if len(rest) > _LINE_BYTES:
+                yield rest
+                rest = b""
+        if rest:
+            yield rest
+    finally:
+        transport.close()
+
+
+def _is_json_object(line: bytes) -> bool:
+    if not line.startswith(b"{"):
+        return False
+    try:
+        _object_decoder.decode(line)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+def _size_bytes(files: tuple[str, ...]) -> int:
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += Path(file).stat().st_size
+    return total
