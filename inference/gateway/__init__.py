@@ -1,0 +1,23 @@
+"""The hot path: what a client's request meets first, and all that an inference request meets but the engine.
+
+A request's life, in the order of the files:
+
+    app.py             the ASGI application: which handler serves which path; errors become answers here
+    handlers.py        an inference request's life in six lines
+    parse.py, fields.py, messages.py    body → one frozen request, or an error that names the field
+    auth.py            API key → caller
+    (routing)          model name → decision
+    dispatch.py        decision → a worker's stream whose first message is in hand; cold starts, retries
+    workers.py         one multiplexed connection to each engine worker
+    replicas.py        what the supervisor says of this node's replicas; demand
+    openai_shapes.py   a worker's messages → OpenAI's objects and events
+
+Beside it:
+
+    state.py           what the event loop knows, each piece immutable and replaced as a whole
+    snapshot.py        the thread that keeps the registry's part of it fresh from PostgreSQL
+    models_api.py, health_api.py        reads served from memory
+    proxy.py           everything else goes to the web process
+
+Everything here runs in one event loop but :mod:`snapshot`'s thread, the only place that touches Django's ORM.
+"""

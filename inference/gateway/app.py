@@ -1,0 +1,233 @@
+"""The gateway as an ASGI application: who serves which path, and how an error becomes an answer."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from inference.gateway import parse
+from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
+from inference.gateway.auth import authenticate
+from inference.gateway.call import Call
+from inference.gateway.dispatch import LOAD_WAIT_SECONDS, MAX_WAITING, Dispatcher
+from inference.gateway.handlers import InferenceHandler
+from inference.gateway.health_api import HealthApi
+from inference.gateway.models_api import ModelsApi
+from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
+from inference.gateway.proxy import WebProxy
+from inference.gateway.replicas import ReplicaClient, View
+from inference.gateway.state import GatewayState
+from inference.gateway.workers import WorkerPool
+from registry.errors import ApiError, BodyTooLarge, Unauthorized, Unavailable
+
+log = structlog.get_logger(module="gateway")
+
+_UPKEEP_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 0.5
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    node_name: str
+    supervisor_socket: Path
+    web_socket: Path
+    require_api_key: bool
+    load_wait_seconds: float = LOAD_WAIT_SECONDS
+    max_waiting: int = MAX_WAITING
+
+
+class SnapshotFeed(Protocol):
+    """What keeps a :class:`GatewayState` fresh; :class:`inference.gateway.snapshot.SnapshotThread`."""
+
+    def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def wake(self) -> None: ...
+    def hang_up(self) -> None: ...
+    def add_usage(self, counts: dict[str, int]) -> None: ...
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"This path takes {' or '.join(allowed)}, not {method}.")
+        self.allowed = allowed
+
+
+class Gateway:
+    """One gateway process. Everything it owns starts and stops with ASGI's lifespan."""
+
+    def __init__(self, config: GatewayConfig, feed: Callable[[GatewayState], SnapshotFeed]) -> None:
+        self._config = config
+        self.state = GatewayState()
+        self._feed = feed(self.state)
+        self.workers = WorkerPool()
+        self.replicas = ReplicaClient(
+            config.supervisor_socket, on_change=self._replicas_changed, busy_versions=self.workers.busy_versions
+        )
+        self.dispatcher = Dispatcher(
+            self.replicas,
+            self.workers,
+            load_wait_seconds=config.load_wait_seconds,
+            max_waiting=config.max_waiting,
+        )
+        self._proxy = WebProxy(config.web_socket, self._reached)
+        self._models = ModelsApi(self.state)
+        self._health = HealthApi(self.state, self.replicas)
+        self._upkeep: asyncio.Task[None] | None = None
+        self._routes = self._make_routes()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(Call(scope, receive, send))
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _serve(self, call: Call) -> None:
+        try:
+            await self._handler(call)(call)
+        except ApiError as error:
+            await _answer_error(call, error)
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            if not call.gone:
+                await _say_goodbye(call)
+        except Exception:
+            log.exception("A request failed in the gateway", path=call.path, request_id=call.request_id)
+            await _answer_error(
+                call, ApiError("The server failed at this request; its log says more.", code="internal")
+            )
+
+    # Paths
+
+    def _make_routes(self) -> Mapping[str, tuple[tuple[str, ...], Handler]]:
+        get, post = ("GET", "HEAD"), ("POST",)
+        return {
+            "/v1/chat/completions": (post, self._inference(parse.chat, ChatShape)),
+            "/v1/completions": (post, self._inference(parse.completion, CompletionShape)),
+            "/v1/models": (get, self._guarded(self._models.list_models)),
+            "/health": (get, self._health.overall),
+            "/health/live": (get, self._health.live),
+            "/health/ready": (get, self._health.ready),
+        }
+
+    def _handler(self, call: Call) -> Handler:
+        route = self._routes.get(call.path)
+        if route is not None:
+            methods, handler = route
+            if call.method not in methods:
+                raise MethodNotAllowed(call.method, methods)
+            return handler
+        if call.method in ("GET", "HEAD"):
+            if call.path.startswith("/v1/models/") and self._models.describes(call.path):
+                return self._guarded(self._models.one)
+            if call.path.startswith("/health/model/"):
+                return self._models.health
+        return self._proxy
+
+    def _inference(
+        self, parser: Callable[[bytes], parse.InferenceRequest], shape: type[ChatShape] | type[CompletionShape]
+    ) -> Handler:
+        return InferenceHandler(
+            self.state,
+            self.dispatcher,
+            parser,
+            shape,
+            node_name=self._config.node_name,
+            require_api_key=self._config.require_api_key,
+        )
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """Only for callers with a key, where keys are required. (Probes are open; the web process guards itself.)"""
+
+        async def guarded(call: Call) -> None:
+            callers = self.state.current().callers
+            authenticate(call.headers, callers, required=self._config.require_api_key, now=time.time())
+            await handler(call)
+
+        return guarded
+
+    # Life
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()  # startup
+        await self._proxy.start()
+        self._feed.start()
+        self.replicas.start()
+        self._upkeep = asyncio.create_task(self._keep_up())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # shutdown
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _stop(self) -> None:
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        self.workers.close()
+        await self.replicas.stop()
+        await self._proxy.stop()
+        self._feed.add_usage(self.state.take_used())
+        await self._feed.stop()
+
+    async def _keep_up(self) -> None:
+        """What must happen every few seconds whether requests come or not."""
+        while True:
+            await asyncio.sleep(_UPKEEP_SECONDS)
+            if self.state.used:
+                self._feed.add_usage(self.state.take_used())
+            if self.state.database.silent(time.time()) and not self.state.database.fault:
+                self._feed.hang_up()
+
+    def _replicas_changed(self, view: View) -> None:
+        self.state.accept_replicas(view)
+        self.workers.retain(view.values())
+
+    async def _reached(self, revision: int, seconds: float) -> bool:
+        self._feed.wake()
+        return await self.state.reached(revision, seconds)
+
+
+async def _answer_error(call: Call, error: ApiError) -> None:
+    if call.started:
+        return  # the server sees an unfinished answer and closes the connection
+    headers: HeaderList = [JSON]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
+    if isinstance(error, BodyTooLarge):
+        await _refuse_body(call, error, headers)
+    else:
+        await call.answer(error.status, headers, error_body(error))
+
+
+async def _refuse_body(call: Call, error: ApiError, headers: HeaderList) -> None:
+    """Answer at once, then let the sender finish within bounds before the connection is closed."""
+    body = error_body(error)
+    await call.start(error.status, [*headers, (b"content-length", b"%d" % len(body)), (b"connection", b"close")])
+    await call.body(body, more=True)
+    if call.headers.get(b"expect", b"").lower() != b"100-continue":  # such a client waits for leave to send
+        await discard_body(call.receive)
+    await call.body(b"")
+
+
+async def _say_goodbye(call: Call) -> None:
+    """Cancelled by the server, whose graceful time is over. A stream has said so itself."""
+    error = Unavailable("The server is shutting down: ask again.", code="shutting_down", retry_after=1)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            await _answer_error(call, error)

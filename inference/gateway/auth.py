@@ -1,0 +1,39 @@
+"""API key → caller, from the snapshot. Keys are looked up by their digest; they are never logged, nor shown."""
+
+from collections.abc import Mapping
+
+from inference.gateway.asgi import Headers
+from quotas.callers import Caller, digest
+from registry.errors import Unauthorized
+
+
+def authenticate(headers: Headers, callers: Mapping[str, Caller], *, required: bool, now: float) -> Caller | None:
+    """Who calls. Where keys are not required (a server on a loopback address) an unknown key counts as none: OpenAI's
+    clients can't do without sending one, and what they send there is anything.
+
+    Raises:
+        Unauthorized: keys are required and there is no valid one.
+    """
+    secret = bearer(headers)
+    if secret is None:
+        if required:
+            raise Unauthorized("This server takes an API key: send it as 'Authorization: Bearer nok_…'.")
+        return None
+    caller = callers.get(digest(secret))
+    if caller is not None and not caller.expired(now):
+        return caller
+    if not required:
+        return None
+    raise Unauthorized(
+        "The API key is not known here: check that it is complete and was not revoked."
+        if caller is None
+        else f"The API key that begins with {caller.prefix} has expired."
+    )
+
+
+def bearer(headers: Headers) -> str | None:
+    """The token of ``Authorization: Bearer``, whose scheme is case-insensitive."""
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    token = token.strip()
+    # Latin-1 can't fail; a key with other than ASCII is simply not known.
+    return token.decode("latin-1") if token and scheme.lower() == b"bearer" else None

@@ -1,0 +1,76 @@
+"""One HTTP request in our hands: its identity, its headers, and whether its client is still there."""
+
+import asyncio
+import os
+from types import TracebackType
+
+from inference.gateway.asgi import HeaderList, Headers, Receive, Scope, Send
+
+_LONGEST_REQUEST_ID = 128
+
+
+class Call:
+    __slots__ = ("gone", "headers", "hex", "method", "path", "receive", "request_id", "scope", "send", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: Headers = dict(scope["headers"])
+        self.hex = os.urandom(12).hex()
+        """Makes this request's ids unique."""
+        self.request_id = _valid_request_id(self.headers.get(b"x-request-id")) or f"req_{self.hex}"
+        """The client's own, if it is fit for headers and logs, else ours."""
+        self.started = False
+        """Whether the head of an answer was sent."""
+        self.gone = False
+        """Whether the client closed its connection."""
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        self.started = True
+        headers.append((b"x-request-id", self.request_id.encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def body(self, body: bytes, *, more: bool = False) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.body(body)
+
+
+class ClientWatch:
+    """While entered, cancels its task when the client closes the connection: whatever the task waits for, a load, a
+    token or the client's own slow socket, ends at once. ``Call.gone`` then tells this cancellation from any other."""
+
+    __slots__ = ("_call", "_task", "_watch")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watch = asyncio.get_running_loop().create_task(self._watch_client())
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self._watch.cancel()
+
+    async def take(self, body: bytes, more: bool) -> None:
+        """A piece of the body that arrived meanwhile; there is none once it has been read."""
+
+    async def _watch_client(self) -> None:
+        while (message := await self._call.receive())["type"] != "http.disconnect":
+            await self.take(message.get("body", b""), message.get("more_body", False))
+        self._call.gone = True
+        self._task.cancel()
+
+
+def _valid_request_id(raw: bytes | None) -> str | None:
+    if not raw or len(raw) > _LONGEST_REQUEST_ID:
+        return None
+    text = raw.decode("latin-1")
+    return text if text.isascii() and text.isprintable() else None

@@ -1,0 +1,177 @@
+"""An inference request's life."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import msgspec
+import structlog
+
+from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
+from inference.gateway.auth import authenticate
+from inference.gateway.call import Call, ClientWatch
+from inference.gateway.dispatch import Answer, Dispatcher, fault_of
+from inference.gateway.openai_shapes import Shape, error_event
+from inference.gateway.parse import InferenceRequest
+from inference.gateway.state import GatewayState
+from inference.gateway.workers import StreamMessage, WorkerLost
+from inference.protocol import Delta, Failed, Finished
+from registry.errors import ApiError, Unavailable
+from routing.decision import Decision
+
+router_log = structlog.get_logger(module="request_router")
+log = structlog.get_logger(module="gateway")
+
+_EVENT_STREAM: HeaderList = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back to gather them
+]
+
+_IGNORED_NAMES = 20
+_IGNORED_LENGTH = 60
+
+
+class InferenceHandler:
+    """Serves one endpoint: ``parse`` reads its bodies, ``shape`` writes its answers."""
+
+    def __init__(
+        self,
+        state: GatewayState,
+        dispatcher: Dispatcher,
+        parse: Callable[[bytes], InferenceRequest],
+        shape: type[Shape],
+        *,
+        node_name: str,
+        require_api_key: bool,
+    ) -> None:
+        self._state = state
+        self._dispatcher = dispatcher
+        self._parse = parse
+        self._shape = shape
+        self._node_name = node_name
+        self._require_api_key = require_api_key
+
+    async def __call__(self, call: Call) -> None:
+        # Authenticated before parsed: a stranger's 8 MiB are not worth reading.
+        self._authenticate(call)
+        request = self._parse(await read_body(call.receive, call.headers))
+        decision = self._route(call, request)
+        with ClientWatch(call):
+            begun = await self._dispatcher.dispatch(request, decision, call.request_id)
+            await (self._stream if request.stream else self._whole)(call, request, decision, begun)
+
+    def _authenticate(self, call: Call) -> None:
+        callers = self._state.current().callers
+        authenticate(call.headers, callers, required=self._require_api_key, now=time.time())
+
+    def _route(self, call: Call, request: InferenceRequest) -> Decision:
+        began = time.perf_counter()
+        decision = self._state.router.route(request.model, request.kind, request.capabilities)
+        microseconds = (time.perf_counter() - began) * 1e6
+        router_log.debug(
+            "Routed request to model",
+            model_id=decision.version.model,
+            strategy=decision.strategy,
+            routing_time_us=round(microseconds, 2),
+            candidates=len(decision.candidates),
+            request_id=call.request_id,
+        )
+        return msgspec.structs.replace(decision, microseconds=microseconds)
+
+    async def _whole(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
+        finished = begun.messages[-1]
+        assert isinstance(finished, Finished)
+        headers = self._headers(request, decision, begun, begun.queue_seconds + finished.queue_seconds)
+        headers += (JSON, (b"x-nopenai-cached-tokens", b"%d" % finished.cached_tokens))
+        await call.answer(200, headers, self._shape_of(call, request, begun).whole(begun.messages))
+
+    async def _stream(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
+        shape = self._shape_of(call, request, begun)
+        await call.start(200, self._headers(request, decision, begun, begun.queue_seconds) + _EVENT_STREAM)
+        events, messages = shape.opening(), begun.messages
+        try:
+            while True:
+                events += _events(shape, messages)
+                if begun.stream.ended and _is_last(messages[-1]):
+                    break
+                await call.body(events, more=True)
+                events, messages = b"", await begun.stream.next()
+        except WorkerLost as lost:
+            events = error_event(_lost_amid(call, begun, lost))
+        except asyncio.CancelledError:
+            if call.gone:
+                raise
+            # The server's graceful time is over.
+            events = error_event(Unavailable("The server is shutting down: ask again.", code="shutting_down"))
+        finally:
+            begun.stream.cancel()
+        await call.body(events)
+
+    def _shape_of(self, call: Call, request: InferenceRequest, begun: Answer) -> Shape:
+        version = begun.version
+        created = int(time.time())
+        return self._shape(call.hex, created, version.model, version.version, include_usage=request.include_usage)
+
+    def _headers(
+        self, request: InferenceRequest, decision: Decision, begun: Answer, queue_seconds: float
+    ) -> HeaderList:
+        self._state.count_use(begun.version.model)
+        headers = [
+            *_version_headers(begun.version.model, begun.version.version, decision.strategy),
+            (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
+            (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
+            (b"x-nopenai-queue-ms", b"%.1f" % (queue_seconds * 1000)),
+        ]
+        if request.ignored:
+            headers.append((b"x-nopenai-ignored", _ignored(request.ignored)))
+        return headers
+
+
+def _events(shape: Shape, messages: Sequence[StreamMessage]) -> bytes:
+    """What one step of the worker makes of the stream, for a single write."""
+    events = b""
+    for message in messages:
+        if isinstance(message, Delta):
+            if message.text:
+                events += shape.text(message.text)
+        elif isinstance(message, Finished):
+            events += shape.closing(message)
+        elif isinstance(message, Failed):
+            events += error_event(fault_of(message))
+    return events
+
+
+def _is_last(message: StreamMessage) -> bool:
+    return isinstance(message, Finished | Failed)
+
+
+def _lost_amid(call: Call, begun: Answer, lost: WorkerLost) -> ApiError:
+    log.warning(
+        "A worker was lost in mid-stream",
+        model_id=begun.version.model,
+        request_id=call.request_id,
+        reason=str(lost),
+    )
+    return Unavailable(f"The answer breaks off here: {lost}. Ask again.", code="worker_failed")
+
+
+@lru_cache(maxsize=1024)
+def _version_headers(model: str, version: str, strategy: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-nopenai-model", header_text(model)),
+        (b"x-nopenai-version", header_text(version)),
+        (b"x-nopenai-strategy", header_text(strategy)),
+    )
+
+
+@lru_cache(maxsize=256)
+def _replica_name(node_name: str, worker_pid: int) -> bytes:
+    return header_text(f"{node_name}/{worker_pid}")
+
+
+def _ignored(names: Sequence[str]) -> bytes:
+    """Clients choose these names: whatever they are, they make one short header."""
+    shown = [name[:_IGNORED_LENGTH].replace(",", "%2C") for name in names[:_IGNORED_NAMES]]
+    return header_text(", ".join([*shown, "…"] if len(names) > _IGNORED_NAMES else shown))

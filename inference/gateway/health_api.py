@@ -1,0 +1,84 @@
+"""``/health``, ``/health/live``, ``/health/ready``: open without a key; they load nothing and keep nothing warm.
+
+live   the event loop turns
+ready  there is a snapshot to serve from
+health all that we know to be wrong, each with its time; degraded is still served, so the status is 200
+"""
+
+import time
+from typing import Any
+
+import msgspec
+
+from inference.gateway.asgi import JSON
+from inference.gateway.call import Call
+from inference.gateway.models_api import counts_by_state, timestamp
+from inference.gateway.replicas import ReplicaClient
+from inference.gateway.state import GatewayState
+from registry.catalogue import Health
+
+_encode = msgspec.json.Encoder().encode
+
+
+class HealthApi:
+    def __init__(self, state: GatewayState, replicas: ReplicaClient) -> None:
+        self._state = state
+        self._replicas = replicas
+
+    async def live(self, call: Call) -> None:
+        await call.answer(200, [JSON], _encode({"status": "ok", "checked_at": timestamp(time.time())}))
+
+    async def ready(self, call: Call) -> None:
+        self._state.current()  # raises a 503 that says what is missing
+        await call.answer(200, [JSON], _encode({"status": "ok", "checked_at": timestamp(time.time())}))
+
+    async def overall(self, call: Call) -> None:
+        starting = self._state.snapshot is None
+        await call.answer(503 if starting else 200, [JSON], _encode(self._report(time.time())))
+
+    def _report(self, now: float) -> dict[str, Any]:
+        snapshot = self._state.snapshot
+        reasons = [*self._database_reasons(now), *self._supervisor_reasons()]
+        models = snapshot.catalogue.models.values() if snapshot else ()
+        versions = [model.promoted for model in models if model.enabled and model.promoted]
+        if snapshot and not any(version.health is not Health.UNHEALTHY for version in versions):
+            reasons.append("No model can answer: put a GGUF into the models directory, or see GET /v1/models.")
+        return {
+            "status": "starting" if snapshot is None else "degraded" if reasons else "ok",
+            "reasons": reasons,
+            "checked_at": timestamp(now),
+            "started_at": timestamp(self._state.started_at),
+            "database": {
+                "reachable": not self._state.database.silent(now),
+                "last_contact": timestamp(self._state.database.last),
+                "reason": self._state.database.fault,
+            },
+            "supervisor": {"reachable": self._replicas.connected, "since": timestamp(self._replicas.since)},
+            "snapshot": {
+                "revision": snapshot.catalogue.revision if snapshot else None,
+                "loaded_at": timestamp(snapshot.loaded_at) if snapshot else None,
+            },
+            "models": {
+                "total": len(models),
+                "enabled": sum(model.enabled for model in models),
+                "by_health": _counts([version.health for version in versions]),
+                "by_state": counts_by_state(self._state.replicas),
+            },
+        }
+
+    def _database_reasons(self, now: float) -> list[str]:
+        database = self._state.database
+        if not database.silent(now):
+            return []
+        since = f"since {timestamp(database.last)}" if database.last else "since the start"
+        why = f" ({database.fault})" if database.fault else ""
+        return [f"PostgreSQL has not answered {since}{why}: requests are served from what was known then."]
+
+    def _supervisor_reasons(self) -> list[str]:
+        if self._replicas.connected:
+            return []
+        return [f"The supervisor can't be reached since {timestamp(self._replicas.since)}: no model can be loaded."]
+
+
+def _counts(values: list[Health]) -> dict[str, int]:
+    return {str(value): values.count(value) for value in Health if value in values}

@@ -1,0 +1,80 @@
+"""A chat's messages: what comes in as OpenAI writes it, as the chat template takes it."""
+
+from typing import Any
+
+from inference.gateway.fields import filled_string, refuse, shown, string, wrong_type
+from inference.protocol import ChatMessage
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+"""A ``developer`` message is OpenAI's newer name of a system message; chat templates know the old one."""
+
+_KNOWN_KEYS = frozenset({"role", "content", "name", "tool_call_id", "refusal"})
+_UNSERVED_KEYS = ("tool_calls", "function_call", "audio")
+
+
+def messages(value: Any, param: str) -> tuple[ChatMessage, ...]:
+    if type(value) is not list:
+        wrong_type(value, param, "an array of messages")
+    if not value:
+        refuse(param, "must hold at least one message.")
+    return tuple([_message(entry, position) for position, entry in enumerate(value)])
+
+
+def unknown_keys(value: list[dict[str, Any]]) -> list[str]:
+    """Keys of messages that mean nothing to us, for the header that names what was ignored."""
+    return [
+        f"messages[{position}].{key}"
+        for position, message in enumerate(value)
+        if len(message) > 2
+        for key in message
+        if key not in _KNOWN_KEYS and key not in _UNSERVED_KEYS
+    ]
+
+
+def _message(value: Any, position: int) -> ChatMessage:
+    if type(value) is not dict:
+        wrong_type(value, f"messages[{position}]", "an object with 'role' and 'content'")
+    role = _role(value.get("role"), position)
+    content = value.get("content")
+    if type(content) is not str:
+        content = _joined_parts(content, f"messages[{position}].content")
+    if len(value) == 2:
+        return ChatMessage(role, content)
+
+    for key in _UNSERVED_KEYS:
+        if value.get(key):
+            refuse(f"messages[{position}].{key}", "is not supported: this server has no tools or audio yet.")
+    name = value.get("name")
+    return ChatMessage(role, content, None if name is None else filled_string(name, f"messages[{position}].name"))
+
+
+def _role(value: Any, position: int) -> str:
+    param = f"messages[{position}].role"
+    if value is None:
+        refuse(param, f"is missing; it is one of: {', '.join(_ROLES)}.")
+    role = _ROLES.get(string(value, param))
+    if role is None:
+        refuse(param, f"must be one of: {', '.join(_ROLES)}; not {shown(value)}.")
+    return role
+
+
+def _joined_parts(value: Any, param: str) -> str:
+    """Content that is not plain text: an array of parts, of which we take text."""
+    if value is None:
+        refuse(param, "is missing; it is a string or an array of text parts.")
+    if type(value) is not list:
+        wrong_type(value, param, "a string or an array of text parts")
+    if not value:
+        refuse(param, "must hold at least one part.")
+    return "".join([_part(part, f"{param}[{index}]") for index, part in enumerate(value)])
+
+
+def _part(value: Any, param: str) -> str:
+    if type(value) is not dict:
+        wrong_type(value, param, 'an object such as {"type": "text", "text": …}')
+    kind = value.get("type")
+    if kind == "refusal":
+        return string(value.get("refusal"), f"{param}.refusal")
+    if kind != "text":
+        refuse(f"{param}.type", f"must be 'text', not {shown(kind)}: the models here take text only.")
+    return string(value.get("text"), f"{param}.text")

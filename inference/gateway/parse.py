@@ -1,0 +1,231 @@
+"""Body → one frozen request. Whatever is wrong ends here, with the field named.
+
+The checks are written by hand rather than derived from types: msgspec's own messages speak of Python's types and can't
+say what would be right.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from inference.gateway import fields
+from inference.gateway.messages import messages, unknown_keys
+from inference.protocol import ChatMessage, Sampling
+from registry.errors import InvalidRequest
+
+COMPLETION_MAX_TOKENS = 16
+"""OpenAI's default for text completions. A chat goes on to its end or to the end of the context."""
+
+DEFAULT_PRIORITY = 5
+
+
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A valid request. Exactly one of ``messages``, ``text`` and ``tokens`` is set."""
+
+    kind: str
+    """The capability it needs: ``chat`` or ``completion``."""
+    model: str | None
+    """None: the default model."""
+    messages: tuple[ChatMessage, ...] | None = None
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    max_tokens: int | None = None
+    """None: up to the end of the context."""
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    echo: bool = False
+    sampling: Sampling = Sampling()
+    stream: bool = False
+    include_usage: bool = False
+    capabilities: frozenset[str] = frozenset()
+    priority: int = DEFAULT_PRIORITY
+    cache_salt: str | None = None
+    ignored: tuple[str, ...] = ()
+    """Names of the fields that we don't know."""
+
+
+def chat(body: bytes) -> InferenceRequest:
+    """A body of ``/v1/chat/completions``.
+
+    Raises:
+        InvalidRequest: what is wrong, where, and what would be right.
+    """
+    raw = _decode(body)
+    values, ignored = _check(raw, _CHAT)
+    if "messages" not in values:
+        fields.refuse("messages", "is missing; it is an array of objects with 'role' and 'content'.")
+    ignored += unknown_keys(raw["messages"])
+    return _request("chat", values, ignored, messages=values["messages"], max_tokens=_chat_max_tokens(values))
+
+
+def completion(body: bytes) -> InferenceRequest:
+    """A body of ``/v1/completions``. Raises as :func:`chat`."""
+    values, ignored = _check(_decode(body), _COMPLETION)
+    prompt = values.get("prompt")
+    if prompt is None:
+        fields.refuse("prompt", "is missing; it is a string or an array of token ids.")
+    return _request(
+        "completion",
+        values,
+        ignored,
+        text=prompt if type(prompt) is str else None,
+        tokens=prompt if type(prompt) is tuple else None,
+        max_tokens=values.get("max_tokens", COMPLETION_MAX_TOKENS),
+        echo=values.get("echo", False),
+    )
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        raw = _decoder.decode(body)
+    except (ValueError, RecursionError) as fault:
+        raise InvalidRequest(f"The request's body is not valid JSON: {_json_fault(body, fault)}.") from None
+    if type(raw) is not dict:
+        raise InvalidRequest('The request\'s body must be a JSON object, {"model": …}.')
+    return raw
+
+
+_decoder = msgspec.json.Decoder()
+
+
+def _json_fault(body: bytes, fault: Exception) -> str:
+    """What is wrong and where. msgspec gives the byte, except where strings or the body end."""
+    if isinstance(fault, RecursionError):
+        return "it is nested too deeply"
+    try:
+        body.decode()
+    except UnicodeDecodeError as not_text:
+        return f"byte {not_text.start} is not UTF-8"
+    if not body.strip():
+        return "it is empty"
+    message = str(fault)
+    if "truncated" in message:
+        return f"it ends too early, at byte {len(body)} (or a \\u escape lacks its other half)"
+    return message.removeprefix("JSON is malformed: ")
+
+
+def _check(raw: dict[str, Any], known: Mapping[str, fields.Check]) -> tuple[dict[str, Any], list[str]]:
+    """The checked values of the fields that are there (null is the same as absent), and the names of unknown ones."""
+    values: dict[str, Any] = {}
+    ignored: list[str] = []
+    for name, value in raw.items():
+        check = known.get(name)
+        if check is None:
+            ignored.append(name)
+        elif value is not None:
+            values[name] = check(value, name)
+    return values, ignored
+
+
+def _request(kind: str, values: dict[str, Any], ignored: list[str], **own: Any) -> InferenceRequest:
+    stream = values.get("stream", False)
+    if "stream_options" in values and not stream:
+        fields.refuse("stream_options", 'is allowed only with "stream": true.')
+    sampling = {name: values[name] for name in _SAMPLING if name in values}
+    return InferenceRequest(
+        kind=kind,
+        model=values.get("model"),
+        stop=values.get("stop", ()),
+        ignore_eos=values.get("ignore_eos", False),
+        sampling=Sampling(**sampling) if sampling else _DEFAULT_SAMPLING,
+        stream=stream,
+        include_usage=values.get("stream_options", False),
+        capabilities=values.get("capabilities", _NONE),
+        priority=values.get("priority", DEFAULT_PRIORITY),
+        cache_salt=values.get("cache_salt"),
+        ignored=tuple(ignored),
+        **own,
+    )
+
+
+def _chat_max_tokens(values: dict[str, Any]) -> int | None:
+    old, new = values.get("max_tokens"), values.get("max_completion_tokens")
+    if old is not None and new is not None and old != new:
+        fields.refuse("max_tokens", "is the old name of 'max_completion_tokens': give only one of them.")
+    return old if new is None else new
+
+
+def _prompt(value: Any, param: str) -> str | tuple[int, ...]:
+    """A string, token ids, or an array that holds one of these (the API's form for several prompts)."""
+    if type(value) is str:
+        return value
+    if type(value) is not list:
+        fields.wrong_type(value, param, "a string or an array of token ids")
+    if not value:
+        fields.refuse(param, "must not be empty.")
+    first = value[0]
+    if not isinstance(first, str | list):
+        return _tokens(value, param)
+    if len(value) > 1:
+        fields.refuse(param, f"holds {len(value)} prompts; one request completes one prompt: send them apart.")
+    return first if isinstance(first, str) else _tokens(first, f"{param}[0]")
+
+
+def _tokens(value: list[Any], param: str) -> tuple[int, ...]:
+    if not value:
+        fields.refuse(param, "must not be empty.")
+    for position, token in enumerate(value):
+        if type(token) is not int or not 0 <= token < 2**31:
+            fields.refuse(f"{param}[{position}]", f"must be a token id, not {fields.shown(token)}.")
+    return tuple(value)
+
+
+_MOST_TOKENS = 2**31 - 1
+"""More than any context holds; the engine stops at the end of its own."""
+
+_NONE: frozenset[str] = frozenset()
+_DEFAULT_SAMPLING = Sampling()
+
+_SAMPLING: dict[str, fields.Check] = {
+    "temperature": fields.number(0, 2),
+    "top_p": fields.number(0, 1, above_low=True),
+    "top_k": fields.whole(0, 2**31 - 1),
+    "min_p": fields.number(0, 1),
+    "presence_penalty": fields.number(-2, 2),
+    "frequency_penalty": fields.number(-2, 2),
+    "repetition_penalty": fields.number(0, 10, above_low=True),
+    "logit_bias": fields.logit_bias,
+    "seed": fields.whole(-(2**63), 2**63 - 1),
+}
+
+_COMMON: dict[str, fields.Check] = {
+    **_SAMPLING,
+    "model": fields.filled_string,
+    "stop": fields.stop,
+    "stream": fields.boolean,
+    "stream_options": fields.stream_options,
+    "ignore_eos": fields.boolean,
+    "capabilities": fields.words,
+    "priority": fields.whole(0, 10),
+    "cache_salt": fields.filled_string,
+    "n": fields.unserved('one request gives one choice, "n": 1.', 1),
+}
+
+_NO_TOOLS = "this server calls no tools yet; leave it out."
+
+_CHAT: dict[str, fields.Check] = {
+    **_COMMON,
+    "messages": messages,
+    "max_tokens": fields.whole(1, _MOST_TOKENS),
+    "max_completion_tokens": fields.whole(1, _MOST_TOKENS),
+    "logprobs": fields.unserved("probabilities are not served yet; leave it out.", False),
+    "top_logprobs": fields.unserved("probabilities are not served yet; leave it out.", 0),
+    "tools": fields.unserved(_NO_TOOLS, []),
+    "tool_choice": fields.unserved(_NO_TOOLS, "none"),
+    "functions": fields.unserved(_NO_TOOLS, []),
+    "function_call": fields.unserved(_NO_TOOLS, "none"),
+    "response_format": fields.unserved('only {"type": "text"} is served yet.', {"type": "text"}),
+    "modalities": fields.unserved("the models here write text only.", ["text"], []),
+    "audio": fields.unserved("the models here write text only."),
+}
+
+_COMPLETION: dict[str, fields.Check] = {
+    **_COMMON,
+    "prompt": _prompt,
+    "max_tokens": fields.whole(0, _MOST_TOKENS),
+    "echo": fields.boolean,
+    "best_of": fields.unserved('one request gives one choice, "best_of": 1.', 1),
+    "logprobs": fields.unserved("probabilities are not served yet; leave it out."),
+    "suffix": fields.unserved("text can't be inserted before a suffix yet; leave it out.", ""),
+}

@@ -1,0 +1,167 @@
+"""What the supervisor says of this node's replicas, and what we ask of it.
+
+The view is the supervisor's last word, kept while it can't be reached: workers die with it, and a request notices that
+by itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import structlog
+
+from inference.protocol import (
+    PROTOCOL_VERSION,
+    Demand,
+    FrameDecoder,
+    GatewayToSupervisor,
+    InUse,
+    ModelSpec,
+    ProtocolError,
+    Replicas,
+    ReplicaState,
+    ReplicaView,
+    Subscribe,
+    encode_frame,
+    read_messages,
+)
+
+log = structlog.get_logger(module="gateway")
+
+View = Mapping[int, ReplicaView]
+"""By the version's primary key; what is not named is cold."""
+
+_REPORT_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
+class ReplicaClient:
+    """Our end of the supervisor's socket. Runs from :meth:`start` to :meth:`stop`, reconnecting as long as it takes."""
+
+    def __init__(
+        self, socket: Path, *, on_change: Callable[[View], None], busy_versions: Callable[[], set[int]]
+    ) -> None:
+        """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now."""
+        self.view: View = MappingProxyType({})
+        self.connected = False
+        self.since = time.time()
+        self._socket = socket
+        self._on_change = on_change
+        self._busy_versions = busy_versions
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
+        self._demanded: dict[int, ModelSpec] = {}
+        self._used: set[int] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._report())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def used(self, version_pk: int) -> None:
+        """A request was served by this version: its idle timer starts again with the next report."""
+        self._used.add(version_pk)
+
+    async def demand(self, spec: ModelSpec, seconds: float) -> bool:
+        """Ask for a version and wait until the view of it changes; False after ``seconds`` without a change."""
+        first = spec.version_pk not in self._waiting
+        if first:
+            self._demanded[spec.version_pk] = spec
+            self._send(Demand(spec=spec))
+        try:
+            return await self.changed(spec.version_pk, seconds)
+        finally:
+            if spec.version_pk not in self._waiting:
+                self._demanded.pop(spec.version_pk, None)
+
+    async def changed(self, version_pk: int, seconds: float) -> bool:
+        """Wait until the view of a version changes; False after ``seconds`` without a change."""
+        waiters = self._waiting.setdefault(version_pk, [])
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters.append(change)
+        try:
+            async with asyncio.timeout(seconds):
+                await change
+        except TimeoutError:
+            return False
+        finally:
+            if change in waiters:
+                waiters.remove(change)
+            if not waiters and self._waiting.get(version_pk) is waiters:
+                del self._waiting[version_pk]
+        return True
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._converse()
+                pause = _FIRST_PAUSE_SECONDS
+            except OSError:
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            except ProtocolError as fault:
+                log.error("The supervisor broke the protocol", reason=str(fault))
+                pause = _LONGEST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+
+    async def _converse(self) -> None:
+        """One connection, from its beginning to its end. Raises OSError where there can't be one."""
+        reader, writer = await asyncio.open_unix_connection(self._socket)
+        decoder: FrameDecoder[Replicas] = FrameDecoder(Replicas)
+        self._writer = writer
+        self._connection_changed(True)
+        try:
+            self._send(Subscribe(protocol=PROTOCOL_VERSION), *(Demand(spec=spec) for spec in self._demanded.values()))
+            while messages := await read_messages(reader, decoder):
+                self._accept(messages[-1])
+        finally:
+            self._writer = None
+            self._connection_changed(False)
+            writer.close()
+
+    def _connection_changed(self, connected: bool) -> None:
+        self.connected, self.since = connected, time.time()
+        if connected:
+            log.info("Connected to the supervisor")
+        else:
+            log.warning("The supervisor's connection was lost")
+
+    def _accept(self, message: Replicas) -> None:
+        old, self.view = self.view, MappingProxyType({replica.version_pk: replica for replica in message.replicas})
+        self._on_change(self.view)
+        for version_pk in old.keys() | self.view.keys():
+            if old.get(version_pk) != self.view.get(version_pk):
+                self._wake(version_pk)
+
+    def _wake(self, version_pk: int) -> None:
+        for waiter in self._waiting.pop(version_pk, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _report(self) -> None:
+        """Once a second: repeat what is waited for, and renew the idle timers of what is in use."""
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            messages: list[GatewayToSupervisor] = [Demand(spec=spec) for spec in self._demanded.values()]
+            if in_use := self._used | self._busy_versions():
+                messages.append(InUse(versions=tuple(sorted(in_use))))
+            if messages and self._send(*messages):
+                self._used = set()
+
+    def _send(self, *messages: GatewayToSupervisor) -> bool:
+        if self._writer is None:
+            return False
+        self._writer.write(encode_frame(messages))
+        return True
+
+
+def state_of(view: View, version_pk: int) -> ReplicaState:
+    replica = view.get(version_pk)
+    return ReplicaState.COLD if replica is None else replica.state

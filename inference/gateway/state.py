@@ -1,0 +1,138 @@
+"""What the event loop knows: each piece immutable, each replaced as a whole, none ever locked.
+
+The snapshot comes from PostgreSQL (:mod:`snapshot`), the view of the replicas from the supervisor (:mod:`replicas`);
+the router's table is made of both whenever one of them changes.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+import structlog
+
+from inference.gateway.replicas import View
+from inference.protocol import ReplicaState
+from quotas.callers import Caller
+from registry.catalogue import Catalogue
+from registry.errors import Unavailable
+from routing.router import Router
+from routing.table import RouteTable
+
+DATABASE_SILENCE_SECONDS = 6.0
+"""The snapshot's thread asks PostgreSQL something every 2 s. A frozen server answers nothing and closes nothing, so
+only the clock can tell."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What the control plane has decided."""
+
+    catalogue: Catalogue
+    callers: Mapping[str, Caller]
+    """By the digest of their key."""
+    use_counts: Mapping[str, int]
+    """By model id. Read more often than the catalogue, which does not change with them."""
+    loaded_at: float
+    """Seconds since the epoch."""
+
+
+class DatabaseContact(msgspec.Struct, frozen=True, kw_only=True):
+    """How we stand with PostgreSQL. Times are seconds since the epoch."""
+
+    last: float | None
+    """The last time it answered us."""
+    fault: str = ""
+    """Why it does not answer; empty while it does."""
+
+    def silent(self, now: float) -> bool:
+        return self.last is None or bool(self.fault) or now - self.last > DATABASE_SILENCE_SECONDS
+
+
+log = structlog.get_logger(module="gateway")
+
+_EMPTY = Catalogue(revision=0, models={}, default=None)
+
+
+class GatewayState:
+    def __init__(self) -> None:
+        self.started_at = time.time()
+        self.snapshot: Snapshot | None = None
+        self.database = DatabaseContact(last=None)
+        self.replicas: View = MappingProxyType({})
+        self.router = Router(RouteTable(_EMPTY))
+        self.used: dict[str, int] = {}
+        """Requests by model id that PostgreSQL has not been told of yet."""
+        self._failed: dict[int, str] = {}
+        self._revision_waiters: list[tuple[int, asyncio.Future[None]]] = []
+
+    def current(self) -> Snapshot:
+        """The snapshot to serve from.
+
+        Raises:
+            Unavailable: there has been none since this process started.
+        """
+        if self.snapshot is None:
+            raise Unavailable(
+                "The server is starting: it has not read its configuration from PostgreSQL yet"
+                + (f" ({self.database.fault})." if self.database.fault else "."),
+                code="starting",
+                retry_after=1,
+            )
+        return self.snapshot
+
+    def accept_contact(self, contact: DatabaseContact) -> None:
+        if contact.fault and not self.database.fault:
+            log.warning("PostgreSQL can't be reached: serving what is known", reason=contact.fault)
+        elif not contact.fault and self.database.fault:
+            log.info("PostgreSQL answers again")
+        self.database = contact
+
+    def accept_use_counts(self, use_counts: Mapping[str, int]) -> None:
+        if self.snapshot is not None and use_counts != self.snapshot.use_counts:
+            self.snapshot = msgspec.structs.replace(self.snapshot, use_counts=use_counts)
+
+    def accept_snapshot(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._rebuild_routes()
+        waiting = self._revision_waiters
+        self._revision_waiters = [entry for entry in waiting if entry[0] > snapshot.catalogue.revision]
+        for revision, waiter in waiting:
+            if revision <= snapshot.catalogue.revision and not waiter.done():
+                waiter.set_result(None)
+
+    def accept_replicas(self, view: View) -> None:
+        self.replicas = view
+        failed = {pk: replica.reason for pk, replica in view.items() if replica.state is ReplicaState.FAILED}
+        # Load progress comes ten times a second and moves no route.
+        if failed != self._failed:
+            self._failed = failed
+            self._rebuild_routes()
+
+    def count_use(self, model_id: str) -> None:
+        self.used[model_id] = self.used.get(model_id, 0) + 1
+
+    def take_used(self) -> dict[str, int]:
+        used, self.used = self.used, {}
+        return used
+
+    async def reached(self, revision: int, seconds: float) -> bool:
+        """Wait until the snapshot holds ``revision``; False if it does not within ``seconds``."""
+        if self.snapshot is not None and self.snapshot.catalogue.revision >= revision:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (revision, waiter)
+        self._revision_waiters.append(entry)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            if entry in self._revision_waiters:
+                self._revision_waiters.remove(entry)
+        return True
+
+    def _rebuild_routes(self) -> None:
+        if self.snapshot is not None:
+            self.router.table = RouteTable(self.snapshot.catalogue, self._failed)

@@ -1,0 +1,285 @@
+"""One multiplexed connection to each engine worker on this node.
+
+A :class:`Stream` is one request on such a connection. It is fed by the connection, in the event loop, and read by the
+handler: all messages of one decode step arrive together, so that they can leave together.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable
+from typing import cast
+
+import structlog
+
+from inference.protocol import (
+    PROTOCOL_VERSION,
+    Accepted,
+    Cancel,
+    Delta,
+    Failed,
+    Finished,
+    FinishReason,
+    FrameDecoder,
+    Generate,
+    Hello,
+    ProtocolError,
+    ReplicaView,
+    WorkerLoad,
+    WorkerToGateway,
+    encode_frame,
+)
+
+log = structlog.get_logger(module="gateway")
+
+_CONNECT_SECONDS = 5.0
+"""From connecting to Hello. A worker binds its socket only when it is ready, so it answers at once or never."""
+
+StreamMessage = Accepted | Delta | Finished | Failed
+
+
+class WorkerLost(Exception):
+    """The worker died, was stopped, or can't be reached. Asking again may help, while the client has seen nothing."""
+
+
+class Stream:
+    """What a worker says about one request."""
+
+    __slots__ = ("_at_end", "_connection", "_fault", "_id", "_messages", "_waiter", "ended")
+
+    def __init__(self, connection: "WorkerConnection", stream_id: int) -> None:
+        self._connection = connection
+        self._id = stream_id
+        self._messages: list[StreamMessage] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._at_end = False
+        self._fault: str | None = None
+        self.ended = False
+
+    async def next(self) -> list[StreamMessage]:
+        """The messages that came since the last call, at least one.
+
+        Raises:
+            WorkerLost: there are none left to come.
+        """
+        if not self._messages:
+            await self._wait(at_end=False)
+        messages, self._messages = self._messages, []
+        return messages
+
+    async def whole(self) -> list[StreamMessage]:
+        """All messages up to the last one. The reader sleeps meanwhile: no task is woken for each token.
+
+        Raises:
+            WorkerLost: the last one will never come.
+        """
+        if not self.ended:
+            await self._wait(at_end=True)
+        self._raise_fault()
+        return self._messages
+
+    def cancel(self) -> None:
+        """Nobody reads any more: stop the work. Harmless once the stream has ended."""
+        if not self.ended:
+            self.ended = True
+            self._connection.abandon(self._id)
+
+    def feed(self, message: StreamMessage) -> None:
+        """Take a message from the connection; the last one ends the stream."""
+        if isinstance(message, Finished) and message.reason is FinishReason.CANCELLED:
+            # We forget what we cancel ourselves, so the worker cancelled it: it is being stopped.
+            self.lose("the worker was stopped")
+            return
+        self._messages.append(message)
+        if isinstance(message, Finished | Failed):
+            self.ended = True
+        if self._waiter is not None and (self.ended or not self._at_end):
+            self._wake()
+
+    def lose(self, fault: str) -> None:
+        """The connection is gone, and with it whatever was still to come."""
+        self.ended = True
+        self._fault = fault
+        if self._waiter is not None:
+            self._wake()
+
+    async def _wait(self, *, at_end: bool) -> None:
+        self._raise_fault()
+        self._at_end = at_end
+        self._waiter = self._connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if not self._messages:
+            self._raise_fault()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise WorkerLost(self._fault)
+
+
+class WorkerConnection(asyncio.Protocol):
+    """The socket of one worker: requests out, their messages in, sorted by the id of the request."""
+
+    def __init__(self, replica: ReplicaView, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.replica = replica
+        self.hello: asyncio.Future[Hello] = loop.create_future()
+        self.closed = False
+        self.load: WorkerLoad | None = None
+        self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+        self._streams: dict[int, Stream] = {}
+        self._last_id = 0
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._streams)
+
+    @property
+    def worker_pid(self) -> int:
+        return self.hello.result().pid
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def generate(self, message: Generate) -> Stream:
+        """Send a request whose id is from :meth:`next_id`. Raises WorkerLost."""
+        if self.closed or self._transport is None:
+            raise WorkerLost("the worker's connection is closed")
+        stream = self._streams[message.id] = Stream(self, message.id)
+        # uvloop gathers what one turn of the event loop writes into one system call.
+        self._transport.write(encode_frame([message]))
+        return stream
+
+    def abandon(self, stream_id: int) -> None:
+        """Cancel a request; what the worker still says of it is dropped."""
+        if self._streams.pop(stream_id, None) is not None and self._transport is not None and not self.closed:
+            self._transport.write(encode_frame([Cancel(stream_id)]))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._decoder.feed(data)
+        except ProtocolError as fault:
+            log.error("A worker broke the protocol", model_id=self.replica.model, reason=str(fault))
+            self._lose(f"the worker broke the protocol: {fault}")
+            self.close()
+            return
+        for message in messages:
+            self._sort(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose("the worker's connection was lost")
+
+    def _sort(self, message: WorkerToGateway) -> None:
+        if isinstance(message, Hello):
+            if not self.hello.done():
+                self.hello.set_result(message)
+        elif isinstance(message, WorkerLoad):
+            self.load = message
+        else:
+            stream = self._streams.get(message.id)
+            if stream is not None:  # else it was cancelled a moment ago
+                stream.feed(message)
+                if stream.ended:
+                    del self._streams[message.id]
+
+    def _lose(self, fault: str) -> None:
+        self.closed = True
+        if not self.hello.done():
+            self.hello.set_exception(WorkerLost(fault))
+            self.hello.exception()  # it may be that nobody waits
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.lose(fault)
+
+
+class WorkerPool:
+    """The connections to the workers of this node, by their sockets."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, WorkerConnection] = {}
+        self._connecting: dict[str, asyncio.Task[WorkerConnection]] = {}
+
+    def connected(self, replica: ReplicaView) -> WorkerConnection | None:
+        """The connection to a replica where there is one: no await on the hot path."""
+        connection = self._connections.get(replica.socket or "")
+        return None if connection is None or connection.closed else connection
+
+    async def connect(self, replica: ReplicaView) -> WorkerConnection:
+        """The connection to a replica, made if need be; all who want it at once share the attempt.
+
+        Raises:
+            WorkerLost: there is no worker, or not the one that the supervisor spoke of.
+        """
+        if connection := self.connected(replica):
+            return connection
+        path = replica.socket
+        if path is None:
+            raise WorkerLost("the worker has no socket")
+        attempt = self._connecting.get(path)
+        if attempt is None:
+            attempt = asyncio.create_task(self._open(replica, path))
+            self._connecting[path] = attempt
+            attempt.add_done_callback(lambda _: self._connecting.pop(path, None))
+        # Shielded: a client that leaves must not end the attempt for the others.
+        return await asyncio.shield(attempt)
+
+    def busy_versions(self) -> set[int]:
+        """Versions (by primary key) that are working on a request of ours."""
+        return {connection.replica.version_pk for connection in self._connections.values() if connection.busy}
+
+    def retain(self, replicas: Iterable[ReplicaView]) -> None:
+        """Close connections to replicas that are no more, unless they still work for us (they are draining)."""
+        sockets: Collection[str | None] = {replica.socket for replica in replicas}
+        for path, connection in list(self._connections.items()):
+            if connection.closed or (path not in sockets and not connection.busy):
+                connection.close()
+                del self._connections[path]
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    async def _open(self, replica: ReplicaView, path: str) -> WorkerConnection:
+        loop = asyncio.get_running_loop()
+        connection = WorkerConnection(replica, loop)
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await loop.create_unix_connection(lambda: connection, path)
+                hello = await connection.hello
+            if problem := _mismatch(replica, hello):
+                raise WorkerLost(problem)
+        except TimeoutError:
+            connection.close()
+            raise WorkerLost(f"the worker did not answer within {_CONNECT_SECONDS:.0f} s") from None
+        except OSError as fault:
+            raise WorkerLost(f"the worker can't be reached: {fault.strerror or fault}") from None
+        except WorkerLost:
+            connection.close()
+            raise
+        self._connections[path] = connection
+        return connection
+
+
+def _mismatch(replica: ReplicaView, hello: Hello) -> str:
+    """Why this worker is not the one we looked for; empty if it is."""
+    if hello.protocol != PROTOCOL_VERSION:
+        return f"the worker speaks version {hello.protocol} of the protocol, not {PROTOCOL_VERSION}"
+    if (hello.model, hello.version) != (replica.model, replica.version):
+        return f"the worker serves {hello.model}@{hello.version}, not {replica.model}@{replica.version}"
+    return ""

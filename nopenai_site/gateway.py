@@ -1,0 +1,35 @@
+"""Builds the gateway's ASGI application. gunicorn loads ``application`` in each of its workers."""
+
+import os
+import sys
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings_core")
+django.setup()
+
+from django.conf import settings  # noqa: E402
+
+from inference.gateway.app import Gateway, GatewayConfig  # noqa: E402
+from inference.gateway.snapshot import SnapshotThread  # noqa: E402
+from nopenai_site import logs  # noqa: E402
+from nopenai_site.environment import Environment  # noqa: E402
+
+# The snapshot's thread must not hold the event loop up for Python's usual 5 ms each time that it has work.
+sys.setswitchinterval(0.0005)
+
+
+def build(environment: Environment) -> Gateway:
+    return Gateway(
+        GatewayConfig(
+            node_name=environment.node_name,
+            supervisor_socket=environment.supervisor_socket,
+            web_socket=environment.web_socket,
+            require_api_key=environment.require_api_key,
+        ),
+        SnapshotThread,
+    )
+
+
+logs.configure(settings.NOPENAI.log_level, module="gateway")
+application = build(settings.NOPENAI)
