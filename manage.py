@@ -22,6 +22,9 @@ def main() -> int:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings")
     from django.core.management import execute_from_command_line
 
+    from nopenai_site import logs
+
+    logs.configure("WARN")  # commands say on standard output what they do; services (`prepare`) set up their own
     execute_from_command_line(sys.argv)
     return 0
 

@@ -1,0 +1,149 @@
+"""``manage.py models list|add|load|unload|scan``."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError
+
+from registry import listing, services
+from registry.errors import ApiError
+from registry.models import Replica
+
+
+class Command(BaseCommand):
+    help = "List, add, load, unload and scan for models."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        commands = parser.add_subparsers(dest="command", required=True)
+        listed = commands.add_parser("list", help="show all models, and why some can't be served")
+        listed.add_argument("--json", action="store_true", help="one JSON object a line")
+        add = commands.add_parser("add", help="register a GGUF as a model, or as a new version of one")
+        add.add_argument("id")
+        add.add_argument("path", help="a file or a folder below a models directory; relative to here")
+        add.add_argument("--model-version", metavar="X.Y.Z", help="1.0.0 if absent")
+        add.add_argument("--display-name")
+        add.add_argument("--capability", action="append", help="beyond what the GGUF says, such as arabic_nlp")
+        add.add_argument("--preload", action="store_true", default=None, help="load at start and keep loaded")
+        for name, help_text in (
+            ("load", "load a model and keep it loaded"),
+            ("unload", "unload it until it is asked for"),
+        ):
+            command = commands.add_parser(name, help=help_text)
+            command.add_argument("id", help="<id> or <id>@<version>")
+            command.add_argument("--node", help="every node if absent")
+        commands.add_parser("scan", help="look through the models directories now")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        actions = {
+            "list": self._list,
+            "add": self._add,
+            "load": self._load,
+            "unload": self._unload,
+            "scan": self._scan,
+        }
+        try:
+            actions[options["command"]](options)
+        except ApiError as fault:
+            raise CommandError(fault.message) from fault
+        except (OperationalError, InterfaceError) as fault:
+            raise CommandError(
+                "PostgreSQL can't be reached. The embedded one runs while the server does: start it with `make run`, "
+                f"or check DATABASE_URL. ({str(fault).strip()})"
+            ) from fault
+
+    def _list(self, options: dict[str, Any]) -> None:
+        models = listing.models_list()
+        if options["json"]:
+            for model in models:
+                self.stdout.write(json.dumps(model, default=str))
+            return
+        if not models:
+            folders = ", ".join(map(str, settings.NOPENAI.models_dirs))
+            self.stderr.write(f"No model is known yet: put a GGUF into {folders}, then run `manage.py models scan`.")
+            return
+        self._table(
+            [
+                ("ID", "VERSION", "HEALTH", "STATE", "PARAMETERS", "QUANTIZATION", "SIZE MB", "REMARKS"),
+                *map(_row, models),
+            ]
+        )
+
+    def _add(self, options: dict[str, Any]) -> None:
+        version = services.model_register(
+            name=options["id"],
+            path=str(Path.cwd() / options["path"]),
+            models_dirs=settings.NOPENAI.models_dirs,
+            version=options["model_version"],
+            display_name=options["display_name"],
+            capabilities=options["capability"],
+            preload=options["preload"],
+        )
+        self.stdout.write(f"{version} is registered: {version.path}")
+        if version.model.promoted_id != version.pk:
+            self.stdout.write(
+                f"“{version.model.name}” still means {version.model.promoted}, until the new version is promoted."
+            )
+
+    def _load(self, options: dict[str, Any]) -> None:
+        self._desire(options, Replica.Desired.RUNNING, "load and keep")
+
+    def _unload(self, options: dict[str, Any]) -> None:
+        self._desire(options, Replica.Desired.STOPPED, "unload")
+
+    def _desire(self, options: dict[str, Any], desired: Replica.Desired, verb: str) -> None:
+        name, _, number = options["id"].partition("@")
+        version = listing.version_find(name=name, number=number or None)
+        asked = services.replica_desire(node=options["node"], version_pk=version.pk, desired=desired)
+        if asked:
+            self.stdout.write(f"Asked {asked} node{'s' if asked > 1 else ''} to {verb} {version}.")
+        else:
+            self.stdout.write(f"Nothing to do: the nodes are asked to {verb} {version} already.")
+
+    def _scan(self, options: dict[str, Any]) -> None:
+        report = services.models_scan(
+            models_dirs=settings.NOPENAI.models_dirs, starter_model=settings.NOPENAI.starter_model
+        )
+        self.stdout.write(f"{report.files} GGUF files in {report.seconds:.2f} s.")
+        for label, names in (
+            ("New", report.discovered),
+            ("New version", report.versions),
+            ("Vanished", report.missing),
+        ):
+            for name in names:
+                self.stdout.write(f"{label}: {name}")
+        for name, reason in report.unusable.items():
+            self.stdout.write(f"Can't be used: {name}: {reason}")
+
+    def _table(self, rows: Iterable[tuple[str, ...]]) -> None:
+        table = list(rows)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        model["id"],
+        model["version"] or "-",
+        model["health_status"] if model["enabled"] else "disabled",
+        model["state"],
+        model["parameter_count"] or "-",
+        model["quantization"] or "-",
+        f"{model['size_bytes'] / 1e6:,.1f}",
+        "; ".join(_remarks(model)),
+    )
+
+
+def _remarks(model: dict[str, Any]) -> Iterable[str]:
+    if model["is_default"]:
+        yield "default"
+    if model["preload"]:
+        yield "preloaded"
+    if model["alias_of"]:
+        yield f"another name of {model['alias_of']}"
+    if model["health_reason"]:
+        yield model["health_reason"]
