@@ -34,9 +34,12 @@ def loads(body: bytes) -> Any:
         ParseError: with a message for the client.
     """
     try:
-        return json.loads(
+        value = json.loads(
             body.decode(), object_pairs_hook=_once_each, parse_constant=_refuse_constant, parse_float=_finite
         )
+        if b"\\u" in body:
+            _refuse_half_characters(value)
+        return value
     except UnicodeDecodeError as fault:
         raise ParseError(f"The body is not UTF-8 (byte {fault.start}).") from fault
     except json.JSONDecodeError as fault:
@@ -55,6 +58,14 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for position, name in enumerate(names) if name in names[:position])
         raise ValueError(f"the key {json.dumps(repeated)} occurs more than once")
     return found
+
+
+def _refuse_half_characters(value: Any) -> None:
+    """JSON can spell half a character (a lone surrogate); no text column, log or answer can hold one."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as fault:
+        raise ValueError("it contains half a character (a lone surrogate)") from fault
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -47,7 +47,7 @@ class StrictInput(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, Mapping):
-            raise serializers.ValidationError("The body must be a JSON object.")
+            raise serializers.ValidationError({"non_field_errors": ["The body must be a JSON object."]})
         allowed = [name for name, field in self.fields.items() if not field.read_only]
         unknown = [name for name in data if name not in allowed]
         if unknown:

@@ -89,6 +89,11 @@ class ModelAdmin(ServiceAdmin):
         changes = {field: form.cleaned_data[field] for field in form.changed_data}
         editing.model_update(name=obj.name, **changes)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Its versions and replicas go with it, though nobody may delete those by themselves."""
+        shown, counts, _, protected = super().get_deleted_objects(objs, request)
+        return shown, counts, set(), protected
+
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
         editing.model_forget(name=obj.name)
 

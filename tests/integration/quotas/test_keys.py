@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
 from quotas import callers, selectors, services
 from quotas.callers import Role
@@ -69,7 +70,7 @@ def test_the_gateway_finds_callers_by_digest() -> None:
     assert selectors.caller_find(callers.digest("nok_other")) is None
 
 
-def test_all_callers_are_one_query(django_assert_num_queries) -> None:  # type: ignore[no-untyped-def]
+def test_all_callers_are_one_query(django_assert_num_queries: DjangoAssertNumQueries) -> None:
     for _ in range(3):
         services.key_create()
     with django_assert_num_queries(1):

@@ -1,0 +1,71 @@
+"""Tenants and API keys over REST, as an admin."""
+
+import pytest
+from rest_framework.test import APIClient
+
+from quotas import callers, selectors
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_tenant_is_created_once(admin: APIClient) -> None:
+    response = admin.post("/api/v1/tenants", {"name": "acme"}, format="json")
+    assert response.status_code == 201
+    assert response.json()["active_keys"] == 0
+    assert admin.post("/api/v1/tenants", {"name": "acme"}, format="json").status_code == 409
+    assert admin.get("/api/v1/tenants/acme").json()["name"] == "acme"
+    assert admin.get("/api/v1/tenants/nobody").status_code == 404
+
+
+def test_a_key_shows_its_secret_when_it_is_made_and_never_again(admin: APIClient) -> None:
+    admin.post("/api/v1/tenants", {"name": "acme"}, format="json")
+    made = admin.post("/api/v1/keys", {"tenant": "acme", "name": "ci", "role": "operator"}, format="json")
+    assert made.status_code == 201
+    assert made["Cache-Control"] == "no-store"
+    secret = made.json()["secret"]
+    assert selectors.caller_find(callers.digest(secret)) is not None
+    for path in ("/api/v1/keys", f"/api/v1/keys/{made.json()['id']}"):
+        assert secret not in admin.get(path).content.decode()
+        assert callers.digest(secret) not in admin.get(path).content.decode()
+
+
+def test_a_revoked_key_lets_nobody_in(admin: APIClient, keys_required: None) -> None:
+    made = admin.post("/api/v1/keys", {"role": "operator"}, format="json").json()
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {made['secret']}")
+    assert client.get("/api/v1/models").status_code == 200
+    assert admin.post(f"/api/v1/keys/{made['id']}/revoke").json()["revoked_at"] is not None
+    assert client.get("/api/v1/models").status_code == 401
+
+
+def test_rotation_revokes_the_old_secret_and_shows_a_new_one(admin: APIClient) -> None:
+    old = admin.post("/api/v1/keys", {}, format="json").json()
+    new = admin.post(f"/api/v1/keys/{old['id']}/rotate")
+    assert new.status_code == 201
+    assert selectors.caller_find(callers.digest(old["secret"])) is None
+    assert selectors.caller_find(callers.digest(new.json()["secret"])) is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"role": "root"}, "role"),
+        ({"tenant": "nobody"}, "tenant"),
+        ({"expires_at": "yesterday"}, "expires_at"),
+        ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
+        ({"expires_at": 5}, "expires_at"),
+        ({"name": "a\nb"}, "name"),
+        ({"digest": "0" * 64}, "digest"),
+    ],
+)
+def test_a_bad_key_is_refused_naming_the_field(admin: APIClient, body: dict[str, object], param: str) -> None:
+    response = admin.post("/api/v1/keys", body, format="json")
+    assert response.status_code in (400, 404)
+    assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("path", ["/api/v1/keys/999999", "/api/v1/keys/99999999999999999999999"])
+def test_an_unknown_key_is_404(admin: APIClient, path: str) -> None:
+    assert admin.get(path).status_code == 404
+    assert admin.post(f"{path}/revoke").status_code == 404
+    assert admin.post(f"{path}/rotate").status_code == 404
