@@ -79,7 +79,7 @@ class SupervisorServer:
         self._post = post
         self._view = view
         self._subscribers: set[_Subscriber] = set()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket) -> None:
@@ -89,17 +89,14 @@ class SupervisorServer:
         for subscriber in self._subscribers:
             subscriber.changed.set()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
+        self._writers.add(writer)
         subscriber = _Subscriber(writer)
         sending: asyncio.Task[None] | None = None
         try:
@@ -117,7 +114,7 @@ class SupervisorServer:
         except OSError as fault:
             log.debug("A gateway's connection broke", reason=str(fault))
         finally:
-            self._connections.discard(task)
+            self._writers.discard(writer)
             self._subscribers.discard(subscriber)
             if sending is not None:
                 sending.cancel()

@@ -31,8 +31,6 @@ _POLL_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _EXCHANGE_SECONDS = 10.0
 _CONNECT_SECONDS = 5
-_RIVAL_SECONDS = 45.0
-"""How long the name may seem taken: as long as PostgreSQL needs to notice that a machine which held it is gone."""
 
 _SESSION: Mapping[str, str | int] = {
     "application_name": "nopenai supervisor",
@@ -69,7 +67,7 @@ class Store:
         database_url: str,
         *,
         post: Callable[[WishesRead], None],
-        rival_seconds: float = _RIVAL_SECONDS,
+        rival_seconds: float,
     ) -> None:
         self._node = node
         self._database_url = database_url

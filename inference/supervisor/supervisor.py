@@ -37,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     starter_model: bool
     launch: Launch
     policy: Policy = Policy()
+    rival_seconds: float = 45.0
+    """How long the node's name may seem taken at the start: as long as PostgreSQL needs to notice that a machine which
+    held it is gone."""
 
 
 class Supervisor:
@@ -57,7 +60,7 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._closed = asyncio.Event()
         self._server = SupervisorServer(self.post, self._view)
-        self._store = Store(settings.node, settings.database_url, post=self.post)
+        self._store = Store(settings.node, settings.database_url, post=self.post, rival_seconds=settings.rival_seconds)
         self._discovery = Discovery(settings.models_dirs, starter_model=settings.starter_model)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -157,7 +160,7 @@ class Supervisor:
         await self._closed.wait()
         await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         await self._store.close(seconds=_LAST_RECORDS_SECONDS)
-        await self._server.close()
+        self._server.close()
         if self._timer is not None:
             self._timer.cancel()
         self._claim.release()

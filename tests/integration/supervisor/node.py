@@ -23,7 +23,8 @@ def main() -> None:
     def adapt(settings: Settings) -> Settings:
         command = (sys.executable, "-m", "tests.stub_worker", *wanted["stub"])
         launch = replace(settings.launch, command=command)
-        return replace(settings, launch=launch, policy=replace(settings.policy, **wanted["policy"]))
+        policy = replace(settings.policy, **wanted["policy"])
+        return replace(settings, launch=launch, policy=policy, rival_seconds=1.0)
 
     serve(adapt)
 

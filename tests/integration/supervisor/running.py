@@ -23,7 +23,7 @@ from inference.protocol import (
     encode_frame,
     read_messages,
 )
-from nopenai_site.environment import PROJECT_ROOT
+from nopenai_site.environment import PROJECT_ROOT, load
 from registry.models import Replica, Version
 from tests.gguf_files import write_model
 
@@ -89,7 +89,7 @@ class NodeProcess:
             "NOPENAI_NODE_NAME": "here",
             "NOPENAI_LOG_LEVEL": "DEBUG",
         }
-        self.socket = directory / "data" / "run" / "supervisor.sock"
+        self.socket = load(self.environment).supervisor_socket
         self.log: list[dict[str, Any]] = []
         self.process: asyncio.subprocess.Process
         self._logged = asyncio.Condition()

@@ -1,0 +1,176 @@
+"""PostgreSQL stopped, frozen, late, or shared by two supervisors of one name: models are served all the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from inference.protocol import ModelSpec, ReplicaState
+from nopenai_site import environment
+from nopenai_site.environment import PROJECT_ROOT
+from tests.integration.supervisor.running import NodeProcess, eventually
+from tests.services import running_postgres
+
+READY, COLD = ReplicaState.READY, ReplicaState.COLD
+
+
+class Server:
+    """A PostgreSQL of the test's own, which it may stop and freeze."""
+
+    def __init__(self, directory: Path) -> None:
+        self._environment = environment.load({"NOPENAI_DATA_DIR": str(directory / "server")})
+        self._environment.data_dir.mkdir(mode=0o700)
+        self._environment.run_dir.mkdir(mode=0o700)
+        self.url = environment.embedded_database_url(self._environment)
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        with running_postgres(self._environment, durable=True) as process:
+            yield process
+
+    def migrate(self) -> None:
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, "DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "nopenai_site.settings_core"},
+            check=True,
+        )
+
+    def states(self) -> list[str]:
+        """What is recorded of each replica."""
+        with psycopg.connect(self.url, connect_timeout=5) as session:
+            return [state for (state,) in session.execute("SELECT observed FROM registry_replica")]
+
+    def version(self) -> ModelSpec:
+        query = "SELECT v.id, m.name, v.files FROM registry_version v JOIN registry_model m ON m.id = v.model_id"
+        with psycopg.connect(self.url, connect_timeout=5) as session:
+            pk, name, files = session.execute(query).fetchall()[0]
+        return ModelSpec(version_pk=pk, model=name, version="1.0.0", files=tuple(files))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)
+
+
+@pytest.fixture
+def node_of(server: Server, tmp_path: Path) -> NodeProcess:
+    return NodeProcess(tmp_path, {"DATABASE_URL": server.url})
+
+
+@contextmanager
+def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The server and all its sessions stand still; connections are neither answered nor refused."""
+    os.kill(process.pid, signal.SIGSTOP)  # first, so that the list of its children is complete
+    pids = [process.pid, *_children(process.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(pids):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_demand_is_served_while_postgresql_is_down_and_recorded_when_it_is_back(
+    server: Server, node_of: NodeProcess
+) -> None:
+    with server.running():
+        server.migrate()
+        node_of.drop_model("Tiny")
+        await node_of.start()
+        await node_of.logged("Model discovered: Tiny")
+        spec = server.version()
+    await node_of.logged("States can't be recorded")
+    gateway = await node_of.gateway()
+    gateway.demand(spec)
+    await gateway.until(spec, READY)
+    with server.running():
+        await eventually(lambda: server.states() == ["ready"])
+        assert await node_of.stop() == 0
+        assert server.states() == ["cold"]
+
+
+async def test_a_supervisor_that_starts_before_postgresql_registers_and_scans_when_it_can(
+    server: Server, node_of: NodeProcess
+) -> None:
+    node_of.drop_model("Tiny")
+    await node_of.start()
+    await node_of.logged("States can't be recorded")
+    with server.running():
+        server.migrate()  # there is a server without tables for a moment: a fault like any other
+        await node_of.logged("Model discovered: Tiny")
+        spec = server.version()
+        gateway = await node_of.gateway()
+        gateway.demand(spec)
+        await gateway.until(spec, READY)
+        await eventually(lambda: server.states() == ["ready"])
+        await node_of.stop()
+
+
+async def test_a_frozen_postgresql_delays_neither_a_demand_nor_the_end(server: Server, node_of: NodeProcess) -> None:
+    with server.running() as process:
+        server.migrate()
+        node_of.drop_model("Tiny")
+        await node_of.start()
+        await node_of.logged("Model discovered: Tiny")
+        spec = server.version()
+        with frozen(process):
+            gateway = await node_of.gateway()
+            gateway.demand(spec)
+            await gateway.until(spec, READY)
+            started = time.monotonic()
+            assert await node_of.stop() == 0
+            assert time.monotonic() - started < 6
+
+
+async def test_a_stop_by_sql_reaches_a_supervisor_whose_connection_was_cut(
+    server: Server, node_of: NodeProcess
+) -> None:
+    with server.running():
+        server.migrate()
+        node_of.drop_model("Tiny")
+        await node_of.start()
+        await node_of.logged("Model discovered: Tiny")
+        spec = server.version()
+        gateway = await node_of.gateway()
+        gateway.demand(spec)
+        await gateway.until(spec, READY)
+        await eventually(lambda: server.states() == ["ready"])
+        with psycopg.connect(server.url, autocommit=True) as session:
+            session.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND usename = current_user"
+            )
+            session.execute("UPDATE registry_replica SET desired = 'stopped'")
+        await gateway.until(spec, COLD)
+        await node_of.stop()
+
+
+async def test_a_second_supervisor_of_the_same_node_name_says_so_and_leaves(
+    server: Server, node_of: NodeProcess, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with server.running():
+        server.migrate()
+        await node_of.start()
+        await node_of.logged("Models scanned")
+        second = NodeProcess(elsewhere, {"DATABASE_URL": server.url})
+        await second.launch()
+        assert await second.ended() == 1
+        message = second.log[-1]["message"]
+        assert "Another supervisor works as node “here”" in message and "NOPENAI_NODE_NAME" in message
+        await node_of.stop()
