@@ -38,7 +38,11 @@ class Principal:
 
 
 class KeyAuthentication(BaseAuthentication):
-    """``Authorization: Bearer nok_…``"""
+    """``Authorization: Bearer nok_…``
+
+    A key that is not valid is refused also where none is required. (The gateway ignores it there, since OpenAI's
+    clients must send something; here an expired key would otherwise be mightier than it was when it was valid.)
+    """
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         scheme, _, secret = get_authorization_header(request).decode("latin-1").strip().partition(" ")

@@ -9,10 +9,11 @@ from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
 from nopenai_site import logs
+from nopenai_site.requests import with_known_length
 
-logs.configure(settings.NOPENAI.log_level)
+logs.configure(settings.NOPENAI.log_level, module="web")
 
-application = get_wsgi_application()
+application = with_known_length(get_wsgi_application(), limit_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
 
 # Import the views now: the first visitor shall not wait for it.
 get_resolver().url_patterns  # noqa: B018

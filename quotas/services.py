@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+import structlog
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -9,6 +10,8 @@ from quotas import callers
 from quotas.callers import Role
 from quotas.models import ApiKey, Tenant
 from registry.errors import Conflict, InvalidRequest, NotFound
+
+log = structlog.get_logger(module="quotas")
 
 DEFAULT_TENANT = "default"
 """Owns the keys of installations that know one tenant only. Made when its first key is."""
@@ -57,6 +60,7 @@ def key_create(
         role=role,
         expires_at=expires_at,
     )
+    log.info("API key created", key=key.prefix, role=key.role, tenant=tenant)
     return key, secret
 
 
@@ -66,10 +70,12 @@ def key_revoke(*, key_pk: int) -> ApiKey:
     Raises:
         NotFound: there is no such key.
     """
-    ApiKey.objects.filter(pk=key_pk, revoked_at=None).update(revoked_at=timezone.now())
+    revoked = ApiKey.objects.filter(pk=key_pk, revoked_at=None).update(revoked_at=timezone.now())
     key = ApiKey.objects.select_related("tenant").filter(pk=key_pk).first()
     if key is None:
         raise NotFound(f"There is no API key {key_pk}.")
+    if revoked:
+        log.info("API key revoked", key=key.prefix, role=key.role, tenant=key.tenant.name)
     return key
 
 
