@@ -1,11 +1,14 @@
 """What children write, made into log lines: pure.
 
-Our own processes write JSON lines, which pass unchanged. PostgreSQL and Redis have formats of their own, and anything
-may print a traceback when it dies early.
+Our own processes write JSON lines, which pass unchanged; engine workers, who share no code with us, write theirs with
+the fields in another order. PostgreSQL and Redis have formats of their own, and anything may print a traceback when it
+dies early.
 """
 
+import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 from nopenai_site.logs import LEVELS, line
 
@@ -33,13 +36,30 @@ def as_log_line(raw: bytes, *, module: str, wrap: Wrap, lowest: str) -> bytes | 
     text = raw.decode(errors="replace").rstrip()
     if not text:
         return None
-    level, message = wrap(text)
-    return line(level, module, message) if LEVELS[level] >= LEVELS[lowest] else None
+    record = _as_record(text)
+    if record is None:
+        level, message = wrap(text)
+        record = {"level": level, "module": module, "message": message}
+    if LEVELS.get(record["level"], LEVELS["WARN"]) < LEVELS[lowest]:
+        return None
+    own = {name: value for name, value in record.items() if name not in ("level", "module", "message")}
+    return line(record["level"], record.get("module", module), record["message"], own)
 
 
 def is_log_line(raw: bytes) -> bool:
     """Whether one of our own processes wrote it. Cheap on purpose: every line of a busy gateway comes by here."""
     return raw.startswith(b'{"timestamp":') and raw.endswith(b"}")
+
+
+def _as_record(text: str) -> dict[str, Any] | None:
+    """A JSON object that can be made a log line of."""
+    if not text.startswith("{"):
+        return None
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if isinstance(record.get("message"), str) and isinstance(record.get("level"), str) else None
 
 
 def plain(text: str) -> tuple[str, str]:
