@@ -77,6 +77,7 @@ class Gateway:
         self.dispatcher = Dispatcher(
             self.replicas,
             self.workers,
+            why_never=self.state.why_never,
             load_wait_seconds=config.load_wait_seconds,
             max_waiting=config.max_waiting,
         )

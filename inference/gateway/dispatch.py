@@ -5,9 +5,10 @@ still be retried, elsewhere if the decision has other candidates, or answered wi
 """
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -44,6 +45,9 @@ SUPERVISOR_PATIENCE_SECONDS = 10.0
 FAILURE_PATIENCE_SECONDS = 5.0
 """A request waits out a failed replica's back-off if it ends within this time, else it is answered at once."""
 
+_SAME_MOMENT_SECONDS = 0.01
+"""The supervisor tells times of its monotonic clock in seconds since the epoch; between two views they move by µs."""
+
 
 class NotReady(Unavailable):
     """No replica of this version will take the request in time."""
@@ -75,11 +79,14 @@ class Dispatcher:
         replicas: ReplicaClient,
         workers: WorkerPool,
         *,
+        why_never: Callable[[Version], str],
         load_wait_seconds: float = LOAD_WAIT_SECONDS,
         max_waiting: int = MAX_WAITING,
     ) -> None:
+        """``why_never``: why a version can't serve whatever its replica does; empty while it can."""
         self._replicas = replicas
         self._workers = workers
+        self._why_never = why_never
         self._load_wait_seconds = load_wait_seconds
         self._max_waiting = max_waiting
         self._waiting: dict[int, int] = {}
@@ -147,13 +154,14 @@ class Dispatcher:
             (3) failed before, its back-off ends soon     → wait
             (4) failed before, its back-off lasts         → refuse, with the time it ends
             (5) cold, loading, draining                   → wait
-            (6) the supervisor is away for long           → refuse: nobody would load it
+            (6) the registry has withdrawn it meanwhile   → refuse: it will not be loaded
+            (7) the supervisor is away, or time is up     → refuse
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._load_wait_seconds
         spec = ModelSpec(version_pk=version.pk, model=version.model, version=version.version, files=version.files)
         replica = self._replicas.view.get(version.pk)
-        known_failure = replica.since if replica is not None and replica.state is ReplicaState.FAILED else None
+        known_failure = replica.since if replica is not None and replica.state is ReplicaState.FAILED else -math.inf
         with self._place_in_queue(version):
             while True:
                 replica = self._replicas.view.get(version.pk)
@@ -161,13 +169,13 @@ class Dispatcher:
                     return replica  # (1)
                 if replica is not None and replica.state is ReplicaState.FAILED:
                     pause = max(0.0, replica.retry_at - time.time()) if replica.retry_at is not None else 0.0
-                    if replica.since != known_failure or pause > FAILURE_PATIENCE_SECONDS:
+                    if replica.since > known_failure + _SAME_MOMENT_SECONDS or pause > FAILURE_PATIENCE_SECONDS:
                         raise _failed(replica, pause)  # (2), (4)
-                if not self._replicas.connected and time.time() - self._replicas.since > SUPERVISOR_PATIENCE_SECONDS:
-                    raise self._too_slow(version, replica)  # (6)
+                if problem := self._why_never(version):
+                    raise NotReady(problem, code="no_healthy_model", retry_after=5)  # (6)
                 left = deadline - loop.time()
-                if left <= 0:
-                    raise self._too_slow(version, replica)
+                if left <= 0 or self._supervisor_away():
+                    raise self._too_slow(version, replica)  # (7)
                 await self._replicas.demand(spec, min(left, SUPERVISOR_PATIENCE_SECONDS))  # (3), (5)
 
     @contextmanager
@@ -185,6 +193,10 @@ class Dispatcher:
             self._waiting[version.pk] -= 1
             if not self._waiting[version.pk]:
                 del self._waiting[version.pk]
+
+    def _supervisor_away(self) -> bool:
+        away_seconds = 0.0 if self._replicas.connected else time.time() - self._replicas.since
+        return away_seconds > SUPERVISOR_PATIENCE_SECONDS
 
     def _too_slow(self, version: Version, replica: ReplicaView | None) -> NotReady:
         if not self._replicas.connected:

@@ -15,8 +15,8 @@ import structlog
 from inference.gateway.replicas import View
 from inference.protocol import ReplicaState
 from quotas.callers import Caller
-from registry.catalogue import Catalogue
-from registry.errors import Unavailable
+from registry.catalogue import Catalogue, Version
+from registry.errors import ApiError, Unavailable
 from routing.router import Router
 from routing.table import RouteTable
 
@@ -108,6 +108,14 @@ class GatewayState:
         if failed != self._failed:
             self._failed = failed
             self._rebuild_routes()
+
+    def why_never(self, version: Version) -> str:
+        """Why the registry lets a version serve no more, for requests that wait for it; empty while it does."""
+        try:
+            self.router.table.named(f"{version.model}@{version.version}")
+        except ApiError as error:
+            return error.message
+        return ""
 
     def count_use(self, model_id: str) -> None:
         self.used[model_id] = self.used.get(model_id, 0) + 1
