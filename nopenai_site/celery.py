@@ -17,6 +17,8 @@ from django.conf import settings
 
 from nopenai_site import logs
 
+# Of pickled messages, which root should not take; ours are JSON.
+warnings.simplefilter("ignore", SecurityWarning)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings_core")
 
 
@@ -71,5 +73,3 @@ def _configure_logging(**_: Any) -> None:
     if settings.NOPENAI.log_level != "DEBUG":
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns root of pickled messages; ours are JSON.
-    warnings.simplefilter("ignore", SecurityWarning)

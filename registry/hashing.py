@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import F, Q
 
 from registry import locks
+from registry.discovery.files import modified_ns
 from registry.discovery.placement import next_number
 from registry.models import Version
 from registry.settling import version_change, version_replaced, version_show
@@ -75,21 +76,21 @@ def _is_as_seen(version: Version, files: Iterable[Path]) -> bool:
     found = [file.stat() for file in files]
     return (
         sum(one.st_size for one in found) == version.size_bytes
-        and max(one.st_mtime_ns for one in found) == version.modified_ns
+        and max(modified_ns(one) for one in found) == version.modified_ns
     )
 
 
-def _settle(pk: int, modified_ns: int, digest: str) -> None:
+def _settle(pk: int, seen_ns: int, digest: str) -> None:
     with locks.locked(locks.SCAN), transaction.atomic():
-        version = Version.objects.select_related("model").filter(pk=pk, modified_ns=modified_ns).first()
+        version = Version.objects.select_related("model").filter(pk=pk, modified_ns=seen_ns).first()
         if version is None or version.file_state != Version.FileState.PRESENT:
             return  # a scan came in between
         if version.sha256 in ("", digest):
-            version_change(version, sha256=digest, hashed_modified_ns=modified_ns)
+            version_change(version, sha256=digest, hashed_modified_ns=seen_ns)
             return
         successor = _successor(version, digest)
-        version_show(successor, path=version.path, files=version.files, modified_ns=modified_ns)
-        version_change(successor, sha256=digest, hashed_modified_ns=modified_ns)
+        version_show(successor, path=version.path, files=version.files, modified_ns=seen_ns)
+        version_change(successor, sha256=digest, hashed_modified_ns=seen_ns)
         version_replaced(version, by=successor)
     log.info(f"New version discovered: {successor}", version=str(successor))
 

@@ -63,6 +63,7 @@ def models_scan(*, models_dirs: Sequence[Path], starter_model: bool) -> ScanRepo
         found = layout.find(files)
         found += _registered_elsewhere(known, found, models_dirs)
         starter = _starter(known, found) if starter_model else None
+        headers.forget_unasked()
         placements = placement.place(found, known, starter=starter)
         with transaction.atomic():
             settlement = Settlement(placements)

@@ -15,6 +15,8 @@ log = structlog.get_logger(module="discovery")
 MAX_DEPTH = 8
 """Folders below a models directory that are looked into."""
 
+_MAX_INT64 = (1 << 63) - 1
+
 _Key = tuple[str, int, int]
 _Reading = gguf.GgufHeader | Fault
 
@@ -24,11 +26,13 @@ class HeaderCache:
 
     def __init__(self) -> None:
         self._readings: dict[_Key, _Reading] = {}
+        self._asked: set[_Key] = set()
         self.reads = 0
         """Headers read since the start."""
 
     def read(self, key: _Key, path: Path) -> _Reading:
         """What can't be read is tried again: permissions and disks change without a trace in the file."""
+        self._asked.add(key)
         reading = self._readings.get(key)
         if reading is None:
             self.reads += 1
@@ -38,22 +42,19 @@ class HeaderCache:
                 return Fault(str(fault), may_pass=True)
         return reading
 
-    def keep_only(self, keys: Iterable[_Key]) -> None:
-        """Forget the files that are no more."""
-        self._readings = {key: self._readings[key] for key in keys if key in self._readings}
+    def forget_unasked(self) -> None:
+        """Forget the files that nobody asked for since the last time: they are no more."""
+        self._readings = {key: reading for key, reading in self._readings.items() if key in self._asked}
+        self._asked.clear()
 
 
 def list_files(models_dirs: Sequence[Path], cache: HeaderCache) -> list[ListedFile]:
     """Every ``*.gguf`` below ``models_dirs``, sorted within each; hidden files and folders are passed over."""
-    listed: list[ListedFile] = []
-    keys: list[_Key] = []
-    for root in dict.fromkeys(models_dirs):
-        for folders, path in _walk(root, (), ()):
-            file, key = _list(root, folders, path, cache)
-            listed.append(file)
-            keys.append(key)
-    cache.keep_only(keys)
-    return listed
+    return [
+        _list(root, folders, path, cache)
+        for root in dict.fromkeys(models_dirs)
+        for folders, path in _walk(root, (), ())
+    ]
 
 
 def list_path(path: Path, cache: HeaderCache) -> list[ListedFile]:
@@ -65,7 +66,7 @@ def list_path(path: Path, cache: HeaderCache) -> list[ListedFile]:
     except OSError:
         return []
     wanted = [name for name in names if _is_model_name(name)] if is_folder else _with_shards(path.name, names)
-    return [_list(folder, (), folder / name, cache)[0] for name in wanted]
+    return [_list(folder, (), folder / name, cache) for name in wanted]
 
 
 def _with_shards(name: str, names: Iterable[str]) -> list[str]:
@@ -111,21 +112,17 @@ def _is_model_name(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def _list(root: Path, folders: tuple[str, ...], path: Path, cache: HeaderCache) -> tuple[ListedFile, _Key]:
+def _list(root: Path, folders: tuple[str, ...], path: Path, cache: HeaderCache) -> ListedFile:
     size_bytes, modified_ns, fault = _look(path)
-    key = (str(path), size_bytes, modified_ns)
-    reading = fault or cache.read(key, path)
-    return (
-        ListedFile(
-            root=str(root),
-            folders=tuple(_shown(folder) for folder in folders),
-            name=_shown(path.name),
-            size_bytes=size_bytes,
-            modified_ns=modified_ns,
-            header=reading if isinstance(reading, gguf.GgufHeader) else None,
-            fault=reading if isinstance(reading, Fault) else None,
-        ),
-        key,
+    reading = fault or cache.read((str(path), size_bytes, modified_ns), path)
+    return ListedFile(
+        root=_shown(str(root)),
+        folders=tuple(_shown(folder) for folder in folders),
+        name=_shown(path.name),
+        size_bytes=size_bytes,
+        modified_ns=modified_ns,
+        header=reading if isinstance(reading, gguf.GgufHeader) else None,
+        fault=reading if isinstance(reading, Fault) else None,
     )
 
 
@@ -138,10 +135,15 @@ def _look(path: Path) -> tuple[int, int, Fault | None]:
     except OSError as fault:
         return 0, 0, Fault(f"can't be read: {fault.strerror}", may_pass=True)
     if not stat.S_ISREG(found.st_mode):
-        return 0, found.st_mtime_ns, Fault("is not a regular file", may_pass=False)
+        return 0, modified_ns(found), Fault("is not a regular file", may_pass=False)
     if _shown(str(path)) != str(path):
-        return found.st_size, found.st_mtime_ns, Fault("its name is no valid UTF-8: rename it", may_pass=False)
-    return found.st_size, found.st_mtime_ns, None
+        return found.st_size, modified_ns(found), Fault("its name is no valid UTF-8: rename it", may_pass=False)
+    return found.st_size, modified_ns(found), None
+
+
+def modified_ns(found: os.stat_result) -> int:
+    """As the tables can hold it: a file may claim to be of a year after 2262."""
+    return max(-_MAX_INT64, min(found.st_mtime_ns, _MAX_INT64))
 
 
 def _read(path: Path) -> _Reading:

@@ -250,6 +250,8 @@ def _not_a_model(headers: Sequence[gguf.GgufHeader]) -> str | None:
     first = headers[0]
     if first.kind in _NOT_MODELS:
         return f"holds {_NOT_MODELS[first.kind]}, not a model"
+    if sum(header.parameter_count for header in headers) >= 1 << 63:
+        return "claims to have more parameters than fit into 63 bits"
     if not any(header.tensor_count for header in headers):
         return "holds no tensors: a vocabulary, not a model"
     return None

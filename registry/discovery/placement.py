@@ -62,7 +62,7 @@ def place(found: Sequence[Found], known: Iterable[Known], *, starter: Found | No
     """
     by_file = {version.first_file: version for version in known}
     slots = _Slots()
-    placed: list[Placement] = []
+    settled: list[tuple[Found, Known]] = []
     newcomers: list[Found] = []
     abandoned: list[Known] = []
     for one in found:
@@ -75,9 +75,11 @@ def place(found: Sequence[Found], known: Iterable[Known], *, starter: Found | No
         else:  # 1
             slots.hold(version.model, one.number, one)
             slots.hold(version.model, version.number, one)
-            placed.append(
-                Placement(found=one, model=version.model, known=version, alias=slots.alias(version.model, one))
-            )
+            settled.append((one, version))
+    placed = [
+        Placement(found=one, model=version.model, known=version, alias=slots.alias(version.model, one))
+        for one, version in settled
+    ]
     newcomers.sort(key=lambda newcomer: newcomer.fault is not None)
     placed.extend(_place_newcomer(one, slots) for one in newcomers)  # 2, 3
     if starter is not None and slots.holder(starter.id, starter) is not None:
@@ -122,6 +124,7 @@ class _Slots:
 
     def __init__(self) -> None:
         self._holders: dict[tuple[str, Number | None], str] = {}
+        self._ids: set[str] = set()
 
     def holder(self, id: str, found: Found) -> str | None:
         """Words for an operator; None when the id is free for ``found``."""
@@ -134,11 +137,15 @@ class _Slots:
 
     def hold(self, id: str, number: Number | None, found: Found) -> None:
         self._holders.setdefault((id, number), f"belongs to {found.files[0]}")
+        self._ids.add(id)
 
     def alias(self, id: str, found: Found) -> str | None:
-        """Also hold the qualified id for the content that the bare one means, if it is free."""
+        """Also hold the qualified id for the content that the bare one means, if nobody has it.
+
+        Not for a version folder: what the bare id means is another question there.
+        """
         alias = found.qualified_id
-        if alias is None or id != found.id or self.holder(alias, found) is not None:
+        if alias is None or id != found.id or found.number is not None or alias in self._ids:
             return None
         self.take(alias, found)
         return alias

@@ -9,7 +9,7 @@ from registry.gguf.errors import Incomplete, Invalid
 
 MAX_HEADER_BYTES = 128 << 20
 """Real headers, vocabulary and merges included, reach about 30 MiB."""
-MAX_STRINGS = 4_000_000
+MAX_STRINGS = 2_000_000
 """In arrays, all together: the largest vocabularies and their merges have under 1,000,000."""
 MAX_DIMENSIONS = 4
 

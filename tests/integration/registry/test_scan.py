@@ -429,6 +429,22 @@ def test_an_operators_own_file_takes_the_starters_id(scan: Scan, models_dir: Pat
     assert model.promoted.version == "1.0.1"
 
 
+def test_an_idle_scan_does_not_read_the_starter_again(scan: Scan) -> None:
+    scan(starter_model=True)
+    reads = scanning.headers.reads
+
+    scan(starter_model=True)
+
+    assert scanning.headers.reads == reads
+
+
+def test_a_file_of_the_far_future_breaks_no_scan(scan: Scan, models_dir: Path) -> None:
+    path = write_model(models_dir / "future.gguf")
+    os.utime(path, ns=(2**63 + 5, 2**63 + 5))
+
+    assert scan().discovered == ("future",)
+
+
 def test_a_models_directory_that_is_not_there_is_empty(scan: Scan, models_dir: Path) -> None:
     report = scan(models_dirs=(models_dir / "none",))
 
