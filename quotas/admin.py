@@ -78,7 +78,7 @@ class ApiKeyAdmin(ServiceAdmin):
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """No choice means the default tenant, which the first key makes."""
         if db_field.name == "tenant":
-            kwargs |= {"required": False, "empty_label": services.DEFAULT_TENANT}
+            kwargs |= {"required": False, "help_text": f"None means “{services.DEFAULT_TENANT}”."}
             kwargs["queryset"] = Tenant.objects.exclude(name=services.DEFAULT_TENANT)
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 

@@ -55,11 +55,12 @@ class ModelAdmin(ServiceAdmin):
             "What it is",
             {
                 "fields": (
-                    ("state", "health", "health_reason"),
+                    ("state", "health", "default"),
+                    "health_reason",
                     ("version", "size", "parameters"),
                     ("architecture", "quantization", "context"),
                     ("capabilities", "aliases"),
-                    ("default", "uses", "created_at"),
+                    ("uses", "created_at"),
                     "path",
                 )
             },

@@ -51,9 +51,9 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
         page = reverse("admin:registry_version_change", args=[version.pk])
         return format_html('<a href="{}" class="text-primary-600 dark:text-primary-500">{}</a>', page, version.number)
 
-    @column("promoted", boolean=True)
-    def serves(self, version: Version) -> bool:
-        return version.model.promoted_id == version.pk
+    @column("promoted")
+    def serves(self, version: Version) -> str:
+        return _promoted_mark(version)
 
     @column("health")
     def health_label(self, version: Version) -> str:
@@ -114,9 +114,9 @@ class VersionAdmin(ReadOnlyAdmin):
     def number(self, version: Version) -> str:
         return version.number
 
-    @column("promoted", boolean=True)
-    def promoted(self, version: Version) -> bool:
-        return version.model.promoted_id == version.pk
+    @column("promoted")
+    def promoted(self, version: Version) -> str:
+        return _promoted_mark(version)
 
     @column("health", ordering="health")
     def health_label(self, version: Version) -> str:
@@ -157,6 +157,11 @@ class VersionAdmin(ReadOnlyAdmin):
     @bulk_action("Promote selected versions", permission="operate")
     def promote_selected(self, request: HttpRequest, versions: QuerySet[Version]) -> None:
         counted(request, each(request, versions, _promote), "promoted")
+
+
+def _promoted_mark(version: Version) -> str:
+    """Not a boolean: a red cross on every older version would look like a fault."""
+    return coloured("promoted", {"promoted": "primary"}) if version.model.promoted_id == version.pk else "–"
 
 
 def _promote(version: Version) -> None:
