@@ -158,7 +158,10 @@ class Worker:
         self._hung: list[Callable[[], None]] = []
 
     def announce_load(self) -> None:
-        """Requests that are answered at once never show here, as in an engine that is fast enough."""
+        """Soon: after what is being written. Requests that are answered at once never show here."""
+        asyncio.get_running_loop().call_soon(self._announce_load)
+
+    def _announce_load(self) -> None:
         running = sum(len(connection.running) for connection in self.connections)
         frame = encode_frame([WorkerLoad(running=running, waiting=0)])
         for connection in self.connections:

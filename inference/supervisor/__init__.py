@@ -1,0 +1,14 @@
+"""The supervisor: one process a node, the one owner of its engine processes.
+
+    gateways ──Demand, InUse──► server ──events──┐                  ┌──Start, Stop──► worker ──► engine process
+             ◄────Replicas─────        ◄─Publish─┤                  │                   │ status lines, load, exit
+    PostgreSQL ◄──observations── store ◄─Record──┼── supervisor ────┤                   │
+               ──wishes────────►       ──events──┘   (post: one     └──◄────events──────┘
+    models directories ──changes──► discovery         event at a time)
+                                    (scans into SQL)
+
+What to do is decided in pure functions: :mod:`.reconcile` (the tree), :mod:`.noting` (what an event says),
+:mod:`.transitions` (the steps of a replica's life), on the values of :mod:`.replica` and :mod:`.events`. Everything
+else here carries out, and reports back. Only :mod:`.store`, :mod:`.discovery` and :mod:`.sql` know SQL; they work in
+threads of their own, so a model is loaded on demand whether PostgreSQL answers, is away or stands still.
+"""

@@ -26,6 +26,8 @@ from inference.supervisor.worker import Launch, Worker
 log = structlog.get_logger(module="supervisor")
 
 _LAST_RECORDS_SECONDS = 1.0
+_CLOCK_STEP_SECONDS = 1.0
+"""The wall clock may drift by so much against ours before published times follow it."""
 _CANCEL_SECONDS = 0.5
 """A cancelled conversation with a frozen server may not end; it is left behind then."""
 
@@ -54,6 +56,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         # Numbers that no supervisor before us has used: a gateway may still hold the path of a dead worker's socket.
         self._state = State(next_worker=time.time_ns() // 1_000_000)
+        self._epoch = 0.0
         self._events: deque[Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
@@ -131,8 +134,14 @@ class Supervisor:
 
     def _view(self) -> Replicas:
         epoch = time.time() - self._loop.time()
-        replicas = self._state.replicas.values()
-        return Replicas(replicas=tuple(view(replica, epoch=epoch, socket_of=self._socket_name) for replica in replicas))
+        if abs(epoch - self._epoch) > _CLOCK_STEP_SECONDS:  # else a view would differ in what has not changed
+            self._epoch = epoch
+        return Replicas(
+            replicas=tuple(
+                view(replica, epoch=self._epoch, socket_of=self._socket_name)
+                for replica in self._state.replicas.values()
+            )
+        )
 
     def _socket_of(self, worker: int) -> Path:
         return self._claim.path.parent / f"engine-{worker}.sock"

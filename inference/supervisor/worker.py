@@ -96,11 +96,17 @@ class Worker:
                 )
                 await self._listen(self._process)
                 reason = explain(self._process.wait(), self._last_lines)
+                self._tell_last_words(self._process.returncode)
         except (OSError, ValueError, subprocess.SubprocessError) as fault:
             reason = f"it could not be started: {fault}"
         finally:
             self._bury()
             self._post(WorkerExited(self._number, reason))
+
+    def _tell_last_words(self, returncode: int) -> None:
+        """What led to a failure, for whoever has to find it; an end that we asked for leaves no line."""
+        if returncode not in (0, -signal.SIGTERM) and self._last_lines:
+            engine_log.error("What the worker printed last", model_id=self._spec.model, lines=list(self._last_lines))
 
     def _bury(self) -> None:
         """Whatever interrupted us, no process is left."""

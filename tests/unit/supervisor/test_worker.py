@@ -1,0 +1,185 @@
+"""One worker process at a time: what it says becomes events, and its end is always the last of them."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference.protocol import Generate, ModelSpec, WorkerStage, encode_frame
+from inference.supervisor.environment import worker_environment
+from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
+from inference.supervisor.worker import Launch, Worker, explain
+from nopenai_site.environment import PROJECT_ROOT
+
+SPEC = ModelSpec(version_pk=1, model="-Odd name", version="1.0.0", files=("/nowhere/a.gguf", "/nowhere/b.gguf"))
+STUB = (sys.executable, "-m", "tests.stub_worker")
+
+
+class Started:
+    """A worker, and what it has posted so far."""
+
+    def __init__(self, directory: Path, *command: str) -> None:
+        self.events: list[Event] = []
+        self.forwarded: list[bytes] = []
+        self.socket = directory / "w.sock"
+        self._posted = asyncio.Condition()
+        launch = Launch(
+            command=command,
+            directory=PROJECT_ROOT,
+            environment=worker_environment(os.environ),
+            log_level="INFO",
+            forward=self.forwarded.append,
+        )
+        self.worker = Worker(1, SPEC, self.socket, launch, self._post)
+
+    def _post(self, event: Event) -> None:
+        self.events.append(event)
+        self._wake = asyncio.ensure_future(self._notify())
+
+    async def _notify(self) -> None:
+        async with self._posted:
+            self._posted.notify_all()
+
+    async def until(self, event: Event | type[Event]) -> Event:
+        def found() -> Event | None:
+            matches = (e for e in self.events if e == event or (isinstance(event, type) and isinstance(e, event)))
+            return next(matches, None)
+
+        async with asyncio.timeout(20), self._posted:
+            await self._posted.wait_for(lambda: found() is not None)
+        match = found()
+        assert match is not None
+        return match
+
+    async def until_last_is(self, event: Event) -> None:
+        async with asyncio.timeout(20), self._posted:
+            await self._posted.wait_for(lambda: self.events[-1] == event)
+
+    async def until_ready(self) -> None:
+        while not any(isinstance(e, WorkerReported) and e.status.stage is WorkerStage.READY for e in self.events):
+            async with asyncio.timeout(20), self._posted:
+                await self._posted.wait()
+
+    async def exit_reason(self) -> str:
+        event = await self.until(WorkerExited)
+        assert isinstance(event, WorkerExited) and event is self.events[-1]
+        return event.reason
+
+    @property
+    def pid(self) -> int:
+        return next(event.pid for event in self.events if isinstance(event, WorkerSpawned))
+
+
+async def test_a_worker_is_spawned_reports_and_is_told_to_exit(tmp_path: Path) -> None:
+    started = Started(tmp_path, *STUB)
+    await started.until_ready()
+    assert started.socket.exists()
+    started.worker.stop(kill=False)
+    assert await started.exit_reason() == "it exited by itself"
+    assert not started.socket.exists()
+    with pytest.raises(ProcessLookupError):  # it was reaped
+        os.kill(started.pid, 0)
+
+
+async def test_a_worker_has_a_session_of_its_own(tmp_path: Path) -> None:
+    started = Started(tmp_path, *STUB)
+    await started.until_ready()
+    assert os.getsid(started.pid) == started.pid
+    started.worker.stop(kill=True)
+    await started.exit_reason()
+
+
+async def test_a_command_that_can_not_be_run_is_an_exit_with_the_reason(tmp_path: Path) -> None:
+    started = Started(tmp_path, "/nowhere/python")
+    reason = await started.exit_reason()
+    assert reason.startswith("it could not be started: ") and "/nowhere/python" in reason
+
+
+async def test_a_worker_that_is_stopped_before_it_started_never_starts(tmp_path: Path) -> None:
+    started = Started(tmp_path, *STUB)
+    started.worker.stop(kill=False)
+    assert await started.exit_reason() == "it was stopped before it started"
+    assert len(started.events) == 1
+
+
+async def test_a_stop_after_the_exit_does_nothing(tmp_path: Path) -> None:
+    started = Started(tmp_path, sys.executable, "-c", "")
+    await started.exit_reason()
+    started.worker.stop(kill=True)
+
+
+async def test_how_many_requests_it_has_is_known_from_the_worker_itself(tmp_path: Path) -> None:
+    started = Started(tmp_path, *STUB, "--hang-after", "1")
+    await started.until_ready()
+    await started.until(WorkerBusy(1, 0))
+    _, writer = await asyncio.open_unix_connection(started.socket)
+    writer.write(encode_frame([Generate(id=number, request_id="r", text="go") for number in (1, 2)]))
+    await started.until(WorkerBusy(1, 2))
+    writer.close()  # the client has left
+    await started.until_last_is(WorkerBusy(1, 0))
+    started.worker.stop(kill=True)
+    assert "SIGKILL" in await started.exit_reason()
+
+
+async def test_log_lines_pass_as_they_are_and_the_rest_explains_a_crash(tmp_path: Path) -> None:
+    line = b'{"module": "engine", "message": "hello"}'
+    script = (
+        "import os, sys\n"
+        f"os.write(2, {line!r} + b'\\n[1, 2]\\n{{broken\\n')\n"
+        "os.write(2, b'last \\xff words')\n"
+        "sys.exit(3)\n"
+    )
+    started = Started(tmp_path, sys.executable, "-c", script)
+    assert (
+        await started.exit_reason() == "it exited with status 3; its last words: last \N{REPLACEMENT CHARACTER} words"
+    )
+    assert started.forwarded == [line]
+
+
+async def test_a_flood_without_a_newline_is_cut_not_collected(tmp_path: Path) -> None:
+    script = "import os\nfor _ in range(64): os.write(2, b'x' * 65536)\nos.write(2, b'\\nthe end\\n'); os._exit(1)"
+    started = Started(tmp_path, sys.executable, "-c", script)
+    assert "the end" in await started.exit_reason()
+
+
+async def test_a_grandchild_that_keeps_the_pipes_open_does_not_hide_the_exit(tmp_path: Path) -> None:
+    script = "import os, subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, file=sys.stderr); os._exit(4)"
+    started = Started(tmp_path, sys.executable, "-c", script)
+    reason = await started.exit_reason()
+    assert reason.startswith("it exited with status 4")
+    os.kill(int(reason.split()[-1]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "last_lines", "reason"),
+    [
+        (0, [], "it exited by itself"),
+        (1, [], "it exited with status 1"),
+        (1, ["first", "last"], "it exited with status 1; its last words: last"),
+        (-9, [], "it was killed by SIGKILL, perhaps because memory ran out"),
+        (-11, [], "it was killed by SIGSEGV"),
+        (-63, [], "it was killed by signal 63"),
+    ],
+)
+def test_an_exit_is_explained(returncode: int, last_lines: list[str], reason: str) -> None:
+    assert explain(returncode, last_lines) == reason
+
+
+def test_workers_get_what_computing_needs_and_no_secret() -> None:
+    given = {
+        "PATH": "/bin",
+        "OMP_NUM_THREADS": "4",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "DATABASE_URL": "postgresql://u:secret@h/d",
+        "NOPENAI_ADMIN_PASSWORD": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "SOMETHING_NEW": "secret",
+    }
+    got = worker_environment(given)
+    assert "secret" not in " ".join(got.values())
+    assert (got["PATH"], got["OMP_NUM_THREADS"], got["CUDA_VISIBLE_DEVICES"]) == ("/bin", "4", "0")
+    assert got["GGML_NO_BACKTRACE"] == "1"
+    assert "OMP_WAIT_POLICY" not in got
