@@ -4,13 +4,28 @@
 import os
 import sys
 
+from nopenai_site.environment import BadEnvironment
+
 
 def main() -> int:
+    try:
+        return run()
+    except BadEnvironment as fault:
+        print(f"These settings can't be used:\n{fault}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as fault:
+        if sys.prefix != sys.base_prefix:
+            raise
+        print(f"This Python has no {fault.name}. Use .venv/bin/python, which `make run` makes.", file=sys.stderr)
+        return 1
+
+
+def run() -> int:
     if sys.argv[1:2] == ["up"]:
         # `up` starts the very database that Django would connect to, and stays small: it never imports Django.
-        from nopenai_site.up.command import run
+        from nopenai_site.up.command import run as run_up
 
-        return run(sys.argv[2:])
+        return run_up(sys.argv[2:])
 
     if sys.argv[1:] == ["supervisor"]:
         # The core settings have no app whose command Django could find; without them it would start in twice the time.

@@ -5,6 +5,7 @@ never make two versions of one change. A scan that finds nothing new writes noth
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def models_scan(*, models_dirs: Sequence[Path], starter_model: bool) -> ScanRepo
         discovered=tuple(settlement.discovered),
         versions=tuple(settlement.new_versions),
         missing=tuple(settlement.missing),
-        unusable={one.model: _why(one) for one in placements.placed if one.conflict or one.found.fault},
+        unusable=_unusable(placements.placed),
         files=len(files),
         seconds=time.monotonic() - started,
     )
@@ -80,8 +81,14 @@ def models_scan(*, models_dirs: Sequence[Path], starter_model: bool) -> ScanRepo
     return report
 
 
-def _why(placed: placement.Placement) -> str:
-    return placed.conflict or (placed.found.fault.reason if placed.found.fault else "")
+def _unusable(placed: Iterable[placement.Placement]) -> dict[str, str]:
+    """Two versions of a model may be broken at once."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(placed, key=lambda one: one.found.files):
+        reason = one.conflict or (one.found.fault.reason if one.found.fault else None)
+        if reason is not None:
+            reasons[one.model].append(reason)
+    return {model: "; ".join(several) for model, several in reasons.items()}
 
 
 def _known() -> list[Known]:
