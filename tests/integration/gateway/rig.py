@@ -1,0 +1,328 @@
+"""A gateway with real sockets on both sides, whose supervisor a test plays by hand."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvicorn
+
+from inference.gateway.app import Gateway, GatewayConfig
+from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
+from inference.protocol import (
+    Demand,
+    FrameDecoder,
+    GatewayToSupervisor,
+    InUse,
+    ModelSpec,
+    Replicas,
+    ReplicaState,
+    ReplicaView,
+    WorkerLoad,
+    WorkerStage,
+    WorkerStatus,
+    WorkerToGateway,
+    encode_frame,
+    read_messages,
+)
+from nopenai_site.environment import PROJECT_ROOT
+from quotas.callers import Caller
+from registry.catalogue import Catalogue, Health, Model, Version
+
+PATIENCE_SECONDS = 20.0
+"""Nothing here takes a tenth of it; a test that runs into it has failed."""
+
+
+def a_model(name: str, pk: int, **changes: Any) -> Model:
+    version = Version(
+        pk=pk,
+        model=name,
+        version="1.0.0",
+        path=f"vendor/layerModels/{name}",
+        files=(f"/models/{name}.gguf",),
+        size_bytes=1,
+        parameter_count=135_000_000,
+        capabilities=frozenset({"chat", "completion"}),
+        health=Health.HEALTHY,
+    )
+    fields: dict[str, Any] = {
+        "id": name,
+        "display_name": name,
+        "enabled": True,
+        "preload": False,
+        "is_default": False,
+        "starter": False,
+        "created": 1_700_000_000,
+        "use_count": 0,
+        "versions": {version.version: version},
+        "promoted": version,
+    }
+    return Model(**(fields | changes))
+
+
+class GivenSnapshot:
+    """Stands for the snapshot's thread: a test says what the registry holds."""
+
+    def __init__(self, state: GatewayState, models: tuple[Model, ...], callers: dict[str, Caller]) -> None:
+        self._state = state
+        self._models = models
+        self._callers = callers
+        self.usage: dict[str, int] = {}
+        self.woken = 0
+
+    def start(self) -> None:
+        self.show(*self._models)
+
+    def show(self, *models: Model, revision: int = 1) -> None:
+        default = next((model for model in models if model.is_default), None)
+        catalogue = Catalogue(revision=revision, models={model.id: model for model in models}, default=default)
+        self._state.accept_contact(DatabaseContact(last=time.time()))
+        self._state.accept_snapshot(
+            Snapshot(catalogue=catalogue, callers=self._callers, use_counts={}, loaded_at=time.time())
+        )
+
+    async def stop(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def hang_up(self) -> None:
+        pass
+
+    def add_usage(self, counts: dict[str, int]) -> None:
+        for model, count in counts.items():
+            self.usage[model] = self.usage.get(model, 0) + count
+
+
+class ScriptedSupervisor:
+    """The supervisor's socket, in the hands of a test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.view: dict[int, ReplicaView] = {}
+        self.demanded: asyncio.Queue[ModelSpec] = asyncio.Queue()
+        self.in_use: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
+        self.on_demand: Callable[[ModelSpec], None] = lambda spec: None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.close()
+        await self._server.wait_closed()
+        self.path.unlink(missing_ok=True)
+
+    def publish(self, *replicas: ReplicaView) -> None:
+        self.view |= {replica.version_pk: replica for replica in replicas}
+        for writer in self._writers:
+            writer.write(self._frame())
+
+    def _frame(self) -> bytes:
+        return encode_frame([Replicas(replicas=tuple(self.view.values()))])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        writer.write(self._frame())
+        decoder: FrameDecoder[GatewayToSupervisor] = FrameDecoder(GatewayToSupervisor)
+        with contextlib.suppress(ConnectionError):
+            while messages := await read_messages(reader, decoder):
+                for message in messages:
+                    self._take(message)
+        self._writers.discard(writer)
+        writer.close()
+
+    def _take(self, message: GatewayToSupervisor) -> None:
+        if isinstance(message, Demand):
+            self.demanded.put_nowait(message.spec)
+            self.on_demand(message.spec)
+        elif isinstance(message, InUse):
+            self.in_use.put_nowait(message.versions)
+
+
+def a_view(model: Model, state: ReplicaState, **changes: Any) -> ReplicaView:
+    assert model.promoted is not None
+    fields: dict[str, Any] = {
+        "version_pk": model.promoted.pk,
+        "model": model.id,
+        "version": model.promoted.version,
+        "state": state,
+        "reason": "",
+        "socket": None,
+        "progress": 0.0,
+        "since": time.time(),
+    }
+    return ReplicaView(**(fields | changes))
+
+
+class StubProcess:
+    """A stub worker and the view of it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, model: Model, path: Path) -> None:
+        self.process = process
+        self.view = a_view(model, ReplicaState.READY, socket=str(path), progress=1.0)
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator["LoadWatch"]:
+        assert self.view.socket is not None
+        reader, writer = await asyncio.open_unix_connection(self.view.socket)
+        try:
+            yield LoadWatch(reader)
+        finally:
+            writer.close()
+
+
+class LoadWatch:
+    """How many requests a stub works on, as it tells everyone who is connected."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+
+    async def until(self, running: int) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                for message in await read_messages(self._reader, self._decoder):
+                    if isinstance(message, WorkerLoad) and message.running == running:
+                        return
+
+
+class Rig:
+    """A gateway on a port of its own, its scripted supervisor, and stub workers."""
+
+    def __init__(self, directory: Path, models: tuple[Model, ...], callers: dict[str, Caller], **config: Any) -> None:
+        self.directory = directory
+        self.supervisor = ScriptedSupervisor(directory / "supervisor.sock")
+        self.feed: GivenSnapshot
+        self.workers: list[StubProcess] = []
+        settings: dict[str, Any] = {
+            "node_name": "here",
+            "supervisor_socket": self.supervisor.path,
+            "web_socket": directory / "web.sock",
+            "require_api_key": False,
+        }
+        self.gateway = Gateway(GatewayConfig(**(settings | config)), self._feed_of(models, callers))
+        self.client: aiohttp.ClientSession
+        self.port = 0
+        self._server: uvicorn.Server
+        self._serving: asyncio.Task[None]
+
+    def _feed_of(
+        self, models: tuple[Model, ...], callers: dict[str, Caller]
+    ) -> Callable[[GatewayState], GivenSnapshot]:
+        def make(state: GatewayState) -> GivenSnapshot:
+            self.feed = GivenSnapshot(state, models, callers)
+            return self.feed
+
+        return make
+
+    async def start(self, graceful_seconds: float = 1.0) -> None:
+        await self.supervisor.start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self.gateway,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=graceful_seconds,  # type: ignore[arg-type]
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        self.client = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
+        await self.until(lambda: self.gateway.replicas.connected)
+
+    async def stop(self) -> None:
+        await self.client.close()
+        await self.shut_down()
+        for worker in self.workers:
+            await worker.kill()
+        await self.supervisor.stop()
+
+    async def shut_down(self) -> None:
+        """As on SIGTERM."""
+        self._server.should_exit = True
+        await self._serving
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """For what is told by no event."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not true():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def worker(self, model: Model, *arguments: str, ready: bool = True) -> StubProcess:
+        """A stub worker of a model, which the supervisor (if ``ready``) then announces."""
+        path = self.directory / f"engine-{len(self.workers)}.sock"
+        command = ("-m", "tests.stub_worker", "--socket", str(path), "--model-id", model.id, "--version", "1.0.0")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, *arguments, "file.gguf", cwd=PROJECT_ROOT, stdout=asyncio.subprocess.PIPE
+        )
+        worker = StubProcess(process, model, path)
+        self.workers.append(worker)
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async for line in process.stdout:
+                if msgspec.json.decode(line, type=WorkerStatus).stage is WorkerStage.READY:
+                    break
+        if ready:
+            await self.announce(worker.view)
+        return worker
+
+    async def announce(self, view: ReplicaView) -> None:
+        self.supervisor.publish(view)
+        await self.until(lambda: self.gateway.replicas.view.get(view.version_pk) == view)
+
+    async def chat(self, content: str = "Hello!", **fields: Any) -> tuple[aiohttp.ClientResponse, Any]:
+        """A chat's answer and its JSON."""
+        async with self.chatting(content, **fields) as response:
+            return response, await response.json()
+
+    def chatting(self, content: str = "Hello!", **fields: Any) -> Any:
+        body = {"messages": [{"role": "user", "content": content}], **fields}
+        return self.client.post("/v1/chat/completions", json=body)
+
+    async def streamed(self, content: str = "Hello!", **fields: Any) -> list[Any]:
+        """A chat's events."""
+        async with self.chatting(content, stream=True, **fields) as response:
+            assert response.status == 200, await response.text()
+            return list(events(await response.read()))
+
+
+class _Server(uvicorn.Server):
+    """Leaves pytest's signal handlers alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def events(raw: bytes) -> Iterator[Any]:
+    for line in raw.decode().split("\n\n"):
+        if line:
+            data = line.removeprefix("data: ")
+            yield data if data == "[DONE]" else json.loads(data)
+
+
+def text_of(chunks: list[Any]) -> str:
+    return "".join(
+        choice["delta"].get("content", "") for chunk in chunks if "choices" in chunk for choice in chunk["choices"]
+    )
