@@ -139,10 +139,11 @@ def _request_headers(call: Call) -> CIMultiDict[str]:
         for name, value in call.scope["headers"]
         if name not in _HOP_BY_HOP and name not in _TOLD_BY_US and name not in connection
     )
+    # The server has resolved who calls and how, by its list of proxies that may be believed; what others claim of
+    # themselves ends here.
     client = call.scope.get("client")
     if client:
-        before = call.headers.get(b"x-forwarded-for", b"").decode("latin-1")
-        headers["X-Forwarded-For"] = f"{before}, {client[0]}" if before else client[0]
+        headers["X-Forwarded-For"] = client[0]
     headers["X-Forwarded-Proto"] = call.scope["scheme"]
     headers["X-Forwarded-Host"] = headers.get("Host", "")
     headers["X-Request-ID"] = call.request_id
