@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nopenai_site.environment import PROJECT_ROOT
+from nopenai_site.environment import load as load_environment
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -69,6 +70,17 @@ class Installation:
                 stderr=errors,
                 start_new_session=True,
             )
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another ``manage.py`` command with the same environment."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=PROJECT_ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+        )
 
     @property
     def was_started(self) -> bool:
@@ -160,13 +172,15 @@ class Installation:
     def processes(self) -> dict[int, str]:
         """Command lines, by pid, of all that runs for this data directory: children, their children, orphans."""
         own = f"NOPENAI_DATA_DIR={self.data_dir}\0"
+        # Where the data directory's name is too long for a socket's, the sockets lie elsewhere.
+        places = (str(self.data_dir), str(load_environment({"NOPENAI_DATA_DIR": str(self.data_dir)}).run_dir))
         found = {}
         for process in Path("/proc").iterdir():
             if not process.name.isdigit():
                 continue
             command = _read(process / "cmdline").replace("\0", " ")
             # A zombie has no command line; it is dead already.
-            if command and (str(self.data_dir) in command or own in _read(process / "environ") + "\0"):
+            if command and (any(place in command for place in places) or own in _read(process / "environ") + "\0"):
                 found[int(process.name)] = command
         return found
 

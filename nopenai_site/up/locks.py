@@ -46,6 +46,16 @@ def lock_installation(data_dir: Path) -> int:
     return descriptor
 
 
+def running_pid(data_dir: Path) -> int | None:
+    """The parent that has ``data_dir``; None: nobody. It does not try the lock, so as not to be in anyone's way."""
+    try:
+        pid = int((data_dir / "up.lock").read_text())
+        holds = _has_open(Path(f"/proc/{pid}"), data_dir / "up.lock")
+    except (OSError, ValueError):
+        return None
+    return pid if holds else None
+
+
 def lock_children(data_dir: Path, *, patience_seconds: float) -> int:
     """Take ``children.lock`` as soon as the last child of an earlier run is gone; the descriptor to hand to children.
 

@@ -1,14 +1,17 @@
 """Whether a process does its work, asked from outside."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 _PATIENCE_SECONDS = 2.0
 
+Question = Callable[[], Coroutine[Any, Any, bool]]
 
-def accepts(path: Path) -> Callable[[], Awaitable[bool]]:
+
+def accepts(path: Path) -> Question:
     """Somebody accepts connections on a Unix socket."""
 
     async def ready() -> bool:
@@ -22,7 +25,7 @@ def accepts(path: Path) -> Callable[[], Awaitable[bool]]:
     return ready
 
 
-def answers(url: str) -> Callable[[], Awaitable[bool]]:
+def answers(url: str) -> Question:
     """A GET is answered with 200."""
 
     async def ready() -> bool:

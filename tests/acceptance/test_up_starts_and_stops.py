@@ -86,3 +86,20 @@ def test_ctrl_c_while_it_starts_stops_it_too(own_installation: Maker) -> None:
     wait_until(lambda: "postgres" in {r["module"] for r in installation.log_records()}, 30)
     assert installation.stop(signal.SIGINT) == 0
     assert installation.processes() == {}
+
+
+def test_the_doctor_finds_nothing_to_do_on_a_running_installation(installation: Installation) -> None:
+    examined = installation.command("doctor")
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+    for subject in ("database: PostgreSQL", "migrations: all", "broker: Redis", "supervisor:", "web:", "gateway:"):
+        assert f"ok    {subject}" in examined.stdout
+
+
+def test_the_doctor_names_each_fault_with_what_to_do(own_installation: Maker) -> None:
+    absent = own_installation(NOPENAI_STARTER_MODEL="0")
+    absent.data_dir.mkdir(mode=0o755)
+    examined = absent.command("doctor")
+    assert examined.returncode == 1
+    assert f"fault data directory: others may look into {absent.data_dir}\n      → chmod 700" in examined.stdout
+    assert "fault up: is not running, so there is less to examine\n      → make run" in examined.stdout
+    assert "fault models: there is none to serve\n      → Put a GGUF into" in examined.stdout
