@@ -50,6 +50,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool
     preload: bool
     is_default: bool
+    """Chosen as the default. The starter model is not, unless an operator chose it."""
     starter: bool
     """The built-in starter model: ``auto`` uses it only while no other model can answer."""
     created: int
@@ -67,7 +68,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     """Grows with every change of the registry; two catalogues of one revision are equal."""
     models: dict[str, Model]
     default: Model | None
-    """The operator's choice, else the starter model, else None."""
+    """The chosen one, else the starter model standing in, else None."""
 
 
 class DesiredReplica(msgspec.Struct, frozen=True, kw_only=True):

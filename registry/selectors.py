@@ -39,7 +39,7 @@ def catalogue_load() -> catalogue.Catalogue:
         rows = list(models.Model.objects.select_related("usage", "alias_of__usage").order_by("name"))
         versions = _versions_by_model(rows)
     default = next((row for row in rows if row.is_default), None) or next((row for row in rows if row.starter), None)
-    entries = {row.name: _model(row, versions, is_default=row == default) for row in rows}
+    entries = {row.name: _model(row, versions) for row in rows}
     return catalogue.Catalogue(revision=revision, models=entries, default=entries[default.name] if default else None)
 
 
@@ -136,9 +136,7 @@ def _versions_by_model(rows: Iterable[models.Model]) -> Mapping[int, dict[str, c
     return versions
 
 
-def _model(
-    row: models.Model, versions: Mapping[int, dict[str, catalogue.Version]], *, is_default: bool
-) -> catalogue.Model:
+def _model(row: models.Model, versions: Mapping[int, dict[str, catalogue.Version]]) -> catalogue.Model:
     """An alias shows what the model it stands for is and has."""
     target = row.alias_of or row
     own = versions.get(target.pk, {})
@@ -147,7 +145,7 @@ def _model(
         display_name=row.display_name or row.name,
         enabled=target.enabled,
         preload=target.preload,
-        is_default=is_default,
+        is_default=row.is_default,
         starter=target.starter,
         created=_seconds(row.created_at),
         use_count=target.usage.use_count if hasattr(target, "usage") else 0,

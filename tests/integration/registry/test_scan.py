@@ -385,7 +385,7 @@ def test_the_starter_is_served_while_there_is_nothing_else(scan: Scan, models_di
     assert report.discovered == ("SmolLM2-135M-Instruct",)
     starter = catalogue_load().default
     assert starter is not None
-    assert (starter.id, starter.starter) == ("SmolLM2-135M-Instruct", True)
+    assert (starter.id, starter.starter, starter.is_default) == ("SmolLM2-135M-Instruct", True, False)
     assert starter.promoted is not None
     assert (starter.promoted.health, starter.promoted.architecture) == ("healthy", "llama")
 
