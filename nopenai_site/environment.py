@@ -59,9 +59,12 @@ class Environment:
 
     @property
     def run_dir(self) -> Path:
-        """Where the Unix sockets live: below the data directory unless that makes a socket's path too long."""
+        """Where the Unix sockets live: below the data directory unless that makes a socket's path too long.
+
+        Nor may it have a comma, at which libpq cuts what it takes for a list of hosts.
+        """
         inside = self.data_dir / "run"
-        if len(os.fsencode(inside)) <= _LONGEST_RUN_DIR:
+        if len(os.fsencode(inside)) <= _LONGEST_RUN_DIR and "," not in str(inside):
             return inside
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"nopenai-{os.getuid()}-{digest}"

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from nopenai_site import environment
 from nopenai_site.environment import PROJECT_ROOT, BadEnvironment
@@ -78,3 +79,10 @@ def test_sockets_of_a_data_directory_with_a_long_name_fit_where_sockets_must() -
     for path in (deep.supervisor_socket, deep.web_socket, deep.servers_dir / ".s.PGSQL.5432.lock"):
         assert len(os.fsencode(path)) <= 107
     assert deep.run_dir != environment.load({"NOPENAI_DATA_DIR": "/srv/" + "other-name/" * 12}).run_dir
+
+
+def test_a_comma_in_the_data_directory_stays_out_of_the_database_url() -> None:
+    loaded = environment.load({"NOPENAI_DATA_DIR": "/srv/a,b c%d"})
+    assert "," not in environment.embedded_database_url(loaded)
+    spaced = environment.load({"NOPENAI_DATA_DIR": "/srv/b c%d"})
+    assert conninfo_to_dict(environment.embedded_database_url(spaced))["host"] == "/srv/b c%d/run/servers"
