@@ -43,6 +43,14 @@ def pytest_configure() -> None:
     django.setup()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where ``CI=true`` a skipped test is a failed run: there everything that a test could need is to be there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def test_environment() -> environment.Environment:
     """The environment that Django's settings were made of."""

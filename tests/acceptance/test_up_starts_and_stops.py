@@ -4,8 +4,11 @@ import signal
 import socket
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
+from nopenai_site import environment
 from tests.installation import Installation, wait_until
+from tests.services import running_services
 
 Maker = Callable[..., Installation]
 
@@ -66,6 +69,29 @@ def test_a_database_that_does_not_answer_is_named_and_nothing_is_left(own_instal
     assert "Check DATABASE_URL" in refused.errors
     assert "secret" not in refused.errors + refused.output
     refused.wait_gone()
+
+
+def test_a_broker_that_does_not_answer_is_named_too(own_installation: Maker) -> None:
+    refused = own_installation(REDIS_URL="redis://:secret@127.0.0.1:9/0")
+    refused.start()
+    assert refused.wait_exit() == 5
+    assert "Check REDIS_URL" in refused.errors
+    assert "secret" not in refused.errors + refused.output
+    assert refused.processes() == {}
+
+
+def test_with_servers_of_the_operators_own_none_is_embedded(own_installation: Maker, tmp_path: Path) -> None:
+    elsewhere = environment.load({"NOPENAI_DATA_DIR": str(tmp_path / "elsewhere")})
+    with running_services(elsewhere):
+        installation = own_installation(
+            DATABASE_URL=environment.embedded_database_url(elsewhere),
+            REDIS_URL=environment.embedded_redis_url(elsewhere),
+        )
+        installation.start()
+        installation.wait_started()
+        assert installation.children("postgres") == installation.children("redis") == []
+        assert installation.get("/health/ready")[0] == 200
+        assert installation.stop() == 0
 
 
 def test_ctrl_c_stops_everything_and_the_next_start_needs_no_password(own_installation: Maker) -> None:
