@@ -10,7 +10,7 @@ from nopenai_site.gunicorn_shared import ENVIRONMENT, JsonLogger, post_fork, wor
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings_core")
 
 wsgi_app = "nopenai_site.gateway:application"
-worker_class = "uvicorn_worker.UvicornWorker"  # picks uvloop and httptools, which are installed
+worker_class = "nopenai_site.gateway_worker.GatewayWorker"
 workers = ENVIRONMENT.gateway_workers
 _host = f"[{ENVIRONMENT.host}]" if ":" in ENVIRONMENT.host else ENVIRONMENT.host
 bind = f"{_host}:{ENVIRONMENT.port}"

@@ -1,0 +1,18 @@
+"""gunicorn's worker for the gateway: uvicorn, set for what we serve."""
+
+from typing import Any, ClassVar
+
+from uvicorn_worker import UvicornWorker
+
+
+class GatewayWorker(UvicornWorker):  # type: ignore[misc]
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        # Before gunicorn's graceful_timeout, after which it kills: until then running streams are told why they end.
+        "timeout_graceful_shutdown": 3,
+    }
