@@ -1,0 +1,132 @@
+"""Gateways as the product runs them: two processes under gunicorn, beside a real supervisor and a PostgreSQL that a
+test may stop and freeze."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from nopenai_site import environment
+from nopenai_site.environment import PROJECT_ROOT
+from tests.services import running_postgres
+
+PATIENCE_SECONDS = 30.0
+SETTINGS = "nopenai_site.settings_core"
+
+
+class OwnPostgres:
+    """A PostgreSQL of this test's own, with our tables in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._environment = environment.load({"NOPENAI_DATA_DIR": str(directory), "NOPENAI_LOG_DIR": str(directory)})
+        self._environment.run_dir.mkdir(parents=True, mode=0o711, exist_ok=True)
+        self._running = ExitStack()
+        self._process: subprocess.Popen[bytes]
+        self.url = environment.embedded_database_url(self._environment)
+
+    def start(self) -> None:
+        self._process = self._running.enter_context(running_postgres(self._environment, durable=True))
+
+    def stop(self) -> None:
+        self._running.close()
+
+    async def migrate(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "manage.py", "migrate", "--verbosity=0"),
+            cwd=PROJECT_ROOT,
+            env={**os.environ, "DATABASE_URL": self.url},
+        )
+        assert await process.wait() == 0
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It keeps its connections and answers nothing, as on a machine that hangs."""
+        processes = [self._process.pid, *_children(self._process.pid)]
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+class GatewayProcesses:
+    """Two gateways behind one port."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: aiohttp.ClientSession) -> None:
+        self.process = process
+        self.client = client
+
+    async def health(self) -> Any:
+        async with self.client.get("/health") as response:
+            return await response.json()
+
+    async def chat(self, content: str = "Hello!", **fields: Any) -> tuple[int, Any]:
+        body = {"messages": [{"role": "user", "content": content}], **fields}
+        async with self.client.post("/v1/chat/completions", json=body) as response:
+            return response.status, await response.json()
+
+    async def until_listed(self, *names: str) -> None:
+        """Until a gateway lists exactly these; each ask may reach another of the two, so twice in a row is enough."""
+        agreed = 0
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while agreed < 4:
+                async with self.client.get("/v1/models") as response:
+                    body = await response.json()
+                listed = [model["id"] for model in body["data"]] if response.status == 200 else None
+                agreed = agreed + 1 if listed == list(names) else 0
+                await asyncio.sleep(0.02)
+
+    async def until_healthy(self, status: str) -> Any:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (body := await self.health())["status"] != status:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.05)
+        return body
+
+
+@asynccontextmanager
+async def gateway_processes(variables: dict[str, str]) -> AsyncIterator[GatewayProcesses]:
+    """Two gateways, from when they answer until they have ended."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = ("-m", "gunicorn", "--config", "python:nopenai_site.gunicorn_gateway")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *command, "--bind", f"fd://{listener.fileno()}"),
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **variables, "NOPENAI_GATEWAY_WORKERS": "2", "DJANGO_SETTINGS_MODULE": SETTINGS},
+            pass_fds=(listener.fileno(),),
+        )
+        # A connection for each request: both processes get some.
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        try:
+            async with aiohttp.ClientSession(
+                f"http://127.0.0.1:{listener.getsockname()[1]}", connector=connector
+            ) as client:
+                gateways = GatewayProcesses(process, client)
+                async with asyncio.timeout(PATIENCE_SECONDS), client.get("/health/live") as response:
+                    assert response.status == 200
+                yield gateways
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await process.wait()

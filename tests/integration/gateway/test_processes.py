@@ -1,0 +1,146 @@
+"""Two gateway processes, a real supervisor with stub workers, and PostgreSQL: there, away, frozen."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.integration.gateway.process import PATIENCE_SECONDS, OwnPostgres, gateway_processes
+from tests.integration.gateway.rig import events
+
+if TYPE_CHECKING:
+    from tests.integration.supervisor.running import NodeProcess
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
+    """Not started yet."""
+    postgres = OwnPostgres(tmp_path / "pg")
+    yield postgres
+    postgres.stop()
+
+
+@pytest_asyncio.fixture
+async def node(tmp_path: Path, postgres: OwnPostgres) -> "AsyncIterator[NodeProcess]":
+    from tests.integration.supervisor.running import NodeProcess  # imports models, which need Django to be set up
+
+    node = NodeProcess(tmp_path, {"DATABASE_URL": postgres.url})
+    yield node
+    await node.stop_if_it_runs()
+
+
+async def test_a_model_that_is_dropped_in_answers_and_survives_the_database(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    """Two gateways; one load; PostgreSQL stopped while requests flow, and back."""
+    postgres.start()
+    await postgres.migrate()
+    await node.start()
+    async with gateway_processes(node.environment) as gateways:
+        await gateways.until_listed()
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+
+        answers = await asyncio.gather(*(gateways.chat(model="tiny") for _ in range(20)))
+        assert [status for status, _ in answers] == [200] * 20
+        assert sum(record["message"].startswith("Model loaded") for record in node.log) <= 1
+
+        postgres.stop()
+        answers = await asyncio.gather(*(gateways.chat(model="auto") for _ in range(20)))
+        assert [status for status, _ in answers] == [200] * 20
+        degraded = await gateways.until_healthy("degraded")
+        assert "PostgreSQL has not answered since" in degraded["reasons"][0]
+        assert degraded["database"]["reachable"] is False
+        await gateways.until_listed("tiny")
+
+        postgres.start()
+        await gateways.until_healthy("ok")
+        node.drop_model("later")
+        await gateways.until_listed("later", "tiny")
+
+
+async def test_a_database_that_freezes_is_noticed_and_requests_go_on(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    postgres.start()
+    await postgres.migrate()
+    await node.start()
+    async with gateway_processes(node.environment) as gateways:
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+        assert (await gateways.chat())[0] == 200
+        with postgres.frozen():
+            degraded = await gateways.until_healthy("degraded")
+            assert degraded["database"]["reachable"] is False
+            assert (await gateways.chat())[0] == 200
+        await gateways.until_healthy("ok")
+
+
+async def test_gateways_start_without_a_database_and_serve_when_it_comes(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    async with gateway_processes(node.environment) as gateways:
+        async with gateways.client.get("/health/ready") as response:
+            body = await response.json()
+        assert (response.status, body["error"]["code"]) == (503, "starting")
+        status, body = await gateways.chat()
+        assert (status, body["error"]["code"]) == (503, "starting")
+        assert "PostgreSQL" in body["error"]["message"]
+        assert (await gateways.health())["status"] == "starting"
+        postgres.start()
+        await postgres.migrate()
+        await node.start()
+        await gateways.until_healthy("degraded")  # no model yet
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+        assert (await gateways.chat())[0] == 200
+
+
+async def test_a_worker_killed_again_and_again_under_load_costs_no_answer(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    """Both gateways lose the same worker; not-streamed answers are all retried."""
+    postgres.start()
+    await postgres.migrate()
+    await node.start("--token-seconds", "0.005", proven=0.0)
+    async with gateway_processes(node.environment) as gateways:
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+        assert (await gateways.chat())[0] == 200
+        for _ in range(3):
+            asking = [asyncio.create_task(gateways.chat()) for _ in range(30)]
+            async with gateways.client.post(
+                "/v1/chat/completions",
+                json={"messages": [{"role": "user", "content": "stub:hang-after-1"}], "stream": True},
+            ) as stream:
+                os.kill(_replica_pid(stream), signal.SIGKILL)
+                broken = list(events(await stream.read()))
+            assert broken[-1]["error"]["code"] == "worker_failed"
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert [status for status, _ in await asyncio.gather(*asking)] == [200] * 30
+
+
+async def test_running_streams_are_told_when_the_gateways_stop(node: "NodeProcess", postgres: OwnPostgres) -> None:
+    postgres.start()
+    await postgres.migrate()
+    await node.start()
+    async with gateway_processes(node.environment) as gateways:
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+        body = {"messages": [{"role": "user", "content": "stub:hang-after-1"}], "stream": True}
+        async with gateways.client.post("/v1/chat/completions", json=body) as stream:
+            gateways.process.terminate()
+            told = list(events(await stream.read()))
+        assert told[-1]["error"]["code"] == "shutting_down"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await gateways.process.wait() == 0
+
+
+def _replica_pid(response: aiohttp.ClientResponse) -> int:
+    return int(response.headers["X-NOpenAI-Replica"].rpartition("/")[2])
