@@ -47,7 +47,8 @@ def _machine() -> str:
     gigabytes = int(memory[1]) / 1024**2 if memory else 0
     cores = len(os.sched_getaffinity(0))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"{today}, {cores} cores of {cpu[1] if cpu else 'an unknown CPU'}, {gigabytes:.0f} GB, printed by `make bench`."
+    name = cpu[1] if cpu else "an unknown CPU"
+    return f"{today}, {cores} cores of {name}, {gigabytes:.0f} GB, printed by `make bench`."
 
 
 def _write(report: str) -> None:

@@ -18,7 +18,7 @@ def python_of(peer: str) -> Path:
     if not installed.exists() or installed.read_text() != wanted:
         print(f"installing {wanted.strip()} …", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        command = [python, "-m", "pip", "install", "--quiet", "--requirement", requirements]
+        command = [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         installed.write_text(wanted)
     return python

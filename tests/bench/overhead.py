@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.bench import servers
 
@@ -28,16 +27,14 @@ class Load:
 
 def measure() -> str:
     """One gateway process everywhere; keep-alive; each server alone on the machine while it is measured."""
-    rows: list[tuple[str, Load, Load]] = []
     with servers.stub_upstream() as upstream:
         direct = _both(upstream, "stub")
         with servers.bare_proxy(upstream) as url:
             bare = _both(url, "stub")
         with servers.litellm(upstream) as url:
             light = _both(url, "stub")
-    with tempfile.TemporaryDirectory() as models:
-        with servers.stub_installation(Path(models)) as url:
-            ours = _both(url, "stub")
+    with servers.stub_gateway() as url:
+        ours = _both(url, "stub")
     rows = [("nopenai gateway", *ours), ("bare uvicorn + aiohttp proxy", *bare), ("LiteLLM proxy", *light)]
     lines = [
         f"| proxy (1 process) | requests/s, {CONNECTIONS} connections | × bare | p50 added at 1 connection, ms |",

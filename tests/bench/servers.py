@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import nopenai_site
+from nopenai_site.environment import PROJECT_ROOT, load
+from tests import gguf_files
 from tests.bench.environments import HERE, python_of
 from tests.installation import Installation, end, free_port, wait_until
+from tests.services import running_services
 
-ROOT = Path(nopenai_site.__file__).resolve().parent.parent
 START_SECONDS = 120.0
 
 
@@ -31,6 +32,33 @@ def installation(**environment: str) -> Iterator[Installation]:
             yield running
         finally:
             end(running)
+
+
+@contextmanager
+def stub_gateway() -> Iterator[str]:
+    """Our gateway in one process with our supervisor behind it; only the worker has no model and answers at once."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="nopenai-bench-") as directory:
+        Path(directory).chmod(0o755)
+        models = Path(directory) / "models"
+        models.mkdir()
+        gguf_files.write_model(models / "stub.gguf")
+        variables = {
+            "NOPENAI_DATA_DIR": f"{directory}/data",
+            "NOPENAI_MODELS_DIR": str(models),
+            "NOPENAI_LOG_DIR": f"{directory}/logs",
+            "NOPENAI_PORT": str(port),
+            "NOPENAI_GATEWAY_WORKERS": "1",
+        }
+        supervisor = [sys.executable, "-m", "tests.integration.supervisor.node", '{"stub": [], "policy": {}}']
+        gateway = [sys.executable, "-m", "gunicorn", "--config", "python:nopenai_site.gunicorn_gateway"]
+        with running_services(load(variables)):
+            prepare = [sys.executable, "manage.py", "prepare"]
+            subprocess.run(prepare, cwd=PROJECT_ROOT, env=os.environ | variables, check=True, stdout=subprocess.DEVNULL)
+            with _process(supervisor, variables), _process(gateway, variables):
+                url = f"http://127.0.0.1:{port}"
+                _wait_for(url + "/v1/models/stub")
+                yield url
 
 
 @contextmanager
@@ -64,6 +92,8 @@ def litellm(upstream: str) -> Iterator[str]:
         config.write_text(
             "model_list:\n  - model_name: stub\n    litellm_params:\n      model: openai/stub\n"
             f"      api_base: {upstream}/v1\n      api_key: none\nlitellm_settings:\n  telemetry: false\n"
+            # Without keys, as ours on loopback: nobody pays for authentication here.
+            "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
         )
         program = python_of("litellm").with_name("litellm")
         with _process([str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]):
@@ -88,7 +118,7 @@ def _process(command: list[str], environment: Mapping[str, str] = {}) -> Iterato
     # LiteLLM would fetch a price list from the internet at its start.
     merged = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"} | dict(environment)
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, env=merged, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=merged, stdout=output, stderr=subprocess.STDOUT)
         try:
             yield
         finally:
@@ -107,8 +137,8 @@ def _wait_for(url: str) -> None:
         try:
             urllib.request.urlopen(url, timeout=2).close()
         except urllib.error.HTTPError as refusal:
-            # llama-server says 503 while it loads; the bare proxy passes on what a GET gets it.
-            return refusal.code != 503
+            # llama-server says 503 while it loads, our gateway 404 until it knows the model.
+            return refusal.code == 405
         except OSError:
             return False
         return True

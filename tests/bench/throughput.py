@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from nopenai_site.environment import PROJECT_ROOT
 from tests.bench import servers
 from tests.bench.client import Result
 
@@ -57,5 +58,5 @@ def _row(streams: int, ours: str, theirs: str) -> str:
 
 def _run(url: str, streams: int, tokens: int, round: int) -> Result:
     command = [sys.executable, "-m", "tests.bench.client", url, MODEL, str(streams), str(tokens), str(round)]
-    output = subprocess.run(command, cwd=servers.ROOT, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, cwd=PROJECT_ROOT, check=True, capture_output=True, text=True).stdout
     return msgspec.json.decode(output, type=Result)
