@@ -27,7 +27,6 @@ from registry.models import Version
 from registry.starter import starter_path
 
 OLDEST_POSTGRES = 150_000
-OLDEST_REDIS = (6, 2)
 LITTLE_DISK_MB = 1024
 
 
@@ -147,7 +146,7 @@ def _broker(environment: Environment) -> Iterator[Finding]:
         where = "REDIS_URL" if environment.redis_url else f"{environment.log_dir / 'server.log'}, module redis"
         yield Finding("broker", _first_line(fault), f"Look at {where}")
         return
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+    if tuple(int(part) for part in version.split(".")[:2]) < embedded_redis.OLDEST:
         yield Finding("broker", f"Redis {version} is too old", "Move to Redis 6.2, Valkey 7.2 or newer")
     else:
         yield Finding("broker", f"Redis {version} answers")

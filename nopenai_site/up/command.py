@@ -6,6 +6,7 @@ can't be had, 5 the database or the broker does not answer.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -86,7 +87,8 @@ def _serve(environment: Environment, listening: socket.socket, lock: int, journa
 
 def _say(text: str) -> None:
     """The report goes to standard output, the log to standard error."""
-    print(f"{text}\n", flush=True)
+    with contextlib.suppress(OSError):  # whoever read it has left; the server has not
+        print(f"{text}\n", flush=True)
 
 
 def _refuse(status: int, message: str) -> int:

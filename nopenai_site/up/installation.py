@@ -22,6 +22,7 @@ from nopenai_site.up.keeper import Keeper
 from nopenai_site.up.listener import url
 from nopenai_site.up.plan import Plan
 from nopenai_site.up.prepared import fingerprint, is_prepared, mark_prepared, sources
+from nopenai_site.up.readiness import shortcomings
 
 UNREACHABLE = 5
 """Exit status of ``prepare``, and of ours, when the database or the broker does not answer."""
@@ -30,6 +31,10 @@ UNREACHABLE = 5
 # Celery, an operator's psql and monitoring.
 _CONNECTIONS = 48
 _CONNECTIONS_PER_GATEWAY = 4
+
+_READY_SECONDS = 30.0
+# How long a start waits for the first model to be discovered before it says that there is none.
+_SETTLE_SECONDS = 5.0
 
 _STOP_ORDER = (("beat", "celery", "gateway"), ("web", "supervisor"), ("redis", "postgres"))
 
@@ -89,13 +94,24 @@ class Installation:
         await self._prepare()
         supervisor = self._keep(self._plan.supervisor())
         gateway = self._keep(self._plan.gateway(self._listening.fileno(), self._own_url()))
-        await asyncio.gather(supervisor.ready.wait(), gateway.ready.wait())
-        self._say(report.serving(self._environment, seconds=time.monotonic() - self._began_at))
+        await self._patiently(supervisor, gateway)
+        reasons = await shortcomings(self._own_url(), _SETTLE_SECONDS)
+        seconds = time.monotonic() - self._began_at
+        self._say(report.serving(self._environment, seconds=seconds, reasons=reasons))
         # What follows is not needed for an answer, and on few cores would delay it.
-        await self._keep(self._plan.web()).ready.wait()
+        await self._patiently(self._keep(self._plan.web()))
         self._keep(self._plan.celery_worker())
         self._keep(self._plan.celery_beat())
         self._journal.log("INFO", "Everything is started", seconds=round(time.monotonic() - self._began_at, 1))
+
+    async def _patiently(self, *keepers: Keeper) -> None:
+        """Wait until all are ready, but not for ever: one that is slow does not keep the others from starting."""
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await asyncio.gather(*(keeper.ready.wait() for keeper in keepers))
+        except TimeoutError:
+            slow = [keeper.spec.name for keeper in keepers if not keeper.ready.is_set()]
+            self._journal.log("WARN", f"Not ready after {_READY_SECONDS:.0f} s: {', '.join(slow)}; going on without")
 
     async def _start_servers(self) -> None:
         environment = self._environment
@@ -165,6 +181,8 @@ class Installation:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: the terminal may close
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:

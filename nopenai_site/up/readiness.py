@@ -1,6 +1,7 @@
 """Whether a process does its work, asked from outside."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,20 @@ def answers(url: str) -> Question:
         return status == 200
 
     return ready
+
+
+async def shortcomings(base: str, patience_seconds: float) -> list[str]:
+    """What ``/health`` has to say against the server after ``patience_seconds``; nothing, as soon as it is well."""
+    deadline = asyncio.get_running_loop().time() + patience_seconds
+    while True:
+        try:
+            _, body = await asyncio.wait_for(get(f"{base}/health"), _PATIENCE_SECONDS)
+            reasons = [str(reason) for reason in json.loads(body).get("reasons", [])]
+        except (OSError, TimeoutError, ValueError) as fault:
+            reasons = [f"{base}/health does not answer: {fault}"]
+        if not reasons or asyncio.get_running_loop().time() > deadline:
+            return reasons
+        await asyncio.sleep(0.05)
 
 
 async def get(url: str) -> tuple[int, bytes]:

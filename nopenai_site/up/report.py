@@ -34,12 +34,14 @@ def login(user: str, password: str | None) -> str:
     )
 
 
-def serving(environment: Environment, *, seconds: float) -> str:
-    """The end of a start: where it is, and one request to copy."""
+def serving(environment: Environment, *, seconds: float, reasons: Sequence[str] = ()) -> str:
+    """The end of a start: where it is, what is wrong with it if anything, and one request to copy."""
     base = address(environment)
+    state = "runs, but is not well," if reasons else "is ready"
     return "\n".join(
         [
-            f"nOpenAI Server is ready after {seconds:.1f} s: {base}   admin: {base}/admin/",
+            f"nOpenAI Server {state} after {seconds:.1f} s: {base}   admin: {base}/admin/",
+            *(f"  - {reason}" for reason in reasons),
             "",
             "Make your first request:",
             "",

@@ -129,3 +129,10 @@ def test_the_doctor_names_each_fault_with_what_to_do(own_installation: Maker) ->
     assert f"fault data directory: others may look into {absent.data_dir}\n      → chmod 700" in examined.stdout
     assert "fault up: is not running, so there is less to examine\n      → make run" in examined.stdout
     assert "fault models: there is none to serve\n      → Put a GGUF into" in examined.stdout
+
+
+def test_without_any_model_it_starts_and_says_what_to_do(own_installation: Maker) -> None:
+    installation = own_installation(NOPENAI_STARTER_MODEL="0")
+    installation.start()
+    installation.wait_started()
+    assert "No model can answer: put a GGUF into" in installation.output

@@ -56,3 +56,9 @@ def test_an_address_of_the_network_is_named_as_it_is() -> None:
 def test_a_password_is_shown_only_if_it_was_drawn() -> None:
     assert "x7Gk" in report.login("admin", "x7Gk")
     assert "NOPENAI_ADMIN_PASSWORD" in report.login("admin", None)
+
+
+def test_a_server_that_is_not_well_says_why() -> None:
+    text = report.serving(_environment(), seconds=1.2, reasons=["No model can answer: put a GGUF into x"])
+    assert "runs, but is not well, after 1.2 s" in text
+    assert "  - No model can answer: put a GGUF into x" in text
