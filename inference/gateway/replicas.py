@@ -38,6 +38,16 @@ _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
+class _Demanded:
+    """A version that ``requests`` wait for."""
+
+    __slots__ = ("requests", "spec")
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.requests = 0
+
+
 class ReplicaClient:
     """Our end of the supervisor's socket. Runs from :meth:`start` to :meth:`stop`, reconnecting as long as it takes."""
 
@@ -53,7 +63,7 @@ class ReplicaClient:
         self._busy_versions = busy_versions
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
-        self._demanded: dict[int, ModelSpec] = {}
+        self._demands: dict[int, _Demanded] = {}
         self._used: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -71,15 +81,17 @@ class ReplicaClient:
 
     async def demand(self, spec: ModelSpec, seconds: float) -> bool:
         """Ask for a version and wait until the view of it changes; False after ``seconds`` without a change."""
-        first = spec.version_pk not in self._waiting
-        if first:
-            self._demanded[spec.version_pk] = spec
+        waiting = self._demands.get(spec.version_pk)
+        if waiting is None:
+            waiting = self._demands[spec.version_pk] = _Demanded(spec)
             self._send(Demand(spec=spec))
+        waiting.requests += 1
         try:
             return await self.changed(spec.version_pk, seconds)
         finally:
-            if spec.version_pk not in self._waiting:
-                self._demanded.pop(spec.version_pk, None)
+            waiting.requests -= 1
+            if not waiting.requests:
+                del self._demands[spec.version_pk]
 
     async def changed(self, version_pk: int, seconds: float) -> bool:
         """Wait until the view of a version changes; False after ``seconds`` without a change."""
@@ -118,7 +130,7 @@ class ReplicaClient:
         self._writer = writer
         self._connection_changed(True)
         try:
-            self._send(Subscribe(protocol=PROTOCOL_VERSION), *(Demand(spec=spec) for spec in self._demanded.values()))
+            self._send(Subscribe(protocol=PROTOCOL_VERSION), *self._open_demands())
             while messages := await read_messages(reader, decoder):
                 self._accept(messages[-1])
         finally:
@@ -149,11 +161,14 @@ class ReplicaClient:
         """Once a second: repeat what is waited for, and renew the idle timers of what is in use."""
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            messages: list[GatewayToSupervisor] = [Demand(spec=spec) for spec in self._demanded.values()]
+            messages: list[GatewayToSupervisor] = [*self._open_demands()]
             if in_use := self._used | self._busy_versions():
                 messages.append(InUse(versions=tuple(sorted(in_use))))
             if messages and self._send(*messages):
                 self._used = set()
+
+    def _open_demands(self) -> list[Demand]:
+        return [Demand(spec=demanded.spec) for demanded in self._demands.values()]
 
     def _send(self, *messages: GatewayToSupervisor) -> bool:
         if self._writer is None:

@@ -66,7 +66,7 @@ class TestColdStart:
         await demanded(rig)
         await rig.worker(M)
         await asking
-        assert rig.gateway.replicas._demanded == {}
+        assert rig.gateway.replicas._demands == {}
 
     async def test_a_supervisor_that_comes_back_is_told_again(self, start_rig: StartRig) -> None:
         rig = await start_rig(M)
@@ -159,6 +159,19 @@ class TestLostWorkers:
         status, text = await asking
         assert status == 200
         assert "hello" in text
+
+    async def test_a_model_is_demanded_also_while_others_only_pause_before_their_next_attempt(
+        self, start_rig: StartRig
+    ) -> None:
+        rig = await start_rig(M)
+        await rig.announce(a_view(M, ReplicaState.READY, socket=str(rig.directory / "nothing.sock")))
+        pausing = [asyncio.create_task(ask(rig)) for _ in range(8)]
+        await rig.until(lambda: 1 in rig.gateway.replicas._waiting)
+        rig.gateway.replicas.view = {}
+        asking = asyncio.create_task(ask(rig))
+        assert (await demanded(rig)).version_pk == 1
+        await rig.worker(M)
+        assert {status for status, _ in await asyncio.gather(asking, *pausing)} == {200}
 
     async def test_an_answer_that_is_not_streamed_is_retried_even_when_lost_in_the_middle(
         self, start_rig: StartRig
