@@ -144,6 +144,7 @@ class _Output(asyncio.Protocol):
         self._lowest = lowest
         self._write = write
         self._buffer = bytearray()
+        self._tracebacks = lines.Tracebacks(child.spec.name)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -156,11 +157,17 @@ class _Output(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._take(bytes(self._buffer))
+        self._shape(self._tracebacks.end() or b"")
 
     def connection_lost(self, fault: Exception | None) -> None:
         self._child.output_ended.set()
 
     def _take(self, raw: bytes) -> None:
+        whole = self._tracebacks.feed(raw)
+        if whole is not None:
+            self._shape(whole)
+
+    def _shape(self, raw: bytes) -> None:
         spec = self._child.spec
         shaped = lines.as_log_line(raw, module=spec.name, wrap=spec.wrap, lowest=self._lowest)
         if shaped is not None:

@@ -23,6 +23,7 @@ from nopenai_site.up.listener import url
 from nopenai_site.up.plan import Plan
 from nopenai_site.up.prepared import fingerprint, is_prepared, mark_prepared, sources
 from nopenai_site.up.readiness import shortcomings
+from nopenai_site.up.terminal import readable
 
 UNREACHABLE = 5
 """Exit status of ``prepare``, and of ours, when the database or the broker does not answer."""
@@ -149,7 +150,7 @@ class Installation:
             await child.exited.wait()
             answer = json.loads(pipe.read() or "{}")
         if child.process.returncode != 0:
-            fallback = f"prepare {child.describe_exit()}:\n" + "\n".join(child.last_lines)
+            fallback = f"prepare {child.describe_exit()}:\n" + "\n".join(map(readable, child.last_lines))
             raise StartFault(answer.get("fault", fallback), child.process.returncode if "fault" in answer else 1)
         if "admin_user" in answer:
             self._say(report.login(answer["admin_user"], answer["admin_password"]))

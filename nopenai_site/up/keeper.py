@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from nopenai_site.up.backoff import Backoff
 from nopenai_site.up.child import Child, ChildSpec, spawn
 from nopenai_site.up.journal import Journal
+from nopenai_site.up.terminal import readable
 
 ATTEMPTS = 3
 """Exits before it was ready for the first time, after which the start is given up: it will not get better."""
@@ -83,7 +84,7 @@ class Keeper:
 
 
 def _obituary(child: Child) -> str:
-    said = "\n".join(f"  {line}" for line in child.last_lines) or "  (it said nothing)"
+    said = "\n".join(map(readable, child.last_lines)) or "  (it said nothing)"
     ending = f"{child.spec.name} {child.describe_exit()} {ATTEMPTS} times in a row before it was ready"
     return f"{ending}. Its last words:\n{said}"
 

@@ -46,6 +46,33 @@ def as_log_line(raw: bytes, *, module: str, wrap: Wrap, lowest: str) -> bytes | 
     return line(record["level"], record.get("module", module), record["message"], own)
 
 
+class Tracebacks:
+    """Python's own report of an exception, put back into one piece: its lines belong together, and to one record."""
+
+    _FIRST = b"Traceback (most recent call last):"
+    _MOST_LINES = 1000
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._lines: list[bytes] = []
+
+    def feed(self, raw: bytes) -> bytes | None:
+        """``raw`` itself when it is no part of a traceback, the record when it is its last line, else None."""
+        if not self._lines and not raw.startswith(self._FIRST):
+            return raw
+        self._lines.append(raw)
+        indented = raw.startswith((b" ", b"\t", self._FIRST)) or not raw
+        return None if indented and len(self._lines) < self._MOST_LINES else self.end()
+
+    def end(self) -> bytes | None:
+        """What has come so far; None if that is nothing."""
+        if not self._lines:
+            return None
+        text = b"\n".join(self._lines).decode(errors="replace")
+        self._lines = []
+        return line("ERROR", self._module, text.rpartition("\n")[2], {"exception": text})
+
+
 def is_log_line(raw: bytes) -> bool:
     """Whether one of our own processes wrote it. Cheap on purpose: every line of a busy gateway comes by here."""
     return raw.startswith(b'{"timestamp":') and raw.endswith(b"}")

@@ -32,6 +32,14 @@ class Terminal:
             pass  # the terminal was closed; the file has it
 
 
+def readable(raw: str) -> str:
+    """A log line as text for people."""
+    try:
+        return render(json.loads(raw), colour=False)
+    except ValueError:
+        return raw
+
+
 def render(record: Mapping[str, Any], *, colour: bool) -> str:
     """``12:00:00 INFO  model_registry  Model discovered: phi-4  model_id=phi-4``, a traceback on lines of its own."""
     own = dict(record)

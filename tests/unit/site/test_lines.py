@@ -70,3 +70,28 @@ def test_postgres_severities_become_our_levels(raw: str, level: str, message: st
 )
 def test_redis_marks_become_our_levels(raw: str, level: str, message: str) -> None:
     assert lines.redis(raw) == (level, message)
+
+
+def test_a_traceback_is_one_record_and_what_is_around_it_is_not_touched() -> None:
+    tracebacks = lines.Tracebacks("celery")
+    printed = [
+        b"starting",
+        b"Traceback (most recent call last):",
+        b'  File "x.py", line 1, in <module>',
+        b"    import packaging",
+        b"ModuleNotFoundError: No module named 'packaging'",
+        b"ended",
+    ]
+    first, *waiting, whole, last = [tracebacks.feed(raw) for raw in printed]
+    assert (first, waiting, last) == (b"starting", [None, None, None], b"ended")
+    record = json.loads(whole or b"")
+    assert (record["level"], record["module"]) == ("ERROR", "celery")
+    assert record["message"] == "ModuleNotFoundError: No module named 'packaging'"
+    assert record["exception"].encode() == b"\n".join(printed[1:5])
+    assert tracebacks.end() is None
+
+
+def test_a_traceback_without_an_end_is_not_lost() -> None:
+    tracebacks = lines.Tracebacks("celery")
+    assert tracebacks.feed(b"Traceback (most recent call last):") is None
+    assert b"Traceback" in (tracebacks.end() or b"")
