@@ -4,11 +4,13 @@ from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker
 
+from inference.gateway.http_protocol import HttpProtocol
+
 
 class GatewayWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": HttpProtocol,
         "ws": "none",
         "lifespan": "on",
         "access_log": False,

@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 
 from inference.gateway.app import Gateway, GatewayConfig
+from inference.gateway.http_protocol import HttpProtocol
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
 from inference.protocol import (
     Demand,
@@ -241,9 +242,11 @@ class Rig:
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self.gateway,
+            http=HttpProtocol,
+            ws="none",
+            lifespan="on",
             log_config=None,
             access_log=False,
-            lifespan="on",
             timeout_graceful_shutdown=graceful_seconds,  # type: ignore[arg-type]
         )
         self._server = _Server(config)

@@ -1,0 +1,76 @@
+"""Odd but honest HTTP, byte by byte."""
+
+import asyncio
+
+from tests.integration.gateway.conftest import StartRig
+from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig, a_model
+
+M = a_model("m", 1)
+BODY = b'{"messages": [{"role": "user", "content": "Hello!"}]}'
+
+
+async def exchange(rig: Rig, *pieces: bytes, end: bytes = b"}}}") -> bytes:
+    """Send pieces one by one; read until the answer's last bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answer = await reader.readuntil(end)
+    writer.close()
+    return answer
+
+
+def head(*headers: bytes, length: int = len(BODY)) -> bytes:
+    lines = (b"POST /v1/chat/completions HTTP/1.1", b"Host: x", b"Content-Length: %d" % length, *headers)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+async def test_a_client_that_offers_http_2_is_served_with_http_1(start_rig: StartRig) -> None:
+    """Java's own HTTP client asks for it on every connection, POST bodies included."""
+    rig = await start_rig(M)
+    await rig.worker(M)
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
+    assert b"200 OK" in await exchange(rig, head(*offer) + BODY)
+
+
+async def test_words_of_an_offer_in_a_body_are_left_alone(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    body = b'{"prompt": "Upgrade: h2c", "echo": true}'
+    request = head(length=len(body)).replace(b"/chat/", b"/")
+    assert b'"text":"Upgrade: h2cstub' in await exchange(rig, request + body)
+
+
+async def test_a_body_that_comes_byte_by_byte(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    assert b"200 OK" in await exchange(rig, head(), *(bytes([byte]) for byte in BODY))
+
+
+async def test_two_requests_sent_at_once_are_answered_in_turn(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write((head() + BODY) * 2)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for _ in range(2):
+            assert b"200 OK" in await reader.readuntil(b"}}}")
+    writer.close()
+
+
+async def test_a_chunked_body(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b"200 OK" in await exchange(rig, request + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+
+
+async def test_http_1_0_is_answered_and_closed(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(head().replace(b"HTTP/1.1", b"HTTP/1.0") + BODY)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert b"200 OK" in await reader.read()
+    writer.close()
