@@ -24,9 +24,15 @@ def running_services(environment: Environment) -> Iterator[None]:
 
 
 @contextmanager
-def running_postgres(environment: Environment, *, durable: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+def running_postgres(
+    environment: Environment, *, durable: bool = False, binaries: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     server = postgres.embedded(
-        data_dir=environment.data_dir, socket_dir=environment.servers_dir, max_connections=100, durable=durable
+        data_dir=environment.data_dir,
+        socket_dir=environment.servers_dir,
+        max_connections=100,
+        binaries=binaries,
+        durable=durable,
     )
     make_private(environment.servers_dir, server.account)
     postgres.initialise(server)

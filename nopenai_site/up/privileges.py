@@ -20,6 +20,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # linux/prctl.h, linux/capability.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -97,12 +99,25 @@ def die_with_parent(death_signal: signal.Signals, *, parent: int) -> None:
 
 def _become(account: Account) -> None:
     if account.capability is not None:
-        _prctl(_PR_SET_KEEPCAPS, 1)
+        _keep_capabilities()
     os.setgroups([])
     os.setgid(account.gid)
     os.setuid(account.uid)
     if account.capability is not None:
         _keep_only(account.capability)
+
+
+def _keep_capabilities() -> None:
+    """Let them outlive the change of account that follows, and count in access(2) too.
+
+    Without the secure bit access(2), by which ``initdb`` looks for ``postgres``, passes over the capabilities of
+    whoever is not root. A container may forbid to set it (CAP_SETPCAP); then only binaries within everyone's reach
+    will do.
+    """
+    try:
+        _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
+    except OSError:
+        _prctl(_PR_SET_KEEPCAPS, 1)
 
 
 def _keep_only(capability: int) -> None:

