@@ -19,6 +19,7 @@ from inference.protocol import (
     Finished,
     FinishReason,
     FrameDecoder,
+    GatewayToWorker,
     Generate,
     Hello,
     ProtocolError,
@@ -132,6 +133,7 @@ class WorkerConnection(asyncio.Protocol):
         self.load: WorkerLoad | None = None
         self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
         self._streams: dict[int, Stream] = {}
+        self._outbox: list[GatewayToWorker] = []
         self._last_id = 0
         self._transport: asyncio.Transport | None = None
 
@@ -152,14 +154,13 @@ class WorkerConnection(asyncio.Protocol):
         if self.closed or self._transport is None:
             raise WorkerLost("the worker's connection is closed")
         stream = self._streams[message.id] = Stream(self, message.id)
-        # uvloop gathers what one turn of the event loop writes into one system call.
-        self._transport.write(encode_frame([message]))
+        self._send(message)
         return stream
 
     def abandon(self, stream_id: int) -> None:
         """Cancel a request; what the worker still says of it is dropped."""
-        if self._streams.pop(stream_id, None) is not None and self._transport is not None and not self.closed:
-            self._transport.write(encode_frame([Cancel(stream_id)]))
+        if self._streams.pop(stream_id, None) is not None:
+            self._send(Cancel(stream_id))
 
     def close(self) -> None:
         if self._transport is not None:
@@ -183,6 +184,17 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose("the worker's connection was lost")
+
+    def _send(self, message: GatewayToWorker) -> None:
+        """What one turn of the event loop sends leaves as one frame, in one system call."""
+        if not self._outbox:
+            self.loop.call_soon(self._flush)
+        self._outbox.append(message)
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode_frame(messages))
 
     def _sort(self, message: WorkerToGateway) -> None:
         if isinstance(message, Hello):

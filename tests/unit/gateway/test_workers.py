@@ -31,11 +31,16 @@ class Wire:
 
     def __init__(self) -> None:
         self.written: list[GatewayToWorker] = []
+        self.writes = 0
         self.closed = False
         self._decoder: FrameDecoder[GatewayToWorker] = FrameDecoder(GatewayToWorker)
 
     def write(self, data: bytes) -> None:
+        self.writes += 1
         self.written += self._decoder.feed(data)
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def close(self) -> None:
         self.closed = True
@@ -105,6 +110,7 @@ async def test_a_cancelled_stream_tells_the_worker_once_and_forgets_what_still_c
     stream.cancel()
     stream.cancel()
     connection.data_received(encode_frame([text(a, "late"), finished(a, FinishReason.CANCELLED)]))
+    await asyncio.sleep(0)
     assert wire.written[1:] == [Cancel(a)]
     assert not connection.busy
 
@@ -114,7 +120,16 @@ async def test_an_ended_stream_has_nothing_to_cancel() -> None:
     a, stream = begin(connection)
     connection.data_received(encode_frame([finished(a)]))
     stream.cancel()
+    await asyncio.sleep(0)
     assert len(wire.written) == 1
+
+
+async def test_what_one_turn_of_the_loop_sends_leaves_in_one_frame() -> None:
+    connection, wire = connected()
+    for _ in range(5):
+        begin(connection)
+    await asyncio.sleep(0)
+    assert (wire.writes, len(wire.written)) == (1, 5)
 
 
 async def test_what_the_worker_itself_cancels_is_lost_and_may_be_asked_for_again() -> None:
