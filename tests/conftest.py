@@ -16,6 +16,8 @@ import pytest
 from nopenai_site import environment
 from tests.services import running_services
 
+_FOLDERS = ("unit", "integration", "acceptance")
+
 _TEMPORARY = Path(tempfile.mkdtemp(prefix="nopenai-tests-"))
 atexit.register(shutil.rmtree, _TEMPORARY, ignore_errors=True)
 
@@ -41,6 +43,12 @@ _ENVIRONMENT = _isolate()
 
 def pytest_configure() -> None:
     django.setup()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cheap tests first. pytest-django puts those with a database before all others, here within a folder only."""
+    items.sort(key=lambda item: next((rank for rank, name in enumerate(_FOLDERS) if name in item.path.parts), 0))
 
 
 @pytest.hookimpl(trylast=True)
