@@ -4,7 +4,6 @@ Nothing has been sent to the client yet when :meth:`Dispatcher.dispatch` returns
 still be retried, elsewhere if the decision has other candidates, or answered with a status.
 """
 
-import asyncio
 import math
 import random
 import time
@@ -131,7 +130,7 @@ class Dispatcher:
     async def _attempt(self, request: InferenceRequest, version: Version, request_id: str, began: float) -> Answer:
         replica = self._replicas.view.get(version.pk)
         if replica is None or replica.state is not ReplicaState.READY:
-            replica = await self._wait_until_ready(version)
+            replica = await self._wait_until_ready(version, began + self._load_wait_seconds)
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         stream = connection.generate(_work(request, connection.next_id(), request_id))
@@ -145,8 +144,8 @@ class Dispatcher:
             raise fault_of(messages[-1])
         return Answer(version, connection.worker_pid, stream, messages, queue_seconds)
 
-    async def _wait_until_ready(self, version: Version) -> ReplicaView:
-        """Demand a version and wait for it.
+    async def _wait_until_ready(self, version: Version, deadline: float) -> ReplicaView:
+        """Demand a version and wait for it, until ``deadline`` (of ``time.perf_counter``).
 
         The answer to each view of it:
             (1) ready                                     → take it
@@ -157,8 +156,6 @@ class Dispatcher:
             (6) the registry has withdrawn it meanwhile   → refuse: it will not be loaded
             (7) the supervisor is away, or time is up     → refuse
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._load_wait_seconds
         spec = ModelSpec(version_pk=version.pk, model=version.model, version=version.version, files=version.files)
         replica = self._replicas.view.get(version.pk)
         known_failure = replica.since if replica is not None and replica.state is ReplicaState.FAILED else -math.inf
@@ -173,7 +170,7 @@ class Dispatcher:
                         raise _failed(replica, pause)  # (2), (4)
                 if problem := self._why_never(version):
                     raise NotReady(problem, code="no_healthy_model", retry_after=5)  # (6)
-                left = deadline - loop.time()
+                left = deadline - time.perf_counter()
                 if left <= 0 or self._supervisor_away():
                     raise self._too_slow(version, replica)  # (7)
                 await self._replicas.demand(spec, min(left, SUPERVISOR_PATIENCE_SECONDS))  # (3), (5)

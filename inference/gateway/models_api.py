@@ -13,7 +13,7 @@ from inference.gateway.replicas import View, state_of
 from inference.gateway.state import GatewayState, Snapshot
 from inference.protocol import ReplicaState
 from registry.catalogue import Model, Version
-from registry.errors import InvalidRequest, ModelNotFound, NotFound
+from registry.errors import ApiError, InvalidRequest, ModelNotFound, NotFound
 from registry.presentation import model_fields
 
 _encode = msgspec.json.Encoder().encode
@@ -151,8 +151,8 @@ class ModelsApi:
             self._state.router.table.named(name)
         except ModelNotFound as unknown:
             return unknown
-        except Exception:  # it exists in some way that is no page of ours
-            pass
+        except ApiError:
+            pass  # it is known, and no page of ours all the same
         return ModelNotFound(f"The model '{name[:200]}' does not exist. GET /v1/models lists all models.")
 
 
