@@ -18,6 +18,8 @@ Beside it:
     snapshot.py        the thread that keeps the registry's part of it fresh from PostgreSQL
     models_api.py, health_api.py        reads served from memory
     proxy.py           everything else goes to the web process
+    asgi.py, call.py   bodies, one request's identity, and whether its client is still there
+    http_protocol.py   what we change of uvicorn's HTTP
 
 Everything here runs in one event loop but :mod:`snapshot`'s thread, the only place that touches Django's ORM.
 """
