@@ -30,6 +30,8 @@ class ChildSpec:
     environment: Mapping[str, str]
     directory: Path = Path("/")
     account: Account | None = None
+    niceness: int = 0
+    """0–19: how readily it leaves the processor to others. What is not inference gives way to it."""
     pass_fds: Sequence[int] = ()
     death_signal: signal.Signals = signal.SIGKILL
     """What the kernel sends it when we die."""
@@ -110,7 +112,7 @@ def _start(spec: ChildSpec) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
             env=dict(spec.environment),
             pass_fds=spec.pass_fds,
             start_new_session=True,
-            preexec_fn=tie_to_parent(spec.death_signal, spec.account),
+            preexec_fn=tie_to_parent(spec.death_signal, spec.account, niceness=spec.niceness),
         )
     except BaseException:
         os.close(reading)

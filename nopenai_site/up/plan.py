@@ -73,6 +73,7 @@ class Plan:
             "web",
             FULL_SETTINGS,
             *("-m", "gunicorn", "--config", "python:nopenai_site.gunicorn_web"),
+            niceness=5,
             ready=accepts(self._environment.web_socket),
         )
 
@@ -83,6 +84,7 @@ class Plan:
             CORE_SETTINGS,
             *("-m", "celery", "--app", "nopenai_site.celery", "--quiet", "worker", "--pool", "solo"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", self._celery_level()),
+            niceness=10,
         )
 
     def celery_beat(self) -> ChildSpec:
@@ -92,6 +94,7 @@ class Plan:
             *("-m", "celery", "--app", "nopenai_site.celery", "--quiet", "beat"),
             *("--schedule", str(self._environment.data_dir / "celerybeat-schedule"), "--pidfile", ""),
             *("--loglevel", self._celery_level()),
+            niceness=10,
         )
 
     def _ours(
@@ -99,6 +102,7 @@ class Plan:
         name: str,
         settings: str,
         *arguments: str,
+        niceness: int = 0,
         pass_fds: tuple[int, ...] = (),
         ready: Callable[[], Awaitable[bool]] | None = None,
     ) -> ChildSpec:
@@ -107,6 +111,7 @@ class Plan:
             command=(sys.executable, *arguments),
             environment=child_environment(os.environ, self._environment, settings),
             directory=PROJECT_ROOT,
+            niceness=niceness,
             pass_fds=(self._lock, *pass_fds),
             ready=ready,
         )

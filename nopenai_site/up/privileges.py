@@ -77,11 +77,14 @@ def weakest_capability(held: int, *, executable_by_all: bool) -> int | None:
     return CAP_DAC_OVERRIDE if held & 1 << CAP_DAC_OVERRIDE else None
 
 
-def tie_to_parent(death_signal: signal.Signals, account: Account | None = None) -> Callable[[], None]:
+def tie_to_parent(
+    death_signal: signal.Signals, account: Account | None = None, *, niceness: int = 0
+) -> Callable[[], None]:
     """A ``preexec_fn``: the child becomes ``account`` and gets ``death_signal`` when the thread that spawns it ends."""
     parent = os.getpid()
 
     def between_fork_and_exec() -> None:
+        os.nice(niceness)
         if account is not None:
             _become(account)
         # After the change of account, which clears it.
