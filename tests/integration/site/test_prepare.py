@@ -10,6 +10,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.test import override_settings
 
+from nopenai_site import logs
 from nopenai_site.management.commands import prepare
 
 
@@ -40,7 +41,7 @@ def test_an_operator_who_has_an_administrator_gets_no_second_one() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_it_answers_through_the_pipe_and_may_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare.logs, "configure", lambda *_, **__: None)  # it would be the whole test run's
+    monkeypatch.setattr(logs, "configure", lambda *_, **__: None)  # it would be the whole test run's
     answers = []
     for _ in range(2):
         reading, writing = os.pipe()
