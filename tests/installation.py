@@ -185,9 +185,12 @@ class Installation:
         return found
 
     def child(self, name: str) -> int:
-        """The pid of a child; of several processes (a gunicorn and its workers) the one that ``up`` started."""
+        """The pid of a child; of several processes (a gunicorn and its workers) the one that ``up`` started.
+
+        One that is just being started again is waited for.
+        """
+        wait_until(lambda: bool(self.children(name)), 30, self._explain)
         pids = self.children(name)
-        assert pids, f"no {name} among {self.processes()}"
         direct = [pid for pid in pids if _parent(pid) == self.pid]
         return (direct or pids)[0]
 
