@@ -73,8 +73,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         prompts=prompts,
     )
     engine = Engine(model, limits, arguments.threads, server.emit)
-    listener = await server.listen(engine, arguments.socket)
     engine.start()
+    listener = await server.listen(engine, arguments.socket)
     _report(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
     log.info(
         "Model loaded",

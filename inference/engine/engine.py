@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import structlog
@@ -68,9 +69,6 @@ class Engine:
     """Runs jobs on one model, many at a time."""
 
     def __init__(self, model: Model, limits: Limits, threads: int, emit: Emit) -> None:
-        """Raises:
-        LlamaError: there is no memory for the lanes, or the model can't compute a token.
-        """
         self._model = model
         self._limits = limits
         self._threads = threads
@@ -80,11 +78,22 @@ class Engine:
         self._jobs: dict[Job, _Running] = {}
         self._outbox: list[tuple[Job | None, WorkerToGateway]] = []
         self._reported = (0, 0)
-        self._contexts = {Pool.LANES: self._create_lanes()}
+        self._contexts: dict[Pool, Context] = {}
+        self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
+        """Return once the model has computed a token.
+
+        All computing is this thread's, the first token included: each thread that computes gets an OpenMP team of its
+        own, and with more team members than cores their barriers sleep instead of spin, which costs two thirds of the
+        speed.
+
+        Raises:
+            LlamaError: there is no memory for the lanes, or the model can't compute.
+        """
         self._thread.start()
+        self._started.result()
 
     def submit(self, job: Job) -> None:
         self._inbox.put(job)
@@ -101,6 +110,12 @@ class Engine:
     # --- The loop ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._contexts[Pool.LANES] = self._create_lanes()
+        except LlamaError as fault:
+            self._started.set_exception(fault)
+            return
+        self._started.set_result(None)
         while self._receive():
             step = self._scheduler.plan()
             self._note_starts(step)
