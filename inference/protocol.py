@@ -39,14 +39,18 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How to choose tokens. Defaults are OpenAI's; values are validated by the gateway."""
+    """How to choose tokens; values are validated by the gateway.
 
-    temperature: float = 1.0
+    The defaults are llama.cpp's and not OpenAI's (temperature 1 over the whole vocabulary), under which small and
+    quantized models lose the thread: their unlikely tokens are noise.
+    """
+
+    temperature: float = 0.8
     """0 means greedy."""
-    top_p: float = 1.0
-    top_k: int = 0
+    top_p: float = 0.95
+    top_k: int = 40
     """0 means all."""
-    min_p: float = 0.0
+    min_p: float = 0.05
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0

@@ -1,10 +1,17 @@
 """Logits in, token out."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from inference.engine.sampling import Sampler, choose_batch
 from inference.protocol import Sampling
+
+
+def plain(**changes: Any) -> Sampling:
+    """The model's own distribution, but for ``changes``."""
+    return Sampling(**({"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0} | changes))
 
 
 def logits(*probabilities: float) -> np.ndarray:
@@ -22,45 +29,45 @@ def test_temperature_zero_takes_the_likeliest() -> None:
 
 
 def test_temperature_one_draws_by_probability() -> None:
-    assert shares(Sampling(seed=1), logits(0.2, 0.5, 0.3)) == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
+    assert shares(plain(seed=1), logits(0.2, 0.5, 0.3)) == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
 
 
 def test_a_low_temperature_sharpens() -> None:
-    assert shares(Sampling(seed=1, temperature=0.5), logits(0.2, 0.4, 0.4)) == pytest.approx(
+    assert shares(plain(seed=1, temperature=0.5), logits(0.2, 0.4, 0.4)) == pytest.approx(
         [1 / 9, 4 / 9, 4 / 9], abs=0.03
     )
 
 
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow() -> None:
-    assert Sampler(Sampling(temperature=1e-30), []).choose(logits(0.2, 0.5, 0.3)) == 1
+    assert Sampler(plain(temperature=1e-30), []).choose(logits(0.2, 0.5, 0.3)) == 1
 
 
 def test_top_k_keeps_the_k_likeliest() -> None:
-    assert shares(Sampling(seed=1, top_k=2), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
+    assert shares(plain(seed=1, top_k=2), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
 
 
 def test_top_p_keeps_the_fewest_that_hold_the_mass() -> None:
-    assert shares(Sampling(seed=1, top_p=0.6), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
+    assert shares(plain(seed=1, top_p=0.6), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
 
 
 def test_top_p_looks_beyond_the_first_candidates_when_the_mass_is_spread_thin() -> None:
     row = np.zeros(5000, np.float32)
-    assert np.count_nonzero(shares(Sampling(seed=1, top_p=0.99), row, draws=20_000)) > 4000
+    assert np.count_nonzero(shares(plain(seed=1, top_p=0.99), row, draws=20_000)) > 4000
 
 
 def test_min_p_drops_what_is_far_less_likely_than_the_likeliest() -> None:
-    assert shares(Sampling(seed=1, min_p=0.5), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
+    assert shares(plain(seed=1, min_p=0.5), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
 
 
 def test_the_same_seed_draws_the_same_tokens() -> None:
     row = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    first, second = (Sampler(Sampling(seed=7), []) for _ in range(2))
+    first, second = (Sampler(plain(seed=7), []) for _ in range(2))
     assert [first.choose(row) for _ in range(50)] == [second.choose(row) for _ in range(50)]
 
 
 def test_a_negative_seed_is_a_seed_too() -> None:
     row = logits(0.5, 0.5)
-    assert Sampler(Sampling(seed=-1), []).choose(row) == Sampler(Sampling(seed=-1), []).choose(row)
+    assert Sampler(plain(seed=-1), []).choose(row) == Sampler(plain(seed=-1), []).choose(row)
 
 
 def test_bias_forbids_and_forces() -> None:
@@ -93,7 +100,7 @@ def test_the_repetition_penalty_covers_the_prompt() -> None:
 def test_the_logits_are_left_as_they_were() -> None:
     row = logits(0.3, 0.4, 0.3)
     before = row.copy()
-    Sampler(Sampling(logit_bias={0: 5.0}, frequency_penalty=1.0), []).choose(row)
+    Sampler(plain(logit_bias={0: 5.0}, frequency_penalty=1.0), []).choose(row)
     assert (row == before).all()
 
 

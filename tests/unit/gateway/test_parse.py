@@ -183,9 +183,9 @@ class TestFields:
             seed=-5,
         )
 
-    def test_defaults_are_openais(self) -> None:
+    def test_sampling_defaults_are_llama_cpps(self) -> None:
         request = chat()
-        assert request.sampling == Sampling(temperature=1.0, top_p=1.0)
+        assert request.sampling == Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
         assert (request.stop, request.priority, request.include_usage, request.ignored) == ((), 5, False, ())
 
     def test_null_is_absent(self) -> None:
