@@ -96,7 +96,8 @@ def logit_bias(value: Any, param: str) -> dict[int, float]:
         wrong_type(value, param, "an object of token ids and biases")
     biases = {}
     for token, bias in value.items():
-        if not (token.isascii() and token.isdigit() and int(token) < 2**31):
+        # The length comes first: int() raises ValueError above some thousand digits.
+        if not (token.isascii() and token.isdigit() and len(token) <= 10 and int(token) < 2**31):
             refuse(param, f"must have token ids as its keys, not {shown(token)}.")
         biases[int(token)] = _bias(bias, f"{param}.{token}")
     return biases

@@ -219,6 +219,7 @@ class TestFields:
             ("stop", 5, "a string or an array"),
             ("logit_bias", [1], "must be an object"),
             ("logit_bias", {"x": 1}, "token ids"),
+            ("logit_bias", {"9" * 5000: 1}, "token ids"),
             ("logit_bias", {"5": 101}, "from -100 to 100"),
             ("stream", "yes", "true or false, not a string"),
             ("stream_options", {"include_usage": True}, 'only with "stream": true'),
