@@ -3,6 +3,7 @@
 Others only put events into its inbox and get messages out of ``emit``; no lock guards anything in here.
 """
 
+import os
 import queue
 import threading
 import time
@@ -19,6 +20,9 @@ from inference.engine.text import TextStream
 from inference.protocol import Delta, Failed, Finished, FinishReason, Sampling, WorkerLoad, WorkerToGateway
 
 log = structlog.get_logger(module="engine")
+
+_EXIT_SOFTWARE = 70
+"""EX_SOFTWARE of sysexits.h."""
 
 Emit = Callable[[list[tuple["Job | None", WorkerToGateway]]], None]
 """Takes what one step produced, each message with its job; a message without one goes to every gateway."""
@@ -65,14 +69,22 @@ class _Stop:
     pass
 
 
+def _end_process() -> None:
+    os._exit(_EXIT_SOFTWARE)
+
+
 class Engine:
     """Runs jobs on one model, many at a time."""
 
-    def __init__(self, model: Model, limits: Limits, threads: int, emit: Emit) -> None:
+    def __init__(
+        self, model: Model, limits: Limits, threads: int, emit: Emit, on_death: Callable[[], None] = _end_process
+    ) -> None:
+        """``on_death`` is called when the thread ends by a fault of ours, after which no job would ever be answered."""
         self._model = model
         self._limits = limits
         self._threads = threads
         self._emit = emit
+        self._on_death = on_death
         self._inbox: queue.SimpleQueue[Job | _Cancel | _Stop] = queue.SimpleQueue()
         self._scheduler = Scheduler(limits)
         self._jobs: dict[Job, _Running] = {}
@@ -112,18 +124,26 @@ class Engine:
     def _run(self) -> None:
         try:
             self._contexts[Pool.LANES] = self._create_lanes()
-        except LlamaError as fault:
+        except Exception as fault:
             self._started.set_exception(fault)
             return
         self._started.set_result(None)
-        while self._receive():
-            step = self._scheduler.plan()
-            self._note_starts(step)
-            self._apply_moves(step)
-            for pool, chunks in step.chunks.items():
-                if chunks:
-                    self._compute(pool, chunks)
-            self._flush()
+        try:
+            while self._receive():
+                self._step()
+        except Exception:
+            # A process without this thread looks well and answers nobody; a dead one is replaced at once.
+            log.critical("The engine failed; its process ends", exc_info=True)
+            self._on_death()
+
+    def _step(self) -> None:
+        step = self._scheduler.plan()
+        self._note_starts(step)
+        self._apply_moves(step)
+        for pool, chunks in step.chunks.items():
+            if chunks:
+                self._compute(pool, chunks)
+        self._flush()
 
     def _receive(self) -> bool:
         """Take what has arrived, waiting for it only when nothing runs. False ends the loop."""

@@ -4,6 +4,9 @@ from inference.engine.llama import Model
 from inference.engine.template import ChatTemplate, TemplateFault
 from inference.protocol import Failed, Generate
 
+_BYTES_PER_TOKEN = 16
+"""Text below this times the context is always tokenized; above it is first asked whether it can fit at all."""
+
 
 class PromptRefused(Exception):
     """The request can't be generated from; ``failed`` goes to the client."""
@@ -64,6 +67,7 @@ class Prompts:
         if request.messages is not None:
             return self._chat_tokens(request)
         if request.text is not None:
+            self._refuse_hopeless(request, request.text, "prompt")
             return self._model.tokenize(request.text, add_special=True)
         tokens = list(request.tokens or ())
         outside = next((token for token in tokens if not 0 <= token < self._model.vocabulary_size), None)
@@ -89,9 +93,25 @@ class Prompts:
             text = self._template.render(request.messages)
         except TemplateFault as fault:
             raise _refusal(request, "invalid_messages", str(fault), "messages") from fault
+        self._refuse_hopeless(request, text, "messages")
         # Most templates write BOS themselves; a second one would shift the model off its training.
         begins_with_bos = bool(self._model.bos_text) and text.startswith(self._model.bos_text)
         return self._model.tokenize(text, add_special=not begins_with_bos)
+
+    def _refuse_hopeless(self, request: Generate, text: str, param: str) -> None:
+        """Refuse what can't fit before it is tokenized: some megabytes of one word keep a core busy for a minute."""
+        text_bytes = len(text.encode("utf-8", "replace"))
+        if text_bytes <= _BYTES_PER_TOKEN * self._context_tokens:
+            return
+        fewest = self._model.fewest_tokens(text_bytes)
+        if fewest >= self._context_tokens:
+            raise _refusal(
+                request,
+                "context_length_exceeded",
+                f"the prompt has at least {fewest} tokens and this model's context holds {self._context_tokens}, "
+                "completion included: shorten the prompt",
+                param,
+            )
 
 
 def _refusal(request: Generate, code: str, message: str, param: str) -> PromptRefused:

@@ -19,6 +19,7 @@ The long pool can't overflow and can't deadlock: a sequence enters it only if th
 completion tokens) of all in it stays within its cells, so each of them can run to its end.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -138,6 +139,10 @@ class Scheduler:
                 count = self._prefill_count(sequence, budget)
                 _add(step, Chunk(sequence, count))
                 budget -= count
+        for chunks in step.chunks.values():
+            # llama.cpp computes sequences of split cells together only where their ids follow one another, ascending.
+            # In any other order a batch falls apart into several: 176 instead of 84 ms for 16 sequences.
+            chunks.sort(key=lambda chunk: chunk.sequence.slot)
         return step
 
     def _move(self) -> list[Move]:
@@ -185,13 +190,14 @@ class Scheduler:
 
     def _place(self, sequence: Sequence, pool: Pool) -> None:
         sequence.pool = pool
-        sequence.slot = self._free[pool].pop()
+        # The lowest free slot, so that those in use lie side by side (see `plan`).
+        sequence.slot = heapq.heappop(self._free[pool])
         if pool is Pool.LONG:
             self._long_reserved += sequence.limit
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.pool is not None
-        self._free[sequence.pool].append(sequence.slot)
+        heapq.heappush(self._free[sequence.pool], sequence.slot)
         if sequence.pool is Pool.LONG:
             self._long_reserved -= sequence.limit
 

@@ -20,6 +20,7 @@ from inference.protocol import (
     Delta,
     Failed,
     Finished,
+    FinishReason,
     FrameDecoder,
     GatewayToWorker,
     Generate,
@@ -124,6 +125,13 @@ class WorkerServer:
         first: list[WorkerToGateway] = [Accepted(id=request.id, prompt_tokens=len(tokens))]
         if request.echo:
             first.append(Delta(id=request.id, text=self._prompts.text_of(tokens), tokens=0))
+        if limit == len(tokens):  # max_tokens is 0: the prompt is counted, and echoed if so asked
+            first.append(
+                Finished(id=request.id, reason=FinishReason.LENGTH, prompt_tokens=len(tokens), completion_tokens=0)
+            )
+            connection.jobs.pop(request.id, None)
+            connection.send(first)
+            return
         connection.send(first)
         job = Job(
             peer=connection,
@@ -196,3 +204,7 @@ def _build(prompts: Prompts, request: Generate) -> tuple[list[int], int] | Faile
         return prompts.build(request)
     except PromptRefused as refusal:
         return refusal.failed
+    except Exception:
+        # A fault of ours at one prompt: its client is told, and nobody else's connection breaks.
+        log.exception("A prompt could not be built", request_id=request.request_id)
+        return Failed(id=request.id, status=500, code="engine_failed", message="the prompt could not be tokenized")

@@ -95,7 +95,7 @@ def test_a_sequence_that_fills_its_lane_moves_to_the_long_pool() -> None:
     run(scheduler)
     assert one.computed == LIMITS.lane_tokens
     step = run(scheduler)
-    assert [(move.sequence, move.lane) for move in step.moves] == [(one, 1)]
+    assert [(move.sequence, move.lane) for move in step.moves] == [(one, 0)]
     assert counts(step, Pool.LONG) == {"a": 1}
 
 
@@ -111,6 +111,25 @@ def test_a_sequence_that_can_not_move_waits_in_its_lane_until_it_can() -> None:
     assert not step.moves and counts(step) == {}
     scheduler.remove(big)
     assert len(run(scheduler).moves) == 1
+
+
+def test_a_batch_lists_sequences_by_ascending_slots_whatever_order_they_came_and_went_in() -> None:
+    scheduler = Scheduler(Limits(lanes=4, lane_tokens=8, long_slots=0, long_tokens=0))
+    early = [sequence(key, 2, 8) for key in "abcd"]
+    for each in early:
+        scheduler.add(each)
+    run(scheduler)
+    scheduler.remove(early[2])
+    scheduler.remove(early[0])
+    for key in "ef":
+        scheduler.add(sequence(key, 2, 8))
+    step = run(scheduler)
+    assert [(chunk.sequence.key, chunk.sequence.slot) for chunk in step.chunks[Pool.LANES]] == [
+        ("e", 0),
+        ("b", 1),
+        ("f", 2),
+        ("d", 3),
+    ]
 
 
 def test_a_sequence_that_fits_nowhere_is_refused() -> None:
