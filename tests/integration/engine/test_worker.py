@@ -98,6 +98,12 @@ async def test_echo_puts_the_prompt_first(client: Client) -> None:
     assert text.startswith("Once upon")
 
 
+async def test_no_completion_asked_for_is_none_given(client: Client) -> None:
+    text, finished = await client.generate(Generate(id=1, request_id="r", text="Once upon", max_tokens=0, echo=True))
+    assert text == "Once upon"
+    assert (finished.reason, finished.prompt_tokens, finished.completion_tokens) == (FinishReason.LENGTH, 2, 0)
+
+
 async def test_token_prompts_are_taken_as_they_are(client: Client) -> None:
     _, finished = await client.generate(Generate(id=1, request_id="r", tokens=(504, 5345, 282), max_tokens=1))
     assert finished.prompt_tokens == 3
@@ -134,6 +140,13 @@ async def test_context_errors_give_both_counts(client: Client) -> None:
     client.send(Generate(id=1, request_id="r", text="word " * 9000))
     failed = (await client.until(1, Failed))[-1]
     assert isinstance(failed, Failed) and "8192" in failed.message and "900" in failed.message
+
+
+async def test_megabytes_of_one_word_are_refused_without_tokenizing_them(client: Client) -> None:
+    client.send(Generate(id=1, request_id="r", text="a" * 8_000_000))
+    failed = (await asyncio.wait_for(client.until(1, Failed), 10))[-1]
+    assert isinstance(failed, Failed) and failed.code == "context_length_exceeded"
+    assert "at least" in failed.message and "8192" in failed.message
 
 
 async def test_a_cancelled_request_ends_at_once_and_says_so(client: Client) -> None:
