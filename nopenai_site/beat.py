@@ -4,6 +4,7 @@ The lock belongs to a database session, so it is free again the moment its holde
 seconds. While PostgreSQL is away nothing ticks: there is nothing that tasks could do without it.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -37,8 +38,10 @@ class Election:
         return self._holds
 
     def resign(self) -> None:
-        """Let another be elected."""
+        """Let another be elected, from when this returns on: a closed session keeps its locks for a little while."""
         if self._session is not None:
+            with suppress(psycopg.Error):
+                self._session.execute("SELECT pg_advisory_unlock_all()")
             self._session.close()
         self._session = None
         self._holds = False

@@ -87,13 +87,17 @@ class GatewayProcesses:
             return response.status, await response.json()
 
     async def until_listed(self, *names: str) -> None:
-        """Until a gateway lists exactly these; each ask may reach another of the two, so twice in a row is enough."""
+        """Until both gateways list exactly these as healthy; each ask may reach another of the two, so ask in a row.
+
+        A file that is dropped in may be seen, and listed as incomplete, before its last byte is written.
+        """
         agreed = 0
         async with asyncio.timeout(PATIENCE_SECONDS):
             while agreed < 4:
                 async with self.client.get("/v1/models") as response:
                     body = await response.json()
-                listed = [model["id"] for model in body["data"]] if response.status == 200 else None
+                models = body["data"] if response.status == 200 else []
+                listed = [model["id"] for model in models if model["health_status"] == "healthy"]
                 agreed = agreed + 1 if listed == list(names) else 0
                 await asyncio.sleep(0.02)
 
