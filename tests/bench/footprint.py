@@ -1,9 +1,10 @@
 """The whole installation at rest, no model loaded: proportional set size of each process; and how fast it starts."""
 
-import re
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from tests.bench import servers
 from tests.installation import Installation, end
@@ -22,10 +23,15 @@ _NAMES = {
 
 
 def measure() -> str:
+    sizes: dict[str, float] = {}
     with servers.installation() as running:
-        sizes: dict[str, float] = {}
-        for pid, command in running.processes().items():
-            sizes[_name(command)] = sizes.get(_name(command), 0.0) + _pss_mb(pid)
+        # The last to come up say these; then all is there that will be.
+        running.wait_for_message("This beat schedules the tasks")
+        running.wait_for_message("ready.")
+        parent = psutil.Process(running.pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            name = _name(" ".join(process.cmdline()))
+            sizes[name] = sizes.get(name, 0.0) + process.memory_full_info().pss / 1024**2
     lines = ["| process | PSS, MB |", "| --- | ---: |"]
     lines += [f"| {name} | {size:.0f} |" for name, size in sorted(sizes.items(), key=lambda row: -row[1])]
     lines.append(f"| **all** (bar: ≤ 600) | **{sum(sizes.values()):.0f}** |")
@@ -61,8 +67,3 @@ def _start_seconds() -> tuple[float, float]:
 
 def _name(command: str) -> str:
     return next((name for mark, name in _NAMES.items() if mark in command), command[:40])
-
-
-def _pss_mb(pid: int) -> float:
-    match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    return int(match[1]) / 1024 if match else 0.0
