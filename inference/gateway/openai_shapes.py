@@ -3,6 +3,7 @@
 An answer's constant parts are encoded once for each request; what is left for a token is to encode its text.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import msgspec
@@ -16,7 +17,7 @@ _json = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 
 
-class Shape:
+class Shape(ABC):
     """One request's answer. :class:`ChatShape` and :class:`CompletionShape` say how it looks."""
 
     id_prefix: str
@@ -66,14 +67,14 @@ class Shape:
             end += b'%b],"usage":%b}\n\n' % (self._chunk_head, _usage(finished))
         return end + DONE
 
-    def _whole_choice(self, text: bytes, reason: bytes) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _whole_choice(self, text: bytes, reason: bytes) -> bytes: ...
 
-    def _text_choice(self, text: bytes) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _text_choice(self, text: bytes) -> bytes: ...
 
-    def _end_choice(self, reason: bytes) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _end_choice(self, reason: bytes) -> bytes: ...
 
 
 class ChatShape(Shape):
