@@ -29,12 +29,6 @@ Fault = tuple[str | None, str]
 """A field (None: the body as a whole) and what is wrong with it."""
 
 
-class MethodNotAllowed(ApiError):
-    status = 405
-    type = "invalid_request_error"
-    default_code = "method_not_allowed"
-
-
 class NotAcceptable(ApiError):
     status = 406
     type = "invalid_request_error"
@@ -53,11 +47,6 @@ class RateLimited(ApiError):
     default_code = "rate_limited"
 
 
-class ServerError(ApiError):
-    status = 500
-    default_code = "internal_error"
-
-
 # --- Deliver ---------------------------------------------------------------------------------------------------------
 
 
@@ -71,7 +60,7 @@ def exception_handler(fault: Exception, context: Mapping[str, Any]) -> Response 
     headers = _headers(error)
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = challenge or "Bearer"
-    if isinstance(error, MethodNotAllowed) and view is not None:
+    if isinstance(error, errors.MethodNotAllowed) and view is not None:
         headers["Allow"] = ", ".join(view.allowed_methods)
     return Response(error.payload(), status=error.status, headers=headers)
 
@@ -96,7 +85,7 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django calls this while the exception is being handled: a database that is away is told from a fault of ours."""
     error = as_api_error(sys.exc_info()[1])
-    return respond(request, error or ServerError("The server made a mistake; its log has the details."))
+    return respond(request, error or errors.ServerError("The server made a mistake; its log has the details."))
 
 
 def respond(request: HttpRequest, error: ApiError) -> HttpResponse:
@@ -143,7 +132,7 @@ def as_api_error(fault: BaseException | None) -> ApiError | None:
         case drf.PermissionDenied():
             return errors.Forbidden(str(fault.detail))
         case drf.MethodNotAllowed():
-            return MethodNotAllowed(f"{fault.detail} The Allow header names what this path takes.")
+            return errors.MethodNotAllowed(f"{fault.detail} The Allow header names what this path takes.")
         case drf.NotAcceptable():
             return NotAcceptable("The answer is JSON: accept application/json.")
         case drf.UnsupportedMediaType():

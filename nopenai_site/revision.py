@@ -7,8 +7,8 @@ from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 
 from registry import selectors
+from registry.catalogue import REVISION_HEADER
 
-HEADER = "X-NOpenAI-Revision"
 _READS = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 
@@ -28,5 +28,5 @@ class RevisionMiddleware:
             return response
         # The write has been done; not knowing its revision must not turn it into an error.
         with suppress(DatabaseError, InterfaceError):
-            response[HEADER] = str(selectors.revision_read())
+            response[REVISION_HEADER] = str(selectors.revision_read())
         return response

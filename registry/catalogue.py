@@ -9,6 +9,10 @@ from typing import Literal
 
 import msgspec
 
+REVISION_HEADER = "X-NOpenAI-Revision"
+"""With it the web process names the revision that a write has led to; the gateway passes the answer on once it serves
+that one, so that a client reads what it wrote."""
+
 
 class Health(StrEnum):
     UNKNOWN = "unknown"

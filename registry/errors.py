@@ -7,8 +7,10 @@
     ├── Forbidden               403
     ├── NotFound                404
     │   └── ModelNotFound
+    ├── MethodNotAllowed        405
     ├── Conflict                409
     ├── BodyTooLarge            413
+    ├── ServerError             500  a fault of ours, which the log tells in full
     └── Unavailable             503  try again after ``retry_after`` seconds
 
 The gateway and DRF's exception handler turn each of them into OpenAI's shape with :func:`payload`; nothing else
@@ -76,6 +78,12 @@ class ModelNotFound(NotFound):
     default_code = "model_not_found"
 
 
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
 class Conflict(ApiError):
     status = 409
     type = "invalid_request_error"
@@ -88,9 +96,12 @@ class BodyTooLarge(ApiError):
     default_code = "body_too_large"
 
 
+class ServerError(ApiError):
+    default_code = "internal_error"
+
+
 class Unavailable(ApiError):
-    """``code`` is one of ``model_loading``, ``no_healthy_model``, ``capability_unavailable``,
-    ``insufficient_memory``, ``worker_failed``, ``shutting_down``."""
+    """``code`` says what is missing: a model that can answer, a worker, the database, the server itself."""
 
     status = 503
     type = "server_error"

@@ -23,7 +23,7 @@ from inference.gateway.proxy import WebProxy
 from inference.gateway.replicas import ReplicaClient, View
 from inference.gateway.state import GatewayState
 from inference.gateway.workers import WorkerPool
-from registry.errors import ApiError, BodyTooLarge, Unauthorized, Unavailable
+from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
 
 log = structlog.get_logger(module="gateway")
 
@@ -53,10 +53,8 @@ class SnapshotFeed(Protocol):
     def add_usage(self, counts: dict[str, int]) -> None: ...
 
 
-class MethodNotAllowed(ApiError):
-    status = 405
-    type = "invalid_request_error"
-    default_code = "method_not_allowed"
+class WrongMethod(MethodNotAllowed):
+    """With the methods that the path takes, for the ``Allow`` header."""
 
     def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
         super().__init__(f"This path takes {' or '.join(allowed)}, not {method}.")
@@ -107,9 +105,7 @@ class Gateway:
                 await _say_goodbye(call)
         except Exception:
             log.exception("A request failed in the gateway", path=call.path, request_id=call.request_id)
-            await _answer_error(
-                call, ApiError("The server failed at this request; its log says more.", code="internal")
-            )
+            await _answer_error(call, ServerError("The server failed at this request; its log says more."))
 
     # Paths
 
@@ -129,7 +125,7 @@ class Gateway:
         if route is not None:
             methods, handler = route
             if call.method not in methods:
-                raise MethodNotAllowed(call.method, methods)
+                raise WrongMethod(call.method, methods)
             return handler
         if call.method in ("GET", "HEAD"):
             if call.path.startswith("/v1/models/") and self._models.describes(call.path):
@@ -208,7 +204,7 @@ async def _answer_error(call: Call, error: ApiError) -> None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, MethodNotAllowed):
+    if isinstance(error, WrongMethod):
         headers.append((b"allow", ", ".join(error.allowed).encode()))
     if isinstance(error, BodyTooLarge):
         await _refuse_body(call, error, headers)

@@ -11,12 +11,10 @@ from yarl import URL
 
 from inference.gateway.asgi import HeaderList
 from inference.gateway.call import Call, ClientWatch
+from registry.catalogue import REVISION_HEADER
 from registry.errors import Unavailable
 
 log = structlog.get_logger(module="gateway")
-
-REVISION_HEADER = "X-NOpenAI-Revision"
-"""The web process names the revision that a write has made; its client then reads what it wrote, from us too."""
 
 _REVISION_SECONDS = 1.0
 _CONNECTIONS = 64

@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from nopenai_site.revision import HEADER
+from registry.catalogue import REVISION_HEADER
 from registry.selectors import revision_read
 
 
@@ -32,12 +32,12 @@ def test_cookies_are_our_own_and_scripts_can_not_read_the_session(db: None) -> N
 def test_a_write_answers_with_the_revision_that_holds_it(operator: APIClient, models: Path) -> None:
     before = revision_read()
     response = operator.patch("/api/v1/models/tiny", {"display_name": "Klein"}, format="json")
-    assert int(response[HEADER]) == revision_read() > before
+    assert int(response[REVISION_HEADER]) == revision_read() > before
 
 
 def test_reads_and_refused_writes_carry_no_revision(operator: APIClient, models: Path) -> None:
-    assert HEADER not in operator.get("/api/v1/models")
-    assert HEADER not in operator.patch("/api/v1/models/tiny", {"nosuch": 1}, format="json")
+    assert REVISION_HEADER not in operator.get("/api/v1/models")
+    assert REVISION_HEADER not in operator.patch("/api/v1/models/tiny", {"nosuch": 1}, format="json")
 
 
 # --- The API's document ----------------------------------------------------------------------------------------------
