@@ -3,23 +3,23 @@
 import json
 import re
 from argparse import ArgumentTypeError
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
+from django.core.management.base import CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from quotas import selectors, services
 from quotas.callers import Role
 from quotas.models import ApiKey
-from registry.errors import ApiError
+from registry.command import Action, OperatorCommand
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Create, list, rotate and revoke API keys."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -36,17 +36,8 @@ class Command(BaseCommand):
         revoke = commands.add_parser("revoke", help="make a key useless for good")
         revoke.add_argument("key", help="its number, or how its secret begins")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        actions = {"create": self._create, "list": self._list, "rotate": self._rotate, "revoke": self._revoke}
-        try:
-            actions[options["command"]](options)
-        except ApiError as fault:
-            raise CommandError(fault.message) from fault
-        except (OperationalError, InterfaceError) as fault:
-            raise CommandError(
-                "PostgreSQL can't be reached. The embedded one runs while the server does: start it with `make run`, "
-                f"or check DATABASE_URL. ({str(fault).strip()})"
-            ) from fault
+    def actions(self) -> Mapping[str, Action]:
+        return {"create": self._create, "list": self._list, "rotate": self._rotate, "revoke": self._revoke}
 
     def _create(self, options: dict[str, Any]) -> None:
         self._show_secret(
@@ -78,9 +69,7 @@ class Command(BaseCommand):
             return
         rows = [("NUMBER", "BEGINS", "TENANT", "ROLE", "STATE", "NAME")]
         rows += [(str(key.pk), f"{key.prefix}…", key.tenant.name, key.role, _until(key), key.name) for key in keys]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        self.table(rows)
 
     def _revoke(self, options: dict[str, Any]) -> None:
         key = services.key_revoke(key_pk=selectors.key_by_name(options["key"]).pk)

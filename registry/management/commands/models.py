@@ -1,20 +1,19 @@
 """``manage.py models list|add|load|unload|scan``."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError
+from django.core.management.base import CommandParser
 
 from registry import listing, services
-from registry.errors import ApiError
+from registry.command import Action, OperatorCommand
 from registry.models import Replica
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "List, add, load, unload and scan for models."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -37,23 +36,14 @@ class Command(BaseCommand):
             command.add_argument("--node", help="every node if absent")
         commands.add_parser("scan", help="look through the models directories now")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        actions = {
+    def actions(self) -> Mapping[str, Action]:
+        return {
             "list": self._list,
             "add": self._add,
             "load": self._load,
             "unload": self._unload,
             "scan": self._scan,
         }
-        try:
-            actions[options["command"]](options)
-        except ApiError as fault:
-            raise CommandError(fault.message) from fault
-        except (OperationalError, InterfaceError) as fault:
-            raise CommandError(
-                "PostgreSQL can't be reached. The embedded one runs while the server does: start it with `make run`, "
-                f"or check DATABASE_URL. ({str(fault).strip()})"
-            ) from fault
 
     def _list(self, options: dict[str, Any]) -> None:
         models = listing.models_list()
@@ -65,7 +55,7 @@ class Command(BaseCommand):
             folders = ", ".join(map(str, settings.NOPENAI.models_dirs))
             self.stderr.write(f"No model is known yet: put a GGUF into {folders}, then run `manage.py models scan`.")
             return
-        self._table(
+        self.table(
             [
                 ("ID", "VERSION", "HEALTH", "STATE", "PARAMETERS", "QUANTIZATION", "SIZE MB", "REMARKS"),
                 *map(_row, models),
@@ -117,12 +107,6 @@ class Command(BaseCommand):
                 self.stdout.write(f"{label}: {name}")
         for name, reason in report.unusable.items():
             self.stdout.write(f"Can't be used: {name}: {reason}")
-
-    def _table(self, rows: Iterable[tuple[str, ...]]) -> None:
-        table = list(rows)
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for row in table:
-            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

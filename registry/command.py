@@ -1,0 +1,35 @@
+"""What the commands for operators share: refusals of services as messages, and tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import InterfaceError, OperationalError
+
+from registry.errors import ApiError
+
+Action = Callable[[dict[str, Any]], None]
+
+
+class OperatorCommand(BaseCommand):
+    """A command whose first argument, ``command``, names one of its actions."""
+
+    def actions(self) -> Mapping[str, Action]:
+        raise NotImplementedError
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.actions()[options["command"]](options)
+        except ApiError as fault:
+            raise CommandError(fault.message) from fault
+        except (OperationalError, InterfaceError) as fault:
+            raise CommandError(
+                "PostgreSQL can't be reached. The embedded one runs while the server does: start it with `make run`, "
+                f"or check DATABASE_URL. ({str(fault).strip()})"
+            ) from fault
+
+    def table(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """Columns as wide as their widest cell; the first row is the head."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
