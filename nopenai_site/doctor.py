@@ -23,6 +23,7 @@ from nopenai_site.up import redis as embedded_redis
 from nopenai_site.up.locks import running_pid
 from nopenai_site.up.privileges import NoAccount
 from nopenai_site.up.readiness import accepts, get
+from registry.errors import first_line
 from registry.models import Version
 from registry.starter import starter_path
 
@@ -118,7 +119,7 @@ def _database(environment: Environment) -> Iterator[Finding]:
         missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     except DatabaseError as fault:
         where = "DATABASE_URL" if environment.database_url else f"{environment.log_dir / 'server.log'}, module postgres"
-        yield Finding("database", _first_line(fault), f"Look at {where}")
+        yield Finding("database", first_line(fault), f"Look at {where}")
         return
     if number < OLDEST_POSTGRES:
         yield Finding("database", f"PostgreSQL {name} is too old", "Move to PostgreSQL 15 or newer")
@@ -144,7 +145,7 @@ def _broker(environment: Environment) -> Iterator[Finding]:
             version = str(broker.info("server")["redis_version"])
     except redis.RedisError as fault:
         where = "REDIS_URL" if environment.redis_url else f"{environment.log_dir / 'server.log'}, module redis"
-        yield Finding("broker", _first_line(fault), f"Look at {where}")
+        yield Finding("broker", first_line(fault), f"Look at {where}")
         return
     if tuple(int(part) for part in version.split(".")[:2]) < embedded_redis.OLDEST:
         yield Finding("broker", f"Redis {version} is too old", "Move to Redis 6.2, Valkey 7.2 or newer")
@@ -190,7 +191,3 @@ def _models(environment: Environment) -> Iterator[Finding]:
             "there is none to serve",
             f"Put a GGUF into {' or '.join(map(str, environment.models_dirs))}, or set NOPENAI_STARTER_MODEL=1",
         )
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().partition("\n")[0]

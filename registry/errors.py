@@ -106,3 +106,8 @@ class Unavailable(ApiError):
     status = 503
     type = "server_error"
     default_code = "no_healthy_model"
+
+
+def first_line(fault: Exception) -> str:
+    """What PostgreSQL, Redis or the system says is wrong, without the advice that follows it."""
+    return str(fault).strip().partition("\n")[0] or type(fault).__name__

@@ -25,6 +25,7 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
 from quotas.selectors import callers_load
+from registry.errors import first_line
 from registry.selectors import catalogue_load, revision_read, use_counts
 from registry.services import usage_add
 
@@ -149,7 +150,7 @@ class SnapshotThread:
         try:
             self._write_usage()
         except (DatabaseError, InterfaceError, psycopg.Error) as fault:
-            log.warning("The last use counts are lost", reason=_first_line(fault), counts=dict(self._pending_usage))
+            log.warning("The last use counts are lost", reason=first_line(fault), counts=dict(self._pending_usage))
         finally:
             self._disconnect()
 
@@ -175,14 +176,8 @@ class SnapshotThread:
         return postgres
 
     def _tell_fault(self, fault: Exception) -> None:
-        self._tell(
-            self._state.accept_contact, DatabaseContact(last=self._state.database.last, fault=_first_line(fault))
-        )
+        self._tell(self._state.accept_contact, DatabaseContact(last=self._state.database.last, fault=first_line(fault)))
 
     def _tell(self, accept: Callable[[T], None], value: T) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended before us
             self._loop.call_soon_threadsafe(accept, value)
-
-
-def _first_line(fault: Exception) -> str:
-    return (str(fault).splitlines() or [type(fault).__name__])[0]

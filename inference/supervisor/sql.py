@@ -12,6 +12,8 @@ from typing import TypeVar
 import psycopg
 from django.db import Error, close_old_connections, connection
 
+from registry.errors import first_line
+
 T = TypeVar("T")
 
 
@@ -94,8 +96,3 @@ def cut(session: "psycopg.Connection[object] | psycopg.AsyncConnection[object]")
     """End a session's socket under whoever waits on it: they get an error, where a frozen server gives nothing."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(session.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
-
-
-def first_line(fault: Exception) -> str:
-    """What PostgreSQL says, without its advice."""
-    return str(fault).strip().partition("\n")[0] or type(fault).__name__

@@ -20,9 +20,10 @@ from psycopg.conninfo import make_conninfo
 from inference.protocol import ModelSpec
 from inference.supervisor.events import Wish, WishesRead
 from inference.supervisor.replica import Desired, Observation
-from inference.supervisor.sql import DatabaseAway, SqlThread, cut, first_line
+from inference.supervisor.sql import DatabaseAway, SqlThread, cut
 from registry import selectors, services
 from registry.catalogue import DesiredReplica
+from registry.errors import first_line
 from registry.models import Node, Version
 
 log = structlog.get_logger(module="supervisor")
@@ -149,9 +150,7 @@ class Store:
         self._rival_since = now if self._rival_since is None else self._rival_since
         rival = f"Another supervisor works as node “{self._node.name}”"
         if not self._registered and now - self._rival_since >= self._rival_seconds:
-            raise NodeTaken(
-                f"{rival[0].upper()}{rival[1:]}. Stop it, or set NOPENAI_NODE_NAME here to a name of its own."
-            )
+            raise NodeTaken(f"{rival}. Stop it, or set NOPENAI_NODE_NAME here to a name of its own.")
         raise DatabaseAway(rival)
 
     async def _converse(self, listener: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:

@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand
 from django.db import OperationalError, connection
 
 from nopenai_site import logs
+from registry.errors import first_line
 
 UNREACHABLE = 5
 """Exit status when the database or the broker does not answer."""
@@ -56,12 +57,12 @@ def unreachable() -> str | None:
     try:
         connection.ensure_connection()
     except OperationalError as fault:
-        return f"The database does not answer. Check DATABASE_URL and that PostgreSQL runs there: {_first_line(fault)}"
+        return f"The database does not answer. Check DATABASE_URL and that PostgreSQL runs there: {first_line(fault)}"
     try:
         with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=5, socket_timeout=5) as broker:
             broker.ping()
     except redis.RedisError as fault:
-        return f"The broker does not answer. Check REDIS_URL and that Redis runs there: {_first_line(fault)}"
+        return f"The broker does not answer. Check REDIS_URL and that Redis runs there: {first_line(fault)}"
     return None
 
 
@@ -89,7 +90,3 @@ def _only_one() -> Iterator[None]:
     finally:
         with connection.cursor() as cursor:
             cursor.execute("select pg_advisory_unlock(%s)", [_LOCK])
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().partition("\n")[0]
