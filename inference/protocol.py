@@ -6,7 +6,7 @@ messages, so that what one decode step produced for sixteen streams travels in o
 Gateway → worker:      Generate, Cancel
 Worker → gateway:      Hello (once, first), then per request Accepted (exact prompt tokens, before any text),
                        Delta…, and exactly one of Finished or Failed; WorkerLoad whenever it changes
-Gateway → supervisor:  Subscribe (once, first), Demand
+Gateway → supervisor:  Subscribe (once, first), Demand while a request waits, InUse every second
 Supervisor → gateway:  Replicas (everything on this node, whenever anything changes)
 Worker → supervisor:   WorkerStatus, one JSON object a line on standard output
 

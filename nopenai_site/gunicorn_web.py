@@ -13,8 +13,6 @@ threads = 8
 preload_app = True  # the master shares Django's pages with its worker, and a broken import is seen at once
 bind = f"unix:{ENVIRONMENT.web_socket}"
 umask = 0o077
-# Only the gateway connects, and it keeps its connections: longer than it does, for the reason named there.
-keepalive = 90
 timeout = 60
 graceful_timeout = 5
 accesslog = None

@@ -1,5 +1,6 @@
 """One model in one process: continuous batching over llama.cpp.
 
+__main__.py   one process: its arguments, its log, its status lines; loads the model, then serves it
 server.py     asyncio: the worker protocol on a Unix socket
 prompts.py    a request's prompt → tokens (chat template, tokenizer, context check)
 engine.py     the one thread that owns llama.cpp: receive → schedule → decode → emit

@@ -14,7 +14,6 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
 _LOSSLESS_VOCABULARIES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)

@@ -4,8 +4,8 @@ A request's life, in the order of the files:
 
     app.py             the ASGI application: which handler serves which path; errors become answers here
     handlers.py        an inference request's life in six lines
-    parse.py, fields.py, messages.py    body → one frozen request, or an error that names the field
     auth.py            API key → caller
+    parse.py, fields.py, messages.py    body → one frozen request, or an error that names the field
     (routing)          model name → decision
     dispatch.py        decision → a worker's stream whose first message is in hand; cold starts, retries
     workers.py         one multiplexed connection to each engine worker

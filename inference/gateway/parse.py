@@ -40,7 +40,9 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
     priority: int = DEFAULT_PRIORITY
+    """0–10. Checked and kept; nothing is scheduled by it yet."""
     cache_salt: str | None = None
+    """Checked and kept. No prompt is cached yet, so none is shared either."""
     ignored: tuple[str, ...] = ()
     """Names of the fields that we don't know."""
 

@@ -25,9 +25,6 @@ from nopenai_site.up.prepared import fingerprint, is_prepared, mark_prepared, so
 from nopenai_site.up.readiness import shortcomings
 from nopenai_site.up.terminal import readable
 
-UNREACHABLE = 5
-"""Exit status of ``prepare``, and of ours, when the database or the broker does not answer."""
-
 # PostgreSQL sessions: per gateway one that listens and one that asks, the web process's threads, the supervisor,
 # Celery, an operator's psql and monitoring.
 _CONNECTIONS = 48
