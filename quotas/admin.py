@@ -72,7 +72,7 @@ class ApiKeyAdmin(ServiceAdmin):
     def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Nobody hands out more than they have: an admin's key may do what only superusers may."""
         if db_field.name == "role" and not request.user.is_superuser:
-            kwargs["choices"] = [choice for choice in ApiKey.Role.choices if choice[0] != Role.ADMIN]
+            kwargs["choices"] = [choice for choice in db_field.choices if choice[0] != Role.ADMIN]
         return super().formfield_for_choice_field(db_field, request, **kwargs)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:

@@ -4,6 +4,10 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from quotas.callers import Role
+
+_ROLES = [(role.value, role.value.capitalize()) for role in Role]
+
 
 class Tenant(models.Model):
     """Who a key belongs to. Cache partitions, limits and usage hang on tenants."""
@@ -21,16 +25,11 @@ class Tenant(models.Model):
 class ApiKey(models.Model):
     """A secret that authenticates requests. Only its SHA-256 is stored: 256 random bits need no slow hash."""
 
-    class Role(models.TextChoices):
-        INFERENCE = "inference"
-        OPERATOR = "operator"
-        ADMIN = "admin"
-
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=100, blank=True, help_text="What it is for.")
     prefix = models.CharField(max_length=16, editable=False, help_text="How the key begins, to recognise it by.")
     digest = models.CharField(max_length=64, unique=True, editable=False)
-    role = models.CharField(max_length=16, choices=Role.choices, default=Role.INFERENCE)
+    role = models.CharField(max_length=16, choices=_ROLES, default=Role.INFERENCE.value)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -40,7 +39,7 @@ class ApiKey(models.Model):
         ordering = ["tenant", "name", "id"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(role__in=["inference", "operator", "admin"]), name="quotas_apikey_role_known"
+                condition=Q(role__in=[role.value for role in Role]), name="quotas_apikey_role_known"
             ),
             models.CheckConstraint(condition=Q(digest__regex=r"^[0-9a-f]{64}$"), name="quotas_apikey_digest_form"),
         ]
