@@ -27,6 +27,7 @@ __all__ = [
     "node_register",
     "replica_desire",
     "replica_observe",
+    "replica_revive",
     "usage_add",
     "version_promote",
     "versions_hash",
