@@ -1,5 +1,6 @@
 """What the commands for operators share: refusals of services as messages, and tables."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from registry.errors import ApiError
 Action = Callable[[dict[str, Any]], None]
 
 
-class OperatorCommand(BaseCommand):
+class OperatorCommand(BaseCommand, ABC):
     """A command whose first argument, ``command``, names one of its actions."""
 
+    @abstractmethod
     def actions(self) -> Mapping[str, Action]:
-        raise NotImplementedError
+        """What it can do, by the word that an operator types."""
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
