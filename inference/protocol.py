@@ -1,14 +1,16 @@
-"""The messages between gateway, supervisor and engine workers: version 1.
+"""The messages between gateway, supervisor and engine workers: version 2.
 
 Every message is a tagged msgspec Struct. A *frame* is a 4-byte big-endian length followed by a MessagePack array of
 messages, so that what one decode step produced for sixteen streams travels in one write.
 
-Gateway → worker:      Generate, Cancel
+Gateway → worker:      Generate, Embed, Cancel
 Worker → gateway:      Hello (once, first), then per request Accepted (exact prompt tokens, before any text),
-                       Delta…, and exactly one of Finished or Failed; WorkerLoad whenever it changes
+                       Delta…, and exactly one of Finished or Failed; for Embed exactly one of Embedded or Failed;
+                       WorkerLoad and CacheReport whenever they change
 Gateway → supervisor:  Subscribe (once, first), Demand while a request waits, InUse every second
 Supervisor → gateway:  Replicas (everything on this node, whenever anything changes)
-Worker → supervisor:   WorkerStatus, one JSON object a line on standard output
+Supervisor → worker:   CacheBudget, one JSON object a line on standard input
+Worker → supervisor:   WorkerStatus and CacheReport, one JSON object a line on standard output
 
 This module is all that the engine shares with the rest; it imports nothing of ours.
 """
@@ -21,7 +23,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A frame larger than this is a fault of the peer: the largest honest one is a request body's worth of messages."""
@@ -30,12 +32,67 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 # --- Gateway → worker ------------------------------------------------------------------------------------------------
 
 
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that the assistant made in an earlier turn."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message as the chat template sees it. ``content`` is plain text: the gateway has joined text parts."""
 
     role: str
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's message."""
+    tool_call_id: str | None = None
+    """Of a tool's message: the call that it answers."""
+    reasoning: str | None = None
+    """What the assistant thought before its answer, for templates that show it again."""
+
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+    """JSON schema of its arguments, as text; empty: none."""
+    strict: bool = False
+    """Arguments are held to the schema while they are generated."""
+
+
+class ToolChoice(StrEnum):
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the whole answer must be: any JSON object, or one that a schema describes."""
+
+    schema: str | None = None
+    """JSON schema, as text; None: any JSON object."""
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whose cached blocks a request may see and leave behind. Nothing is shared across partitions."""
+
+    name: str
+    """The tenant's; on disk, too."""
+    key: bytes
+    """32 bytes: encrypts this partition's blocks on disk and makes their names unguessable."""
+    salt: str = ""
+    """``cache_salt``: only requests with the same one share blocks."""
+    shared_name: str = ""
+    """The partition of declared prompts; empty: none."""
+    shared_key: bytes = b""
+    shareable_messages: int = 0
+    """So many leading messages were declared shareable: blocks wholly within them belong to the shared partition."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,7 +132,40 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     ignore_eos: bool = False
     echo: bool = False
     """Completions only: the prompt's text comes first in the output."""
+    suffix: str | None = None
+    """Completions only: what comes after the text that is to be generated."""
     sampling: Sampling = Sampling()
+    n: int = 1
+    """Choices, each with an index from 0. Their prompt is computed once."""
+    logprobs: int | None = None
+    """Log probabilities of the chosen tokens, and of so many of the likeliest beside each (0–20). None: not wanted."""
+    constraint: Constraint | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | str = ToolChoice.AUTO
+    """Or the name of the one tool that must be called."""
+    parallel_tool_calls: bool = True
+    partition: Partition | None = None
+    """None: nothing of this request is cached."""
+    tenant: str = ""
+    """Work is shared fairly between tenants."""
+    priority: int = 5
+    """0–10, higher first."""
+    queue_seconds: float | None = None
+    """Fails with 503 if it waited so long in the worker without a start. None: it waits."""
+
+
+class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embed"):
+    """Turn each input into a vector."""
+
+    id: int
+    """Unique on this connection, among Generate's too."""
+    request_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    """Texts, or prompts that are tokens already."""
+    dimensions: int | None = None
+    """Keep so many leading components and normalise again. None: all."""
+    tenant: str = ""
+    priority: int = 5
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -105,26 +195,61 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     prompt_tokens: int
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """More text: whole UTF-8 characters, never a part of a stop string."""
-
-    id: int
-    text: str
-    tokens: int
-    """Tokens generated for this request so far."""
-
-
 class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token and its natural log probability under the model, before sampling's own changes to it."""
+
+    token: int
+    piece: bytes
+    """What it stands for; maybe a part of a character."""
+    logprob: float | None
+    """None for the first token of an echoed prompt: nothing comes before it."""
+    top: "tuple[TokenLogprob, ...]" = ()
+    """The likeliest tokens at this place, as many as were asked for; these have no ``top`` themselves."""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part of a tool call. ``id`` and ``name`` come with its first part only."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):
+    """More of one choice. Text is whole UTF-8 characters, never a part of a stop string."""
+
+    id: int
+    text: str = ""
+    tokens: int = 0
+    """Tokens generated for this request so far, all choices together."""
+    index: int = 0
+    """The choice."""
+    reasoning: str = ""
+    """What a thinking model wrote before its answer."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens since this choice's last Delta, if asked for."""
+    finish: FinishReason | None = None
+    """This choice ends here."""
+
+
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """The request is complete: every choice has had its last Delta, or it was cancelled."""
+
     id: int
     reason: FinishReason
+    """Of the choice that ended last."""
     prompt_tokens: int
     completion_tokens: int
+    """Of all choices together."""
     cached_tokens: int = 0
     """Prompt tokens that were not computed."""
     queue_seconds: float = 0.0
@@ -142,13 +267,73 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     param: str | None = None
 
 
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
+    id: int
+    vectors: tuple[bytes, ...]
+    """One for each input: little-endian float32, of length 1 in the Euclidean norm."""
+    prompt_tokens: int
+
+
 class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     running: int
     waiting: int
 
 
-GatewayToWorker = Generate | Cancel
-WorkerToGateway = Hello | Accepted | Delta | Finished | Failed | WorkerLoad
+class TierReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier of a worker's KV cache. Counters begin with the worker."""
+
+    enabled: bool = False
+    reason: str = ""
+    """Why it is not enabled."""
+    blocks: int = 0
+    bytes: int = 0
+    budget_bytes: int = 0
+    evicted_blocks: int = 0
+    """Pushed out by newer ones."""
+    dropped_blocks: int = 0
+    """Not written (beyond the rate or the day's budget) or not readable (damaged, foreign)."""
+    least_recent_use: float | None = None
+    """When the block was used that would go first by LRU, in seconds since the epoch."""
+    least_uses: int | None = None
+    """How often the block was used that would go first by LFU."""
+
+
+class CacheReport(msgspec.Struct, frozen=True, kw_only=True, tag="cache"):
+    """A worker's KV cache as it is. Counters begin with the worker."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed."""
+    lookups: int = 0
+    hits: int = 0
+    """Lookups that found anything."""
+    ssd_hits: int = 0
+    """Of those: some of it came from SSD."""
+    context_tokens: int = 0
+    """Cells that running sequences hold now."""
+    ram: TierReport = TierReport()
+    ssd: TierReport = TierReport()
+    save_seconds: float = 0.0
+    restore_seconds: float = 0.0
+    written_bytes: int = 0
+    """To SSD."""
+
+
+class CacheBudget(msgspec.Struct, frozen=True, kw_only=True, tag="cache_budget"):
+    """What a worker's KV cache may take. The last one said is in force."""
+
+    ram_bytes: int
+    ssd_bytes: int
+    """0 switches a tier off; what is in it goes."""
+    least_frequently_used_first: bool = False
+    """Which block goes first: by number of uses, else by the time of the last use."""
+    ssd_bytes_per_second: int = 64 * 1024 * 1024
+    ssd_bytes_per_day: int = 64 * 1024**3
+    """Flash wears: blocks beyond the rate or the day's budget are not written."""
+
+
+GatewayToWorker = Generate | Embed | Cancel
+WorkerToGateway = Hello | Accepted | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport
 
 
 # --- Gateway ↔ supervisor --------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from inference.protocol import (
     Accepted,
     Cancel,
     Delta,
+    Embed,
     Failed,
     Finished,
     FinishReason,
@@ -58,7 +59,8 @@ class WorkerServer:
         self._prompts = prompts
         self._loop = asyncio.get_running_loop()
         self._connections: set[_Connection] = set()
-        self._load = WorkerLoad(running=0, waiting=0)
+        self._known: dict[type[WorkerToGateway], WorkerToGateway] = {WorkerLoad: WorkerLoad(running=0, waiting=0)}
+        """The newest message of each kind that goes to every gateway; who connects later gets it, too."""
         self._engine: Engine | None = None
 
     async def listen(self, engine: Engine, socket_path: Path) -> asyncio.Server:
@@ -74,7 +76,7 @@ class WorkerServer:
         frames: dict[_Connection, list[WorkerToGateway]] = {}
         for job, message in messages:
             if job is None:
-                self._load = cast(WorkerLoad, message)
+                self._known[type(message)] = message
                 for connection in self._connections:
                     frames.setdefault(connection, []).append(message)
             else:
@@ -88,7 +90,7 @@ class WorkerServer:
     def _connected(self, connection: "_Connection") -> None:
         self._connections.add(connection)
         connection.transport.write(self._hello)
-        connection.send([self._load])
+        connection.send(list(self._known.values()))
 
     def _disconnected(self, connection: "_Connection") -> None:
         """The gateway is gone: nobody waits for its answers."""
@@ -103,6 +105,8 @@ class WorkerServer:
             self._cancel(connection, message.id)
         elif message.id in connection.jobs:
             raise ProtocolError(f"request {message.id} is running already")
+        elif isinstance(message, Embed):
+            connection.send([_no_embeddings(message)])
         elif _prompt_characters(message) > _LONG_PROMPT_CHARACTERS:
             connection.jobs[message.id] = None
             task = self._loop.create_task(self._begin_later(connection, message))
@@ -197,6 +201,16 @@ def _prompt_characters(request: Generate) -> int:
     if request.messages is not None:
         return sum(len(message.content) for message in request.messages)
     return len(request.text or "") + len(request.tokens or ())
+
+
+def _no_embeddings(request: Embed) -> Failed:
+    return Failed(
+        id=request.id,
+        status=400,
+        code="capability_unavailable",
+        message="this model makes no embeddings: use one whose capabilities name 'embedding'",
+        param="model",
+    )
 
 
 def _build(prompts: Prompts, request: Generate) -> tuple[list[int], int] | Failed:

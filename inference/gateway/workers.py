@@ -13,8 +13,10 @@ import structlog
 from inference.protocol import (
     PROTOCOL_VERSION,
     Accepted,
+    CacheReport,
     Cancel,
     Delta,
+    Embedded,
     Failed,
     Finished,
     FinishReason,
@@ -34,7 +36,7 @@ log = structlog.get_logger(module="gateway")
 _CONNECT_SECONDS = 5.0
 """From connecting to Hello. A worker binds its socket only when it is ready, so it answers at once or never."""
 
-StreamMessage = Accepted | Delta | Finished | Failed
+StreamMessage = Accepted | Delta | Finished | Failed | Embedded
 
 
 class WorkerLost(Exception):
@@ -90,7 +92,7 @@ class Stream:
             self.lose("the worker was stopped")
             return
         self._messages.append(message)
-        if isinstance(message, Finished | Failed):
+        if isinstance(message, Finished | Failed | Embedded):
             self.ended = True
         if self._waiter is not None and (self.ended or not self._at_end):
             self._wake()
@@ -131,6 +133,7 @@ class WorkerConnection(asyncio.Protocol):
         self.hello: asyncio.Future[Hello] = loop.create_future()
         self.closed = False
         self.load: WorkerLoad | None = None
+        self.cache: CacheReport | None = None
         self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
         self._streams: dict[int, Stream] = {}
         self._outbox: list[GatewayToWorker] = []
@@ -200,6 +203,8 @@ class WorkerConnection(asyncio.Protocol):
         if isinstance(message, Hello):
             if not self.hello.done():
                 self.hello.set_result(message)
+        elif isinstance(message, CacheReport):
+            self.cache = message
         elif isinstance(message, WorkerLoad):
             self.load = message
         else:
