@@ -141,8 +141,9 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Log probabilities of the chosen tokens, and of so many of the likeliest beside each (0–20). None: not wanted."""
     constraint: Constraint | None = None
     tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | str = ToolChoice.AUTO
-    """Or the name of the one tool that must be called."""
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    forced_tool: str | None = None
+    """Under ``required``: the one tool that must be called."""
     parallel_tool_calls: bool = True
     partition: Partition | None = None
     """None: nothing of this request is cached."""

@@ -7,6 +7,7 @@ import pytest
 
 from inference.gateway.workers import Stream, WorkerConnection, WorkerLost
 from inference.protocol import (
+    PROTOCOL_VERSION,
     Accepted,
     Cancel,
     Delta,
@@ -166,6 +167,6 @@ async def test_a_stream_whose_reader_was_cancelled_can_be_fed_on() -> None:
 
 async def test_the_first_message_says_who_the_worker_is() -> None:
     connection, _ = connected()
-    hello = Hello(protocol=1, model="m", version="1.0.0", context_tokens=1, max_sequences=1, pid=42)
+    hello = Hello(protocol=PROTOCOL_VERSION, model="m", version="1.0.0", context_tokens=1, max_sequences=1, pid=42)
     connection.data_received(encode_frame([hello]))
     assert (await connection.hello, connection.worker_pid) == (hello, 42)
