@@ -17,7 +17,7 @@ from inference.engine.llama import Context, LlamaError, Model
 from inference.engine.sampling import Sampler, choose_batch
 from inference.engine.scheduler import Chunk, Limits, Pool, Scheduler, Sequence, Step
 from inference.engine.text import TextStream
-from inference.protocol import Delta, Failed, Finished, FinishReason, Sampling, WorkerLoad, WorkerToGateway
+from inference.protocol import Delta, Failed, Finished, FinishReason, Generate, WorkerLoad, WorkerToGateway
 
 log = structlog.get_logger(module="engine")
 
@@ -34,15 +34,18 @@ class Job:
 
     peer: Hashable
     """The connection that it came on."""
-    id: int
+    request: Generate
     tokens: list[int]
+    """The prompt."""
     limit: int
-    sampling: Sampling
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
+    """Most tokens that prompt and completion may have together."""
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
+
+    @property
+    def id(self) -> int:
+        return self.request.id
 
 
 @dataclass(slots=True, eq=False)
@@ -167,7 +170,7 @@ class Engine:
         sequence = Sequence(key=job, tokens=job.tokens, limit=job.limit)
         self._scheduler.add(sequence)
         self._jobs[job] = _Running(
-            job, sequence, Sampler(job.sampling, job.tokens), TextStream(job.stop), len(job.tokens)
+            job, sequence, Sampler(job.request.sampling, job.tokens), TextStream(job.request.stop), len(job.tokens)
         )
 
     def _note_starts(self, step: Step) -> None:
@@ -242,7 +245,7 @@ class Engine:
         job, sequence = running.job, running.sequence
         job.first_token = job.first_token or now
         sequence.tokens.append(token)
-        if self._model.is_end(token) and not job.ignore_eos:
+        if self._model.is_end(token) and not job.request.ignore_eos:
             self._finish(running, FinishReason.STOP, now)
             return
         text = running.text.push(self._model.piece(token))

@@ -137,15 +137,7 @@ class WorkerServer:
             connection.send(first)
             return
         connection.send(first)
-        job = Job(
-            peer=connection,
-            id=request.id,
-            tokens=tokens,
-            limit=limit,
-            sampling=request.sampling,
-            stop=request.stop,
-            ignore_eos=request.ignore_eos,
-        )
+        job = Job(peer=connection, request=request, tokens=tokens, limit=limit)
         connection.jobs[request.id] = job
         self._require_engine().submit(job)
 

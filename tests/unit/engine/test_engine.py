@@ -8,7 +8,7 @@ import pytest
 from inference.engine.engine import Engine, Job
 from inference.engine.llama import Model
 from inference.engine.scheduler import Limits
-from inference.protocol import Sampling
+from inference.protocol import Generate
 
 LIMITS = Limits(lanes=1, lane_tokens=8, long_slots=1, long_tokens=0)
 
@@ -39,7 +39,7 @@ def test_an_engine_that_fails_takes_its_process_along_rather_than_leave_jobs_una
     died = threading.Event()
     running = engine(BrokenModel(good_decodes=1), died.set)
     running.start()
-    running.submit(Job(peer=0, id=1, tokens=[1], limit=2, sampling=Sampling()))
+    running.submit(Job(peer=0, request=Generate(id=1, request_id="r"), tokens=[1], limit=2))
     assert died.wait(10)
 
 
