@@ -1,0 +1,1 @@
+"""The tiered block KV cache of one worker."""
