@@ -8,7 +8,8 @@ Worker → gateway:      Hello (once, first), then per request Accepted (exact p
                        Delta…, and exactly one of Finished or Failed; for Embed exactly one of Embedded or Failed;
                        WorkerLoad and CacheReport whenever they change
 Gateway → supervisor:  Subscribe (once, first), Demand while a request waits, InUse every second
-Supervisor → gateway:  Replicas (everything on this node, whenever anything changes)
+Supervisor → gateway:  Replicas (everything on this node, whenever anything changes) and Caches (likewise, at most
+                       every 250 ms)
 Supervisor → worker:   CacheBudget, one JSON object a line on standard input
 Worker → supervisor:   WorkerStatus and CacheReport, one JSON object a line on standard output
 
@@ -289,6 +290,8 @@ class TierReport(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int = 0
     bytes: int = 0
     budget_bytes: int = 0
+    """Of the newest CacheBudget that is in force here, also where the tier is not enabled: what a worker was told to
+    give up is given to others only once it has said so."""
     evicted_blocks: int = 0
     """Pushed out by newer ones."""
     dropped_blocks: int = 0
@@ -398,7 +401,51 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):
     replicas: tuple[ReplicaView, ...]
 
 
+class TierView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version may take of one cache tier on this node, and what its model is entitled to."""
+
+    share_bytes: int = 0
+    """What the allocation strategy gives its model."""
+    limit_bytes: int = 0
+    """What it may hold now: more than the share while there is room, less while others still give way."""
+    held_bytes: int = 0
+    """Blocks of a version that is not running stay on SSD and count."""
+
+
+class CacheView(msgspec.Struct, frozen=True, kw_only=True):
+    """The KV cache of one version on this node, of which a worker runs or did since the supervisor began, or whose
+    blocks lie on SSD."""
+
+    version_pk: int | None
+    """None: only its blocks are known, from an earlier supervisor."""
+    model: str
+    version: str
+    running: bool
+    cache: CacheReport
+    """Counters are sums over all its workers since the supervisor began; the rest is as the newest report says."""
+    window_prompt_tokens: int
+    """Within the last ten minutes."""
+    window_cached_tokens: int
+    """Of those, not computed. Their ratio is the hit rate: every gateway process computes it from the same numbers."""
+    ram: TierView
+    ssd: TierView
+
+
+class Caches(msgspec.Struct, frozen=True, kw_only=True, tag="caches"):
+    """All KV caches of this node."""
+
+    caches: tuple[CacheView, ...]
+    ram_bytes: int
+    """What all of them together may take here."""
+    ssd_bytes: int
+    configured: bool
+    """Whether SQL was read; until then a default is in force."""
+    since: float
+    """When counting began, in seconds since the epoch."""
+
+
 GatewayToSupervisor = Subscribe | Demand | InUse
+SupervisorToGateway = Replicas | Caches
 
 
 # --- Worker → supervisor ---------------------------------------------------------------------------------------------
@@ -410,12 +457,15 @@ class WorkerStage(StrEnum):
     FAILED = "failed"
 
 
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     """One line of JSON on the worker's standard output. After ``failed`` the worker exits with status 1."""
 
     stage: WorkerStage
     progress: float = 0.0
     reason: str = ""
+
+
+WorkerToSupervisor = WorkerStatus | CacheReport
 
 
 # --- Frames ----------------------------------------------------------------------------------------------------------
