@@ -1,4 +1,4 @@
-"""Which entry of a tier goes first. One structure for RAM and SSD, two policies; every operation is O(1) or O(log n)."""
+"""Which entry of a tier goes first: one structure for RAM and SSD, two policies. Nothing costs more than O(log n)."""
 
 import heapq
 import itertools
@@ -29,7 +29,7 @@ class Ranking(ABC, Generic[K]):
         """Who should go first, of those that are not spared; None when nobody is left."""
 
     @abstractmethod
-    def keys(self) -> list[K]:
+    def in_order(self) -> list[K]:
         """All keys in an order that keeps their recency: whoever is added in this order is ranked alike by LRU."""
 
 
@@ -49,7 +49,7 @@ class LeastRecentlyUsed(Ranking[K]):
     def victim(self, spared: Collection[K] = ()) -> K | None:
         return next((key for key in self._order if key not in spared), None)
 
-    def keys(self) -> list[K]:
+    def in_order(self) -> list[K]:
         return list(self._order)
 
 
@@ -82,7 +82,7 @@ class LeastFrequentlyUsed(Ranking[K]):
             heapq.heappush(self._heap, entry)
         return found
 
-    def keys(self) -> list[K]:
+    def in_order(self) -> list[K]:
         return sorted(self._entries, key=lambda key: self._entries[key][1])
 
     def uses(self, key: K) -> int:

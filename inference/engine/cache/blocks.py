@@ -1,0 +1,210 @@
+"""The block cache as the engine sees it: find the longest beginning of a prompt, keep what was computed.
+
+RAM is looked through at once; what only the SSD holds is fetched beforehand (:meth:`BlockCache.missing`) by the disk's
+own thread, while the request waits and others run.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from inference.engine.cache.disk import DiskTier
+from inference.engine.cache.names import BLOCK_TOKENS, BlockId, Chain, Owner
+from inference.engine.cache.ram import Block, RamTier
+from inference.engine.cache.state import Bytes, State
+from inference.protocol import CacheReport, TierReport
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The beginning of a prompt that need not be computed."""
+
+    parts: tuple[tuple[Bytes, int, int], ...] = ()
+    """Payload, tokens in it, tokens of it that are used: what :func:`state.join` takes."""
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class Missing:
+    """Blocks that the SSD holds and RAM does not, in the order of the prompt."""
+
+    ids: list[tuple[BlockId, Owner, tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[bytes]:
+        return [id.name for id, _, _ in self.ids]
+
+    @property
+    def keys(self) -> Mapping[bytes, bytes]:
+        return {id.name: owner.key for id, owner, _ in self.ids}
+
+
+class BlockCache:
+    """Both tiers of one worker. Owned by the engine's thread."""
+
+    def __init__(self, ram: RamTier, disk: DiskTier | None, clock: Callable[[], float] = time.time) -> None:
+        self._ram = ram
+        self._disk = disk
+        self._clock = clock
+        self._prompt_tokens = self._cached_tokens = self._lookups = self._hits = self._ssd_hits = 0
+        self.save_seconds = 0.0
+        self.restore_seconds = 0.0
+
+    @property
+    def enabled(self) -> bool:
+        return self._ram.budget_bytes > 0
+
+    def missing(self, chain: Chain, tokens: Sequence[int]) -> Missing:
+        """What must be fetched so that :meth:`match` can find as much as both tiers hold."""
+        missing = Missing()
+        if self._disk is None or not self.enabled:
+            return missing
+        whole = len(tokens) // BLOCK_TOKENS
+        for index in range(whole):
+            id = chain.block(index, tokens)
+            if id.name in self._ram:
+                continue
+            if not self._disk.holds(id.name):
+                self._add_tail(missing, chain, tokens, index)
+                return missing
+            missing.ids.append((id, chain.owner(index), _slice(tokens, index, BLOCK_TOKENS)))
+        self._add_tail(missing, chain, tokens, whole)
+        return missing
+
+    def fetched(self, missing: Missing, payloads: Sequence[tuple[bytes, Bytes]]) -> list[bytes]:
+        """Take what the SSD gave for ``missing`` into RAM, pinned. Returns the names that are to be unpinned."""
+        pinned = []
+        for (id, owner, tokens), (name, payload) in zip(missing.ids, payloads, strict=False):
+            if name != id.name:
+                break
+            held = name in self._ram
+            if not held and not self._ram.insert(id, owner, tokens, payload, self._clock(), fetched=True):
+                break
+            self._ram.pin(name)
+            pinned.append(name)
+        return pinned
+
+    def unpin(self, names: Sequence[bytes]) -> None:
+        for name in names:
+            self._ram.unpin(name)
+
+    def match(self, chain: Chain, tokens: Sequence[int]) -> Match:
+        """The longest beginning of ``tokens`` that is in RAM, short of the last token: its logits are wanted.
+
+        The payloads are RAM's own: they must be used before anything else is asked of the cache.
+        """
+        if not self.enabled:
+            return Match()
+        blocks: list[Block] = []
+        whole = len(tokens) // BLOCK_TOKENS
+        while len(blocks) < whole and (block := self._ram.get(chain.block(len(blocks), tokens).name)):
+            blocks.append(block)
+        parts = [(block.payload, BLOCK_TOKENS, BLOCK_TOKENS) for block in blocks]
+        index = len(blocks)
+        rest = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+        if rest and (found := self._ram.longest(chain.parent(index, tokens), chain.owner(index), rest)):
+            blocks.append(found[0])
+            parts.append((found[0].payload, found[0].id.tokens, found[1]))
+        return self._hit(blocks, parts, len(tokens) - 1)
+
+    def count(self, prompt_tokens: int, match: Match) -> None:
+        """A prompt was looked up and begun; what of it came from the cache counts as not computed."""
+        self._prompt_tokens += prompt_tokens
+        self._cached_tokens += match.tokens
+        self._lookups += 1
+        self._hits += match.tokens > 0
+
+    def save(self, chain: Chain, tokens: Sequence[int], state: State, *, tail: bool) -> None:
+        """Keep the KV of ``tokens``, the first of which ``state`` holds: whole blocks, and the tail if asked for."""
+        began = time.perf_counter()
+        kept: list[Block] = []
+        whole, rest = divmod(state.tokens, BLOCK_TOKENS)
+        for index in range(whole):
+            kept += self._keep(chain.block(index, tokens), chain.owner(index), tokens, index, state)
+        if tail and rest:
+            kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
+        self.unpin([block.id.name for block in kept])
+        self._ram.touch(kept, self._clock())
+        self.save_seconds += time.perf_counter() - began
+
+    def wants(self, chain: Chain, tokens: Sequence[int], count: int) -> bool:
+        """Whether saving the whole blocks of the first ``count`` tokens would add any: reading state has its price."""
+        return self.enabled and any(
+            chain.block(index, tokens).name not in self._ram for index in range(count // BLOCK_TOKENS)
+        )
+
+    def set_budget(self, ram_bytes: int, *, least_frequently_used_first: bool) -> None:
+        self._ram.set_budget(ram_bytes, least_frequently_used_first=least_frequently_used_first)
+
+    def check(self) -> None:
+        self._ram.check()
+
+    def report(self, context_tokens: int) -> CacheReport:
+        first = self._ram.first_to_go()
+        return CacheReport(
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            lookups=self._lookups,
+            hits=self._hits,
+            ssd_hits=self._ssd_hits,
+            context_tokens=context_tokens,
+            ram=TierReport(
+                enabled=self.enabled,
+                reason="" if self.enabled else "its budget is 0",
+                blocks=len(self._ram),
+                bytes=self._ram.used_bytes,
+                budget_bytes=self._ram.budget_bytes,
+                evicted_blocks=self._ram.evicted,
+                least_recent_use=first.used_at if first else None,
+                least_uses=first.uses if first else None,
+            ),
+            ssd=self._disk.report() if self._disk else TierReport(reason="this worker has no directory for it"),
+            save_seconds=self.save_seconds,
+            restore_seconds=self.restore_seconds,
+            written_bytes=self._disk.written_bytes if self._disk else 0,
+        )
+
+    def _add_tail(self, missing: Missing, chain: Chain, tokens: Sequence[int], index: int) -> None:
+        assert self._disk is not None
+        rest = len(tokens) - index * BLOCK_TOKENS
+        for count in self._disk.tail_sizes(chain.parent(index, tokens)):
+            id = chain.tail(index, tokens, count) if count <= rest else None
+            if id and self._disk.holds(id.name):
+                if id.name not in self._ram:
+                    missing.ids.append((id, chain.owner(index), _slice(tokens, index, count)))
+                return
+
+    def _hit(self, blocks: list[Block], parts: list[tuple[Bytes, int, int]], most: int) -> Match:
+        total = sum(used for _, _, used in parts)
+        while parts and total > most:
+            payload, held, used = parts.pop()
+            total -= used
+            if keep := min(used, most - total):
+                parts.append((payload, held, keep))
+                total += keep
+                break
+        blocks = blocks[: len(parts)]
+        self._ram.touch(blocks, self._clock())
+        self._ssd_hits += any(block.fetched for block in blocks)
+        for block in blocks:
+            block.fetched = False
+        return Match(tuple(parts), total)
+
+    def _keep(self, id: BlockId, owner: Owner, tokens: Sequence[int], index: int, state: State) -> list[Block]:
+        """The block in RAM, pinned, as it is or newly cut; nothing when there is no room for it."""
+        block = self._ram.get(id.name)
+        if block is None:
+            start = index * BLOCK_TOKENS
+            payload = state.cut(start, start + id.tokens)
+            if not self._ram.insert(id, owner, _slice(tokens, index, id.tokens), payload, self._clock()):
+                return []
+            block = self._ram.get(id.name)
+            assert block is not None
+        self._ram.pin(id.name)
+        if self._disk is not None and not self._disk.holds(id.name):
+            self._disk.put(id, block.payload, owner.key, owner.label)
+        return [block]
+
+
+def _slice(tokens: Sequence[int], index: int, count: int) -> tuple[int, ...]:
+    return tuple(tokens[index * BLOCK_TOKENS : index * BLOCK_TOKENS + count])
