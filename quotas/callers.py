@@ -12,6 +12,8 @@ SECRET_PREFIX = "nok_"
 _SHOWN_LENGTH = len(SECRET_PREFIX) + 8
 """Of 43 random characters 8 are kept to recognise a key by; 210 secret bits remain."""
 
+PARTITION_PATTERN = r"\A[0-9a-f]{32}\Z"
+
 
 class Role(StrEnum):
     """What a caller may do; each role includes those before it."""
@@ -25,6 +27,18 @@ class Role(StrEnum):
         return ranks.index(self) >= ranks.index(needed)
 
 
+class CachePartition(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose cached blocks are seen and left behind: nothing is shared across partitions."""
+
+    name: str
+    """Random, a folder's name on disk: it tells nothing about its tenant, and never comes again once it was erased."""
+    key: bytes
+    """32 random bytes: encrypts the blocks on disk. Never logged (:meth:`__repr__`), never in an answer."""
+
+    def __repr__(self) -> str:
+        return f"CachePartition(name={self.name!r})"
+
+
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """An API key that was not revoked."""
 
@@ -35,6 +49,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """How the key begins. The only part of it that may be shown or logged."""
     expires_at: float | None
     """Seconds since the epoch. Whoever looks a caller up compares it with the time: a snapshot outlives the moment."""
+    partition: CachePartition | None = None
+    """The tenant's. None: its key can't be opened here, so nothing of its requests may be cached."""
 
     def expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now

@@ -1,22 +1,44 @@
-"""Reads of tenants and API keys."""
+"""Reads of tenants, API keys and cache partitions."""
 
+import structlog
+from django.conf import settings
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
-from quotas.callers import Caller, Role
-from quotas.models import ApiKey, Tenant
+from quotas import sealing, services
+from quotas.callers import CachePartition, Caller, Role
+from quotas.models import ApiKey, Partition, Tenant
 from registry.errors import InvalidRequest, NotFound
+
+log = structlog.get_logger(module="quotas")
 
 
 def callers_load() -> dict[str, Caller]:
-    """Every key that was not revoked, by its digest: what the gateway authenticates with, in one query."""
-    return {key.digest: _caller(key) for key in _unrevoked()}
+    """Every key that was not revoked, by its digest: what the gateway authenticates with, in two queries."""
+    partitions = {
+        row.tenant_id: _partition(row)
+        for row in Partition.objects.filter(tenant__isnull=False).select_related("tenant")
+    }
+    return {key.digest: _caller(key, partitions.get(key.tenant_id)) for key in _unrevoked()}
 
 
 def caller_find(digest: str) -> Caller | None:
-    """Who presents a secret with this digest; None for an unknown or revoked key."""
+    """Who presents a secret with this digest, without their partition; None for an unknown or revoked key."""
     key = _unrevoked().filter(digest=digest).first()
-    return _caller(key) if key else None
+    return _caller(key, None) if key else None
+
+
+def default_partition_load() -> CachePartition | None:
+    """The partition of requests without a key, where none is required: the default tenant's, both made on demand.
+
+    None: its key can't be opened here; see :func:`_partition`.
+    """
+    return _partition(_existing(tenant=services.DEFAULT_TENANT) or services.tenant_default().cache_partition)
+
+
+def shared_partition_load() -> CachePartition | None:
+    """The partition of declared prompts, made on demand. None: as :func:`default_partition_load`."""
+    return _partition(_existing(tenant=None) or services.partition_ensure(tenant=None))
 
 
 def keys_list() -> QuerySet[ApiKey]:
@@ -71,11 +93,34 @@ def _unrevoked() -> QuerySet[ApiKey]:
     return keys_list().filter(revoked_at=None)
 
 
-def _caller(key: ApiKey) -> Caller:
+def _existing(*, tenant: str | None) -> Partition | None:
+    rows = Partition.objects.select_related("tenant")
+    return rows.filter(tenant=None).first() if tenant is None else rows.filter(tenant__name=tenant).first()
+
+
+def _partition(row: Partition) -> CachePartition | None:
+    """None when its key was sealed under another secret key: of a data directory that was lost, or of another node.
+
+    Caching stops for its tenant; its requests are served.
+    """
+    try:
+        key = sealing.unseal(bytes(row.sealed_key), name=row.name, secret_key=settings.SECRET_KEY)
+    except sealing.NotOurs:
+        log.warning(
+            "Nothing is cached for this tenant: its key was sealed under another secret key. Give all nodes the same "
+            "“secret_key” file in their data directories; if it is lost, erase the tenant's cache.",
+            tenant=row.tenant.name if row.tenant else "(shared prompts)",
+        )
+        return None
+    return CachePartition(name=row.name, key=key)
+
+
+def _caller(key: ApiKey, partition: CachePartition | None) -> Caller:
     return Caller(
         key_pk=key.pk,
         tenant=key.tenant.name,
         role=Role(key.role),
         prefix=key.prefix,
         expires_at=key.expires_at.timestamp() if key.expires_at else None,
+        partition=partition,
     )

@@ -1,4 +1,4 @@
-"""Writes of tenants and API keys."""
+"""Writes of tenants and API keys. Those of cache partitions, in :mod:`quotas.partitions`, are offered here too."""
 
 from datetime import datetime
 
@@ -9,12 +9,23 @@ from django.utils import timezone
 from quotas import callers
 from quotas.callers import Role
 from quotas.models import ApiKey, Tenant
+from quotas.partitions import partition_ensure, partition_erase
 from registry.errors import Conflict, InvalidRequest, NotFound
+
+__all__ = [
+    "key_create",
+    "key_revoke",
+    "key_rotate",
+    "partition_ensure",
+    "partition_erase",
+    "tenant_create",
+    "tenant_default",
+]
 
 log = structlog.get_logger(module="quotas")
 
 DEFAULT_TENANT = "default"
-"""Owns the keys of installations that know one tenant only. Made when its first key is."""
+"""Owns the keys of installations that know one tenant only, and what is done without a key. Made on demand."""
 
 
 def tenant_create(*, name: str) -> Tenant:
@@ -29,9 +40,19 @@ def tenant_create(*, name: str) -> Tenant:
         raise InvalidRequest("A tenant needs a name.", param="name")
     try:
         with transaction.atomic():
-            return Tenant.objects.create(name=name)
+            tenant = Tenant.objects.create(name=name)
+            partition_ensure(tenant=tenant)
+            return tenant
     except IntegrityError as fault:
         raise Conflict(f"There is a tenant named “{name}” already.", param="name") from fault
+
+
+@transaction.atomic
+def tenant_default() -> Tenant:
+    """The tenant of whoever needs no key or names no other; made if it is not there yet."""
+    tenant, _ = Tenant.objects.get_or_create(name=DEFAULT_TENANT)
+    partition_ensure(tenant=tenant)
+    return tenant
 
 
 def key_create(
@@ -100,7 +121,7 @@ def key_rotate(*, key_pk: int) -> tuple[ApiKey, str]:
 
 def _tenant_for_key(name: str) -> Tenant:
     if name == DEFAULT_TENANT:
-        return Tenant.objects.get_or_create(name=name)[0]
+        return tenant_default()
     tenant = Tenant.objects.filter(name=name).first()
     if tenant is None:
         raise NotFound(f"There is no tenant “{name}”: create it first.", param="tenant", code="tenant_not_found")
