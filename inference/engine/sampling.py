@@ -1,13 +1,14 @@
 """Logits → token, in numpy.
 
-Order of the steps, as llama.cpp and vLLM have them: bias, penalties, then (unless greedy) top-k, temperature, min-p,
-top-p, draw. Greedy choice of a whole batch is one ``argmax``; numpy is faster here than llama.cpp's sampler chain,
-which builds a candidate list of the whole vocabulary for every sequence.
+Order of the steps, as llama.cpp and vLLM have them: bias, penalties, what a grammar forbids, then (unless greedy)
+top-k, temperature, min-p, top-p, draw. Greedy choice of a whole batch is one ``argmax``; numpy is faster here than
+llama.cpp's sampler chain, which builds a candidate list of the whole vocabulary for every sequence.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from inference.engine.constraints import Constraint
 from inference.protocol import Sampling
 
 FloatArray = npt.NDArray[np.float32]
@@ -19,9 +20,15 @@ _NUCLEUS = 1024
 class Sampler:
     """Chooses the tokens of one sequence."""
 
-    def __init__(self, settings: Sampling, prompt: list[int]) -> None:
+    def __init__(
+        self, settings: Sampling, prompt: list[int], *, choice: int = 0, constraint: Constraint | None = None
+    ) -> None:
+        """``choice``: which one of its request this is; each draws differently. ``constraint`` is this choice's own."""
         self._settings = settings
-        self._random = np.random.default_rng(None if settings.seed is None else settings.seed & (2**64 - 1))
+        self._random = np.random.default_rng(_seed(settings.seed, choice))
+        self._constraint = constraint
+        self.constrained = constraint is not None
+        """Whether the constraint is in force; who knows that a model still thinks lifts it meanwhile."""
         self._bias_ids = np.fromiter(settings.logit_bias.keys(), np.int64)
         self._bias = np.fromiter(settings.logit_bias.values(), np.float32)
         self._generated: dict[int, int] = {}
@@ -33,12 +40,28 @@ class Sampler:
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the choice is the highest logit, so that a batch can be decided at once."""
-        return self._settings.temperature == 0.0 and not self._penalises and not self._bias.size
+        return (
+            self._settings.temperature == 0.0 and not self._penalises and not self._bias.size and not self.constrained
+        )
+
+    @property
+    def complete(self) -> bool:
+        """The constraint allows nothing more."""
+        return self._constraint is not None and self._constraint.complete
+
+    @property
+    def fault(self) -> str:
+        """Why the constraint can't be followed further; empty: it can. The choice is then of no use."""
+        return "" if self._constraint is None else self._constraint.fault
 
     def choose(self, logits: FloatArray) -> int:
         """The next token, given a row of logits of shape ``(vocabulary,)``, which is left as it is."""
         row = self._adjust(logits)
+        if self.constrained and self._constraint is not None:
+            row = self._constraint.allow(row)
         token = int(row.argmax()) if self._settings.temperature == 0.0 else self._draw(row)
+        if self.constrained and self._constraint is not None:
+            self._constraint.accept(token)
         if self._penalises:
             self._generated[token] = self._generated.get(token, 0) + 1
             if self._settings.repetition_penalty != 1.0:
@@ -77,7 +100,8 @@ class Sampler:
             weights = _nucleus(weights, settings.top_p)
         mass = np.cumsum(weights, dtype=np.float64)
         index = int(np.searchsorted(mass, self._random.random() * mass[-1], side="right"))
-        index = min(index, row.size - 1)
+        if index == row.size:  # rounding; what weighs nothing is never drawn
+            index = int(np.flatnonzero(weights)[-1])
         return index if ids is None else int(ids[index])
 
 
@@ -89,6 +113,12 @@ def choose_batch(samplers: list[Sampler], logits: FloatArray) -> list[int]:
         int(row.argmax()) if sampler.is_plain_greedy else sampler.choose(row)
         for sampler, row in zip(samplers, logits, strict=True)
     ]
+
+
+def _seed(seed: int | None, choice: int) -> int | list[int] | None:
+    if seed is None:
+        return None
+    return [seed & (2**64 - 1), choice] if choice else seed & (2**64 - 1)
 
 
 def _nucleus(weights: FloatArray, top_p: float) -> FloatArray:

@@ -109,3 +109,10 @@ def test_a_batch_is_chosen_row_by_row() -> None:
     greedy, biased = Sampling(temperature=0.0), Sampling(temperature=0.0, logit_bias={1: 100.0})
     assert choose_batch([Sampler(greedy, []), Sampler(greedy, [])], rows) == [1, 0]
     assert choose_batch([Sampler(greedy, []), Sampler(biased, [])], rows) == [1, 1]
+
+
+def test_every_choice_of_a_request_draws_differently_and_again_the_same() -> None:
+    row = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    first, second, again = (Sampler(plain(seed=7), [], choice=choice) for choice in (0, 1, 1))
+    drawn = [[sampler.choose(row) for _ in range(20)] for sampler in (first, second, again)]
+    assert drawn[0] != drawn[1] == drawn[2]
