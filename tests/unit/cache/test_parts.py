@@ -1,5 +1,7 @@
 """Bytes divided by weights: none lost, none invented."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def test_no_part_is_off_by_a_whole_byte(total: int, weights: list[int]) -> None:
 @given(st.integers(0, 10**13), WEIGHTS)
 def test_a_greater_weight_never_gets_less(total: int, weights: list[int]) -> None:
     by_weight = sorted(zip(weights, divided(total, weights), strict=True))
-    for (light, less), (heavy, more) in zip(by_weight, by_weight[1:], strict=False):
+    for (light, less), (heavy, more) in itertools.pairwise(by_weight):
         assert light == heavy or less <= more
 
 
