@@ -2,8 +2,10 @@
 
 It speaks the worker protocol exactly, so supervisor, gateway and benchmark can be tested without weights. A prompt has
 as many tokens as words (or as the list of tokens that was sent); an answer is "stub says hello", three tokens, repeated
-up to ``max_tokens`` with ``ignore_eos``. What should go wrong is told by arguments of its own or, for one request, by a
-word in its prompt: ``stub:crash-after-2``, ``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
+up to ``max_tokens`` with ``ignore_eos``. Prompts that it has seen in their partition are cached, all but their last
+token, at :data:`BYTES_PER_TOKEN` in RAM within the budget that it is told on standard input. What should go wrong is
+told by arguments of its own or, for one request, by a word in its prompt: ``stub:crash-after-2``,
+``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
 
 Gates are named pipes (``mkfifo``): the worker goes on when somebody opens one for writing. A test opens it when it has
 seen what it wanted to see, so that nothing waits on time. ``{model}`` in a path stands for the model's id.
@@ -27,6 +29,8 @@ import uvloop
 from inference.protocol import (
     PROTOCOL_VERSION,
     Accepted,
+    CacheBudget,
+    CacheReport,
     Cancel,
     Delta,
     Failed,
@@ -37,14 +41,18 @@ from inference.protocol import (
     Generate,
     Hello,
     ProtocolError,
+    TierReport,
     WorkerLoad,
     WorkerStage,
     WorkerStatus,
     WorkerToGateway,
+    WorkerToSupervisor,
     encode_frame,
 )
 
 WORDS = ("stub", " says", " hello")
+BYTES_PER_TOKEN = 1024
+REPORT_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1
 _FAULT = re.compile(r"stub:(crash|hang|fail)-after-(\d+)")
 
@@ -80,6 +88,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model-id", required=True)
     parser.add_argument("--version", required=True)
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("files", nargs="*")
     own = parser.add_argument_group("what should go wrong")
     own.add_argument("--load-gate", metavar="FIFO", help="the load ends when somebody opens this for writing")
@@ -91,6 +100,7 @@ def _parse_arguments() -> argparse.Namespace:
     own.add_argument("--hang-gate", metavar="FIFO", help="what hangs goes on when somebody opens this for writing")
     own.add_argument("--token-seconds", type=float, default=0.0, help="pace; 0 answers at once")
     own.add_argument("--ignore-sigterm", action="store_true")
+    own.add_argument("--deaf", action="store_true", help="read no budgets")
     own.add_argument("--chatter", metavar="TEXT", help="a line for standard error that is not JSON")
     own.add_argument("--first-only", metavar="FILE", help="faults are the first process's only: it makes this file")
     own.add_argument("--context-tokens", type=int, default=4096)
@@ -120,8 +130,8 @@ def _pass(gate: str) -> None:
         pass
 
 
-def _report(status: WorkerStatus) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(status) + b"\n")
+def _report(message: WorkerToSupervisor) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -129,7 +139,65 @@ async def _serve(arguments: argparse.Namespace) -> None:
     worker = Worker(arguments)
     await asyncio.get_running_loop().create_unix_server(lambda: Connection(worker), arguments.socket)
     _report(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
+    if not arguments.deaf:
+        threading.Thread(target=_read_budgets, args=(worker, asyncio.get_running_loop()), daemon=True).start()
     await asyncio.Event().wait()
+
+
+def _read_budgets(worker: "Worker", loop: asyncio.AbstractEventLoop) -> None:
+    for line in sys.stdin.buffer:
+        loop.call_soon_threadsafe(worker.set_budget, msgspec.json.decode(line, type=CacheBudget))
+
+
+class Cache:
+    """Whole prompts by their partition, salt and text; the least recently used goes first."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[tuple[str, str, str], int] = {}
+        self._budget = CacheBudget(ram_bytes=0, ssd_bytes=0)
+        self._evicted = self._prompt_tokens = self._cached_tokens = self._lookups = self._hits = 0
+
+    def look_up(self, message: Generate, text: str, prompt_tokens: int) -> int:
+        """How many of the prompt's tokens need not be computed; from now on it is known."""
+        cached = 0
+        if message.partition is not None:
+            key = (message.partition.name, message.partition.salt, text)
+            cached = max(0, self._tokens.pop(key, 0) - 1)
+            self._tokens[key] = prompt_tokens
+            self._evict()
+        self._prompt_tokens += prompt_tokens
+        self._cached_tokens += cached
+        self._lookups += 1
+        self._hits += cached > 0
+        return cached
+
+    def set_budget(self, budget: CacheBudget) -> None:
+        self._budget = budget
+        self._evict()
+
+    def report(self) -> CacheReport:
+        return CacheReport(
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            lookups=self._lookups,
+            hits=self._hits,
+            ram=TierReport(
+                enabled=self._budget.ram_bytes > 0,
+                blocks=len(self._tokens),
+                bytes=self._bytes(),
+                budget_bytes=self._budget.ram_bytes,
+                evicted_blocks=self._evicted,
+            ),
+            ssd=TierReport(reason="a stub writes nothing", budget_bytes=self._budget.ssd_bytes),
+        )
+
+    def _evict(self) -> None:
+        while self._bytes() > self._budget.ram_bytes:
+            del self._tokens[next(iter(self._tokens))]
+            self._evicted += 1
+
+    def _bytes(self) -> int:
+        return sum(self._tokens.values()) * BYTES_PER_TOKEN
 
 
 class Worker:
@@ -137,6 +205,9 @@ class Worker:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.connections: set[Connection] = set()
+        self.cache = Cache()
+        self.told_budget = False
+        self._cache_due = False
         self.token_seconds: float = arguments.token_seconds
         self.context_tokens: int = arguments.context_tokens
         self.hello = encode_frame(
@@ -164,6 +235,26 @@ class Worker:
     def _announce_load(self) -> None:
         running = sum(len(connection.running) for connection in self.connections)
         frame = encode_frame([WorkerLoad(running=running, waiting=0)])
+        for connection in self.connections:
+            connection.transport.write(frame)
+
+    def set_budget(self, budget: CacheBudget) -> None:
+        self.cache.set_budget(budget)
+        self.told_budget = True
+        self.announce_cache()
+
+    def announce_cache(self) -> None:
+        """Soon, to the supervisor and to all who are connected, if there is one who told us a budget: nobody else
+        reads our standard output."""
+        if self.told_budget and not self._cache_due:
+            self._cache_due = True
+            asyncio.get_running_loop().call_later(REPORT_SECONDS, self._announce_cache)
+
+    def _announce_cache(self) -> None:
+        self._cache_due = False
+        report = self.cache.report()
+        _report(report)
+        frame = encode_frame([report])
         for connection in self.connections:
             connection.transport.write(frame)
 
@@ -232,7 +323,9 @@ class Connection(asyncio.Protocol):
         out.append(Accepted(id=message.id, prompt_tokens=prompt_tokens))
         if message.echo:
             out.append(Delta(id=message.id, text=text, tokens=0))
-        request = Request(self, message, prompt_tokens, _faults(text, self._worker.faults))
+        cached_tokens = self._worker.cache.look_up(message, text, prompt_tokens)
+        self._worker.announce_cache()
+        request = Request(self, message, prompt_tokens, cached_tokens, _faults(text, self._worker.faults))
         request.advance(out)
         if not request.finished:
             self.running[message.id] = request
@@ -258,10 +351,18 @@ class Connection(asyncio.Protocol):
 class Request:
     """One request, from its first token to its end."""
 
-    def __init__(self, connection: Connection, message: Generate, prompt_tokens: int, faults: dict[str, int]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        message: Generate,
+        prompt_tokens: int,
+        cached_tokens: int,
+        faults: dict[str, int],
+    ) -> None:
         self._connection = connection
         self._id = message.id
         self._prompt_tokens = prompt_tokens
+        self._cached_tokens = cached_tokens
         self._faults = faults
         limit = message.max_tokens if message.max_tokens is not None else len(WORDS)
         self._total = limit if message.ignore_eos else min(limit, len(WORDS))
@@ -287,7 +388,13 @@ class Request:
     def finish(self, reason: FinishReason, out: list[WorkerToGateway]) -> None:
         self.finished = True
         out.append(
-            Finished(id=self._id, reason=reason, prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
+            Finished(
+                id=self._id,
+                reason=reason,
+                prompt_tokens=self._prompt_tokens,
+                completion_tokens=self._tokens,
+                cached_tokens=self._cached_tokens,
+            )
         )
         self._connection.ended(self._id)
 

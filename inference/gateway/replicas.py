@@ -1,12 +1,12 @@
-"""What the supervisor says of this node's replicas, and what we ask of it.
+"""What the supervisor says of this node's replicas and their caches, and what we ask of it.
 
-The view is the supervisor's last word, kept while it can't be reached: workers die with it, and a request notices that
-by itself.
+Both views are the supervisor's last word, kept while it can't be reached: workers die with it, and a request notices
+that by itself.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ import structlog
 
 from inference.protocol import (
     PROTOCOL_VERSION,
+    Caches,
     Demand,
     FrameDecoder,
     GatewayToSupervisor,
@@ -24,6 +25,7 @@ from inference.protocol import (
     ReplicaState,
     ReplicaView,
     Subscribe,
+    SupervisorToGateway,
     encode_frame,
     read_messages,
 )
@@ -56,6 +58,8 @@ class ReplicaClient:
     ) -> None:
         """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now."""
         self.view: View = MappingProxyType({})
+        self.caches: Caches | None = None
+        """None: it has said nothing of them yet."""
         self.connected = False
         self.since = time.time()
         self._socket = socket
@@ -126,13 +130,13 @@ class ReplicaClient:
     async def _converse(self) -> None:
         """One connection, from its beginning to its end. Raises OSError where there can't be one."""
         reader, writer = await asyncio.open_unix_connection(self._socket)
-        decoder: FrameDecoder[Replicas] = FrameDecoder(Replicas)
+        decoder: FrameDecoder[SupervisorToGateway] = FrameDecoder(SupervisorToGateway)
         self._writer = writer
         self._connection_changed(True)
         try:
             self._send(Subscribe(protocol=PROTOCOL_VERSION), *self._open_demands())
             while messages := await read_messages(reader, decoder):
-                self._accept(messages[-1])
+                self._accept(messages)
         finally:
             self._writer = None
             self._connection_changed(False)
@@ -145,7 +149,16 @@ class ReplicaClient:
         else:
             log.warning("The supervisor's connection was lost")
 
-    def _accept(self, message: Replicas) -> None:
+    def _accept(self, messages: Iterable[SupervisorToGateway]) -> None:
+        """Of each kind the newest counts."""
+        newest = {type(message): message for message in messages}
+        for message in newest.values():
+            if isinstance(message, Caches):
+                self.caches = message
+            else:
+                self._accept_replicas(message)
+
+    def _accept_replicas(self, message: Replicas) -> None:
         old, self.view = self.view, MappingProxyType({replica.version_pk: replica for replica in message.replicas})
         self._on_change(self.view)
         for version_pk in old.keys() | self.view.keys():

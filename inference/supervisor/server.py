@@ -12,6 +12,7 @@ import structlog
 
 from inference.protocol import (
     PROTOCOL_VERSION,
+    Caches,
     Demand,
     FrameDecoder,
     GatewayToSupervisor,
@@ -73,11 +74,14 @@ class Claim:
 
 
 class SupervisorServer:
-    """Turns frames into events, and publishes the node's view to whoever subscribed."""
+    """Turns frames into events, and publishes the node's views, of replicas and of caches, to whoever subscribed."""
 
-    def __init__(self, post: Callable[[Event], None], view: Callable[[], Replicas]) -> None:
+    def __init__(
+        self, post: Callable[[Event], None], replicas: Callable[[], Replicas], caches: Callable[[], Caches]
+    ) -> None:
         self._post = post
-        self._view = view
+        self._replicas = replicas
+        self._caches = caches
         self._subscribers: set[_Subscriber] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -85,9 +89,13 @@ class SupervisorServer:
     async def start(self, listener: socket.socket) -> None:
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
-    def publish(self) -> None:
+    def publish_replicas(self) -> None:
         for subscriber in self._subscribers:
-            subscriber.changed.set()
+            subscriber.owe(self._replicas)
+
+    def publish_caches(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.owe(self._caches)
 
     def close(self) -> None:
         if self._server is not None:
@@ -106,7 +114,9 @@ class SupervisorServer:
                     if sending is None:
                         _require_subscription(message)
                         self._subscribers.add(subscriber)
-                        sending = asyncio.create_task(subscriber.send(self._view))
+                        subscriber.owe(self._replicas)
+                        subscriber.owe(self._caches)
+                        sending = asyncio.create_task(subscriber.send())
                     else:
                         self._receive(message)
         except ProtocolError as fault:
@@ -144,12 +154,19 @@ class _Subscriber:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self.changed = asyncio.Event()
-        self.changed.set()
+        self._owed: dict[Callable[[], Replicas | Caches], None] = {}
+        """In the order in which they fell due."""
+        self._due = asyncio.Event()
 
-    async def send(self, view: Callable[[], Replicas]) -> None:
+    def owe(self, view: Callable[[], Replicas | Caches]) -> None:
+        """A view has changed. It is made when it is sent."""
+        self._owed[view] = None
+        self._due.set()
+
+    async def send(self) -> None:
         with suppress(OSError):  # the reading side sees it too, and ends the connection
-            while await self.changed.wait():
-                self.changed.clear()
-                self._writer.write(encode_frame([view()]))
+            while await self._due.wait():
+                self._due.clear()
+                owed, self._owed = self._owed, {}
+                self._writer.write(encode_frame([view() for view in owed]))
                 await self._writer.drain()

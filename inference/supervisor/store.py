@@ -18,6 +18,8 @@ import structlog
 from psycopg.conninfo import make_conninfo
 
 from inference.protocol import ModelSpec
+from inference.supervisor.cache_versions import CacheUse
+from inference.supervisor.caching import CacheReading
 from inference.supervisor.events import Wish, WishesRead
 from inference.supervisor.replica import Desired, Observation
 from inference.supervisor.sql import DatabaseAway, SqlThread, cut
@@ -68,17 +70,20 @@ class Store:
         database_url: str,
         *,
         post: Callable[[WishesRead], None],
+        read_caches: Callable[[CacheReading], None],
         rival_seconds: float,
     ) -> None:
         self._node = node
         self._database_url = database_url
         self._post = post
+        self._read_caches = read_caches
         self._rival_seconds = rival_seconds
         self._rival_since: float | None = None
         self._sql = SqlThread("sql of the store")
         self._newest: dict[int, Observation] = {}
         self._unwritten: set[int] = set()
         self._revived: set[int] = set()
+        self._use: dict[str, CacheUse] = {}
         self._changed = asyncio.Event()
         self._registered = False
         self._away = False
@@ -90,6 +95,12 @@ class Store:
 
     def revive(self, version_pk: int) -> None:
         self._revived.add(version_pk)
+        self._changed.set()
+
+    def record_use(self, counts: Mapping[str, CacheUse]) -> None:
+        """By model; what was counted since the last call."""
+        for model, use in counts.items():
+            self._use[model] = self._use.get(model, CacheUse()) + use
         self._changed.set()
 
     async def run(self) -> None:

@@ -9,12 +9,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from inference.protocol import Replicas, ReplicaState
+from inference.protocol import ModelSpec, Replicas, ReplicaState
+from inference.supervisor.caching import Caching
 from inference.supervisor.discovery import Discovery
 from inference.supervisor.events import Action, Closing, Event, Publish, Record, Revive, Start, Stop, Tick, WorkerExited
 from inference.supervisor.reconcile import due_at, step
@@ -37,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     models_dirs: tuple[Path, ...]
     starter_model: bool
+    cache_dir: Path
+    """Workers' caches on SSD lie below it."""
     launch: Launch
     policy: Policy = Policy()
     rival_seconds: float = 45.0
@@ -62,8 +66,20 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._workers: dict[int, Worker] = {}
         self._closed = asyncio.Event()
-        self._server = SupervisorServer(self.post, self._view)
-        self._store = Store(settings.node, settings.database_url, post=self.post, rival_seconds=settings.rival_seconds)
+        self._caching = Caching(
+            settings.cache_dir,
+            node_ram_bytes=settings.node.ram_budget_mb * 1024**2,
+            publish=lambda: self._server.publish_caches(),
+            record_use=lambda counts: self._store.record_use(counts),
+        )
+        self._server = SupervisorServer(self.post, self._view, self._caching.view)
+        self._store = Store(
+            settings.node,
+            settings.database_url,
+            post=self.post,
+            read_caches=self._caching.read,
+            rival_seconds=settings.rival_seconds,
+        )
         self._discovery = Discovery(settings.models_dirs, starter_model=settings.starter_model)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -78,6 +94,7 @@ class Supervisor:
         tasks = {
             asyncio.create_task(self._store.run()),
             asyncio.create_task(self._discovery.run()),
+            asyncio.create_task(self._caching.run()),
             asyncio.create_task(stopping.wait()),
         }
         try:
@@ -105,6 +122,7 @@ class Supervisor:
     def _take(self, event: Event) -> None:
         if isinstance(event, WorkerExited):
             self._workers.pop(event.worker, None)
+            self._caching.ended(event.worker)
         self._state, actions = step(self._state, event, self._loop.time(), self._settings.policy)
         for action in actions:
             self._perform(action)
@@ -114,7 +132,7 @@ class Supervisor:
     def _perform(self, action: Action) -> None:
         match action:
             case Start(worker, spec):
-                self._workers[worker] = Worker(worker, spec, self._socket_of(worker), self._settings.launch, self.post)
+                self._start(worker, spec)
             case Stop(worker=worker, kill=kill):
                 if worker in self._workers:
                     self._workers[worker].stop(kill=kill)
@@ -124,7 +142,19 @@ class Supervisor:
             case Revive(version_pk):
                 self._store.revive(version_pk)
             case Publish():
-                self._server.publish()
+                self._server.publish_replicas()
+
+    def _start(self, number: int, spec: ModelSpec) -> None:
+        worker = self._workers[number] = Worker(
+            number,
+            spec,
+            self._socket_of(number),
+            self._caching.directory(spec),
+            self._settings.launch,
+            self.post,
+            partial(self._caching.reported, number),
+        )
+        self._caching.started(number, spec, worker.set_budget)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -167,6 +197,7 @@ class Supervisor:
     async def _close(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
         self.post(Closing())
         await self._closed.wait()
+        self._caching.close()
         await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         await self._store.close(seconds=_LAST_RECORDS_SECONDS)
         self._server.close()

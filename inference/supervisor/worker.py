@@ -20,6 +20,8 @@ import msgspec
 import structlog
 
 from inference.protocol import (
+    CacheBudget,
+    CacheReport,
     FrameDecoder,
     ModelSpec,
     ProtocolError,
@@ -27,9 +29,11 @@ from inference.protocol import (
     WorkerStage,
     WorkerStatus,
     WorkerToGateway,
+    WorkerToSupervisor,
     read_messages,
 )
 from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
+from inference.supervisor.latest_line import LatestLine
 
 log = structlog.get_logger(module="supervisor")
 engine_log = structlog.get_logger(module="engine")
@@ -42,7 +46,8 @@ _PIPES_SECONDS = 1.0
 _RECONNECT_SECONDS = 1.0
 
 _libc = ctypes.CDLL(None)
-_status_decoder = msgspec.json.Decoder(WorkerStatus)
+_decoder: msgspec.json.Decoder[WorkerToSupervisor] = msgspec.json.Decoder(WorkerToSupervisor)
+_encoder = msgspec.json.Encoder()
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -66,13 +71,24 @@ class Worker:
     """
 
     def __init__(
-        self, number: int, spec: ModelSpec, socket: Path, launch: Launch, post: Callable[[Event], None]
+        self,
+        number: int,
+        spec: ModelSpec,
+        socket: Path,
+        cache_dir: Path,
+        launch: Launch,
+        post: Callable[[Event], None],
+        report_cache: Callable[[CacheReport], None],
     ) -> None:
+        """``cache_dir``: where it keeps the blocks of its SSD tier; it is there and belongs to this version alone."""
         self._number = number
         self._spec = spec
         self._socket = socket
+        self._cache_dir = cache_dir
         self._launch = launch
         self._post = post
+        self._report_cache = report_cache
+        self._budget = LatestLine()
         self._unwanted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -86,11 +102,17 @@ class Worker:
             # Reaped by us only, and then returncode is set: its number can't have passed to another process.
             os.kill(self._process.pid, signal.SIGKILL if kill else signal.SIGTERM)
 
+    def set_budget(self, budget: CacheBudget) -> None:
+        """Tell it what its cache may take. The last one said before it reads is what it gets to see."""
+        self._budget.say(_encoder.encode(budget))
+
     async def _run(self) -> None:
         reason = "it was stopped before it started"
         try:
             if not self._unwanted:
                 self._process = self._spawn()
+                assert self._process.stdin is not None
+                self._budget.open(self._process.stdin.fileno())
                 self._post(
                     WorkerSpawned(worker=self._number, pid=self._process.pid, size_bytes=_size_bytes(self._spec.files))
                 )
@@ -113,6 +135,9 @@ class Worker:
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             self._process.wait()
+        self._budget.close()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         self._socket.unlink(missing_ok=True)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -123,9 +148,10 @@ class Worker:
                 f"--model-id={self._spec.model}",
                 f"--version={self._spec.version}",
                 f"--log-level={self._launch.log_level}",
+                f"--cache-dir={self._cache_dir}",
                 *self._spec.files,
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self._launch.directory,
@@ -153,13 +179,19 @@ class Worker:
     async def _read_status(self, pipe: IO[bytes]) -> None:
         async for line in _lines(pipe):
             try:
-                status = _status_decoder.decode(line)
+                message = _decoder.decode(line)
             except msgspec.MsgspecError:
                 self._note_chatter(line)
                 continue
-            self._post(WorkerReported(self._number, status))
-            if status.stage is WorkerStage.READY and self._watch is None:
-                self._watch = asyncio.ensure_future(self._watch_load())
+            if isinstance(message, CacheReport):
+                self._report_cache(message)
+            else:
+                self._take_status(message)
+
+    def _take_status(self, status: WorkerStatus) -> None:
+        self._post(WorkerReported(self._number, status))
+        if status.stage is WorkerStage.READY and self._watch is None:
+            self._watch = asyncio.ensure_future(self._watch_load())
 
     async def _read_log(self, pipe: IO[bytes]) -> None:
         async for line in _lines(pipe):

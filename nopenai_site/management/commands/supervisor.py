@@ -83,6 +83,7 @@ def _settings(environment: Environment) -> "Settings":
         database_url=settings.DATABASE_URL,
         models_dirs=environment.models_dirs,
         starter_model=environment.starter_model,
+        cache_dir=environment.data_dir / "kv",
         launch=Launch(
             command=(sys.executable, "-m", "inference.engine"),
             directory=PROJECT_ROOT,

@@ -13,6 +13,7 @@ from django.db import connection
 
 from inference.protocol import (
     PROTOCOL_VERSION,
+    Caches,
     Demand,
     FrameDecoder,
     ModelSpec,
@@ -20,6 +21,7 @@ from inference.protocol import (
     ReplicaState,
     ReplicaView,
     Subscribe,
+    SupervisorToGateway,
     encode_frame,
     read_messages,
 )
@@ -39,7 +41,9 @@ class Gateway:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
-        self._decoder: FrameDecoder[Replicas] = FrameDecoder(Replicas)
+        self._decoder: FrameDecoder[SupervisorToGateway] = FrameDecoder(SupervisorToGateway)
+        self.caches: list[Caches] = []
+        """Every view of the caches, in the order in which it was published."""
         self.seen: list[ReplicaView] = []
         """Every state of every replica, in the order in which it was published."""
 
@@ -68,10 +72,14 @@ class Gateway:
                                 return replica
 
     async def read(self) -> list[Replicas]:
-        messages = await read_messages(self._reader, self._decoder)
-        if not messages:
-            raise EOFError("the supervisor closed the connection")
-        return messages
+        """The next views of the replicas; those of the caches are kept aside."""
+        while True:
+            messages = await read_messages(self._reader, self._decoder)
+            if not messages:
+                raise EOFError("the supervisor closed the connection")
+            self.caches += [message for message in messages if isinstance(message, Caches)]
+            if views := [message for message in messages if isinstance(message, Replicas)]:
+                return views
 
 
 class NodeProcess:

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from inference.protocol import (
     PROTOCOL_VERSION,
+    Caches,
     Demand,
     FrameDecoder,
     InUse,
@@ -21,6 +22,7 @@ from inference.protocol import (
     ReplicaState,
     ReplicaView,
     Subscribe,
+    SupervisorToGateway,
     encode_frame,
     read_messages,
 )
@@ -49,16 +51,25 @@ def replicas(*reasons: str) -> Replicas:
     return Replicas(replicas=tuple(views))
 
 
+def caches(ram_bytes: int) -> Caches:
+    return Caches(caches=(), ram_bytes=ram_bytes, ssd_bytes=0, configured=False, since=0.0)
+
+
 class Serving:
     def __init__(self, path: Path) -> None:
         self.claim = Claim(path)
         self.view = replicas("first")
+        self.caches = caches(1)
         self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self.server = SupervisorServer(self.events.put_nowait, lambda: self.view)
+        self.server = SupervisorServer(self.events.put_nowait, lambda: self.view, lambda: self.caches)
 
     def publish(self, view: Replicas) -> None:
         self.view = view
-        self.server.publish()
+        self.server.publish_replicas()
+
+    def publish_caches(self, view: Caches) -> None:
+        self.caches = view
+        self.server.publish_caches()
 
 
 @pytest_asyncio.fixture
@@ -73,7 +84,7 @@ async def serving(tmp_path: Path) -> AsyncIterator[Serving]:
 class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
-        self._decoder: FrameDecoder[Replicas] = FrameDecoder(Replicas)
+        self._decoder: FrameDecoder[SupervisorToGateway] = FrameDecoder(SupervisorToGateway)
 
     @classmethod
     async def connect(cls, serving: Serving, hello: bytes = HELLO) -> "Peer":
@@ -81,16 +92,18 @@ class Peer:
         peer.writer.write(hello)
         return peer
 
-    async def read(self) -> list[Replicas]:
+    async def read(self) -> list[SupervisorToGateway]:
         async with asyncio.timeout(10):
             return await read_messages(self.reader, self._decoder)
 
 
 async def test_a_subscriber_gets_the_view_at_once_and_each_new_one(serving: Serving) -> None:
     peer = await Peer.connect(serving)
-    assert await peer.read() == [replicas("first")]
+    assert await peer.read() == [replicas("first"), caches(1)]
     serving.publish(replicas("second", "another"))
     assert await peer.read() == [replicas("second", "another")]
+    serving.publish_caches(caches(2))
+    assert await peer.read() == [caches(2)]
 
 
 async def test_messages_become_events_in_their_order(serving: Serving) -> None:
@@ -125,7 +138,7 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody_and_then_gets_the
     for number in range(300):
         serving.publish(replicas("x" * 100_000, str(number)))
         assert (await good.read())[-1] == serving.view
-    received: list[Replicas] = []
+    received: list[SupervisorToGateway] = []
     while not received or received[-1] != serving.view:
         received += await deaf.read()
     assert len(received) < 100  # what waited was one view, not three hundred

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.protocol import Generate, ModelSpec, WorkerStage, encode_frame
+from inference.protocol import CacheBudget, CacheReport, Generate, ModelSpec, WorkerStage, encode_frame
 from inference.supervisor.environment import worker_environment
 from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
 from inference.supervisor.worker import Launch, Worker, explain
@@ -24,6 +24,7 @@ class Started:
     def __init__(self, directory: Path, *command: str) -> None:
         self.events: list[Event] = []
         self.forwarded: list[bytes] = []
+        self.reports: list[CacheReport] = []
         self.socket = directory / "w.sock"
         self._posted = asyncio.Condition()
         launch = Launch(
@@ -33,11 +34,27 @@ class Started:
             log_level="INFO",
             forward=self.forwarded.append,
         )
-        self.worker = Worker(1, SPEC, self.socket, launch, self._post)
+        self.worker = Worker(1, SPEC, self.socket, directory / "kv", launch, self._post, self._report)
 
     def _post(self, event: Event) -> None:
         self.events.append(event)
         self._wake = asyncio.ensure_future(self._notify())
+
+    def _report(self, report: CacheReport) -> None:
+        self.reports.append(report)
+        self._wake = asyncio.ensure_future(self._notify())
+
+    async def until_reported(self, budget_bytes: int) -> CacheReport:
+        """The first report under this budget."""
+
+        def found() -> CacheReport | None:
+            return next((report for report in self.reports if report.ram.budget_bytes == budget_bytes), None)
+
+        async with asyncio.timeout(20), self._posted:
+            await self._posted.wait_for(lambda: found() is not None)
+        match = found()
+        assert match is not None
+        return match
 
     async def _notify(self) -> None:
         async with self._posted:
@@ -122,6 +139,56 @@ async def test_how_many_requests_it_has_is_known_from_the_worker_itself(tmp_path
     await started.until_last_is(WorkerBusy(1, 0))
     started.worker.stop(kill=True)
     assert "SIGKILL" in await started.exit_reason()
+
+
+def budget(ram_bytes: int) -> CacheBudget:
+    return CacheBudget(ram_bytes=ram_bytes, ssd_bytes=0)
+
+
+async def test_a_worker_is_told_its_budget_as_soon_as_it_is_there_and_every_newer_one(tmp_path: Path) -> None:
+    started = Started(tmp_path, *STUB)
+    started.worker.set_budget(budget(1_000))  # before the process is
+    assert (await started.until_reported(1_000)).ram.enabled
+    started.worker.set_budget(budget(2_000))
+    await started.until_reported(2_000)
+    started.worker.stop(kill=True)
+    await started.exit_reason()
+
+
+async def test_a_worker_that_never_reads_holds_up_nobody(tmp_path: Path) -> None:
+    started = Started(tmp_path, *STUB, "--deaf")
+    await started.until_ready()
+    for ram_bytes in range(10_000):  # a pipe holds some hundred of these
+        started.worker.set_budget(budget(ram_bytes))
+    started.worker.stop(kill=False)
+    assert await started.exit_reason() == "it exited by itself"
+
+
+async def test_a_worker_that_reads_late_gets_the_newest_budget_last(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    started = Started(tmp_path, *STUB, "--load-gate", str(gate))
+    await started.until(WorkerSpawned)
+    for ram_bytes in range(10_000):
+        started.worker.set_budget(budget(ram_bytes))
+    with gate.open("wb"):
+        await started.until_reported(9_999)
+    assert started.reports[-1].ram.budget_bytes == 9_999
+    started.worker.stop(kill=True)
+    await started.exit_reason()
+
+
+async def test_a_budget_for_a_worker_that_is_gone_goes_nowhere(tmp_path: Path) -> None:
+    started = Started(tmp_path, sys.executable, "-c", "")
+    await started.exit_reason()
+    started.worker.set_budget(budget(1))
+
+
+async def test_what_it_holds_is_known_from_its_standard_output(tmp_path: Path) -> None:
+    script = """import sys; print('{"type":"cache","prompt_tokens":7}'); print('{"type":"else"}')"""
+    started = Started(tmp_path, sys.executable, "-c", script)
+    await started.exit_reason()
+    assert started.reports == [CacheReport(prompt_tokens=7)]
 
 
 async def test_log_lines_pass_as_they_are_and_the_rest_explains_a_crash(tmp_path: Path) -> None:

@@ -1,0 +1,267 @@
+"""The KV caches of this node: the one who knows what each version's worker may take, holds and has counted.
+
+    store ──shares, catalogue──┐                         ┌──budget──► worker (a line on its standard input)
+    worker ──reports──────────►│ Caching: a round at     ├──view────► gateways, at most every 250 ms
+    supervisor ──start, exit──►│ everything that changes ├──use─────► store, every 10 s and at an exit
+    disk ──what lies there────►│ (:mod:`.cache_budgets`) └──trim, drop──► disk, in a thread
+
+Level-triggered: a round looks at all that is known, so a lost event costs only time. Without PostgreSQL the last known
+shares stay in force, and before any was read :func:`default_reading`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from inference.protocol import CacheBudget, CacheReport, Caches, ModelSpec
+from inference.supervisor import cache_disk
+from inference.supervisor.cache_budgets import Round, Tier, decide
+from inference.supervisor.cache_disk import OnDisk
+from inference.supervisor.cache_versions import CacheUse, KnownVersion, VersionCache
+from registry.cache.eviction import EvictionPolicy
+
+log = structlog.get_logger(module="supervisor")
+
+PUBLISH_SECONDS = 0.25
+_UPKEEP_SECONDS = 10.0
+
+_DEFAULT_RAM_PERCENT = 20
+_DEFAULT_SSD_BYTES = 10 * 1024**3
+
+
+class CacheReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What SQL says about this node's caches."""
+
+    ram: Tier
+    ssd: Tier
+    catalogue: Mapping[str, KnownVersion] | None
+    """Every version there is, by the name of its directory. None: it is not known, so nothing is dropped."""
+
+
+def default_reading(node_ram_bytes: int) -> CacheReading:
+    """Until SQL was read: a fifth of the node's RAM budget and 10 GiB on SSD. Nobody has a share of them; whoever runs
+    borrows an equal part, and the least recently used goes first."""
+    ram_bytes = node_ram_bytes * _DEFAULT_RAM_PERCENT // 100
+    return CacheReading(
+        ram=Tier(bytes=ram_bytes, models={}, policy=EvictionPolicy.LRU),
+        ssd=Tier(bytes=_DEFAULT_SSD_BYTES, models={}, policy=EvictionPolicy.LRU),
+        catalogue=None,
+    )
+
+
+class Caching:
+    """Belongs to the running loop; all methods are called in it."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        node_ram_bytes: int,
+        publish: Callable[[], None],
+        record_use: Callable[[dict[str, CacheUse]], None],
+    ) -> None:
+        """``root`` holds a directory for each version. ``publish`` is called when :meth:`view` has changed,
+        ``record_use`` gets what was used since it was called last, by model."""
+        self._root = root
+        self._publish = publish
+        self._record_use = record_use
+        self._loop = asyncio.get_running_loop()
+        self._reading = default_reading(node_ram_bytes)
+        self._configured = False
+        self._surveyed = False
+        self._versions: dict[str, VersionCache] = {}
+        self._by_worker: dict[int, VersionCache] = {}
+        self._ram_gave_way: str | None = None
+        self._ssd_gave_way: str | None = None
+        self._trim: dict[str, int] = {}
+        self._disk_due = asyncio.Event()
+        self._disk_due.set()
+        self._publishing: asyncio.TimerHandle | None = None
+        self._published_at = 0.0
+        self._since = time.time()
+
+    async def run(self) -> None:
+        """Look at the disk, and keep it within its limits, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(_UPKEEP_SECONDS):
+                    await self._disk_due.wait()
+            except TimeoutError:
+                self._keep_up()
+            else:
+                await self._tend_disk()
+
+    # What happens
+
+    def directory(self, spec: ModelSpec) -> Path:
+        """The directory of a version's SSD tier, made if need be."""
+        directory = self._root / cache_disk.directory_name(spec.model, spec.version)
+        try:
+            cache_disk.create(directory)
+        except OSError as fault:
+            log.warning("A model has no SSD cache: its directory can't be made", model_id=spec.model, reason=str(fault))
+        return directory
+
+    def started(self, worker: int, spec: ModelSpec, tell: Callable[[CacheBudget], None]) -> None:
+        name = cache_disk.directory_name(spec.model, spec.version)
+        cache = self._version(name, spec.model, spec.version)
+        cache.started(worker, spec, tell)
+        self._by_worker[worker] = cache
+        self._round()
+
+    def reported(self, worker: int, report: CacheReport) -> None:
+        if cache := self._by_worker.get(worker):
+            cache.reported(report, self._loop.time())
+            self._round()
+
+    def ended(self, worker: int) -> None:
+        if cache := self._by_worker.pop(worker, None):
+            cache.ended()
+            self._note_use()
+            self._disk_due.set()  # what it was writing is there or not
+            self._round()
+
+    def read(self, reading: CacheReading) -> None:
+        """SQL was read."""
+        if not self._configured or reading != self._reading:
+            self._configured = True
+            self._reading = reading
+            self._disk_due.set()
+            self._round()
+
+    def close(self) -> None:
+        self._note_use()
+        if self._publishing is not None:
+            self._publishing.cancel()
+
+    def view(self) -> Caches:
+        return Caches(
+            caches=tuple(cache.view() for cache in self._versions.values()),
+            ram_bytes=self._reading.ram.bytes,
+            ssd_bytes=self._reading.ssd.bytes,
+            configured=self._configured,
+            since=self._since,
+        )
+
+    # What follows
+
+    def _round(self) -> None:
+        """Decide anew what each may take. Not before we know what lies on the disk: told less, a worker deletes it."""
+        self._changed()
+        if not self._surveyed:
+            return
+        ram, ssd = self._decide_ram(), self._decide_ssd()
+        lfu = self._reading.ram.policy is EvictionPolicy.LFU
+        for cache in self._versions.values():
+            cache.settle(ram, ssd, least_frequently_used_first=lfu)
+        if ssd.trim and ssd.trim != self._trim:
+            self._disk_due.set()
+        self._trim = ssd.trim
+
+    def _decide_ram(self) -> Round:
+        seats = [cache.ram_seat() for cache in self._versions.values() if cache.running]
+        decided = decide(seats, self._reading.ram, after=self._ram_gave_way)
+        self._ram_gave_way = decided.gave_way
+        return decided
+
+    def _decide_ssd(self) -> Round:
+        seats = [cache.ssd_seat() for cache in self._versions.values()]
+        decided = decide(seats, self._reading.ssd, after=self._ssd_gave_way)
+        self._ssd_gave_way = decided.gave_way
+        return decided
+
+    def _version(self, name: str, model: str, version: str) -> VersionCache:
+        cache = self._versions.get(name)
+        if cache is None:
+            cache = self._versions[name] = VersionCache(name, model, version)
+        self._describe(cache)
+        return cache
+
+    def _describe(self, cache: VersionCache) -> None:
+        if known := (self._reading.catalogue or {}).get(cache.name):
+            cache.version_pk, cache.weights_bytes = known.pk, known.size_bytes
+
+    def _changed(self) -> None:
+        """Publish soon: at once, unless that was done a moment ago."""
+        if self._publishing is None:
+            moment = max(self._loop.time(), self._published_at + PUBLISH_SECONDS)
+            self._publishing = self._loop.call_at(moment, self._publish_now)
+
+    def _publish_now(self) -> None:
+        self._publishing = None
+        self._published_at = self._loop.time()
+        self._publish()
+
+    def _keep_up(self) -> None:
+        """What time alone brings."""
+        self._note_use()
+        if self._trim:  # it did not succeed
+            self._disk_due.set()
+        now = self._loop.time()
+        forgotten = [cache.forget_old(now) for cache in self._versions.values()]
+        if any(forgotten):
+            self._changed()
+
+    def _note_use(self) -> None:
+        counts: dict[str, CacheUse] = {}
+        for cache in self._versions.values():
+            use = cache.take_use()
+            if use.requests or use.prompt_tokens:
+                counts[cache.model] = counts.get(cache.model, CacheUse()) + use
+        if counts:
+            self._record_use(counts)
+
+    # The disk
+
+    async def _tend_disk(self) -> None:
+        """Delete what must go, then see what is there."""
+        self._disk_due.clear()
+        catalogue = self._reading.catalogue
+        try:
+            found = await asyncio.to_thread(partial(_tend, self._root, self._trim, catalogue, self._may_touch))
+        except OSError as fault:
+            log.warning("The caches' directory can't be read", directory=str(self._root), reason=str(fault))
+            found = {}
+        self._found(found)
+
+    def _found(self, found: Mapping[str, OnDisk]) -> None:
+        for name in found.keys() - self._versions.keys():
+            if found[name].blocks:
+                self._version(name, *self._named(name))
+        for name, cache in list(self._versions.items()):
+            cache.found(found.get(name, OnDisk()))
+            self._describe(cache)
+            if cache.empty:
+                del self._versions[name]
+        self._surveyed = True
+        self._round()
+
+    def _named(self, name: str) -> tuple[str, str]:
+        known = (self._reading.catalogue or {}).get(name)
+        return (known.model, known.version) if known else cache_disk.version_of(name)
+
+    def _may_touch(self, name: str) -> bool:
+        """Called from the disk's thread: looking a name up and reading one attribute need no lock."""
+        cache = self._versions.get(name)
+        return cache is None or not cache.running
+
+
+def _tend(
+    root: Path,
+    limits: Mapping[str, int],
+    catalogue: Iterable[str] | None,
+    may_touch: Callable[[str], bool],
+) -> dict[str, OnDisk]:
+    """One visit to the disk. Runs in a thread."""
+    cache_disk.trim(root, limits, may_touch)
+    found = cache_disk.survey(root)
+    if catalogue is None:
+        return found
+    unknown = found.keys() - set(catalogue)
+    cache_disk.drop(root, unknown, may_touch)
+    return {name: on_disk for name, on_disk in found.items() if name not in unknown or not may_touch(name)}
