@@ -1,15 +1,19 @@
 """``python -m inference.engine``: serve one model on a Unix socket until told to stop.
 
-Standard output carries one WorkerStatus a line for the supervisor; standard error carries logs, one JSON object a line.
+The supervisor is told on standard output (WorkerStatus, CacheReport) and heard on standard input (CacheBudget), one
+JSON object a line. Standard error carries logs, one JSON object a line, too.
 """
 
 import argparse
 import asyncio
 import ctypes
 import os
+import select
 import signal
+import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,7 +26,7 @@ from inference.engine.prompts import Prompts
 from inference.engine.scheduler import Limits
 from inference.engine.server import WorkerServer
 from inference.engine.template import TemplateFault
-from inference.protocol import WorkerStage, WorkerStatus
+from inference.protocol import CacheBudget, CacheReport, WorkerStage, WorkerStatus, WorkerToSupervisor
 
 log = structlog.get_logger(module="engine")
 
@@ -34,6 +38,7 @@ MAX_CONTEXT_TOKENS = 32_768
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
 _PR_SET_PDEATHSIG = 1
+_tasks: set[asyncio.Task[None]] = set()
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 
 
@@ -71,9 +76,18 @@ async def _serve(arguments: argparse.Namespace) -> None:
         context_tokens=limits.context_tokens,
         max_sequences=limits.lanes,
         prompts=prompts,
+        report_cache=_report_cache,
     )
-    engine = Engine(model, limits, arguments.threads, server.emit)
+    engine = Engine(
+        model,
+        limits,
+        arguments.threads,
+        server.emit,
+        files=tuple(arguments.files),
+        cache_directory=arguments.cache_dir,
+    )
     engine.start()
+    await _hear_budgets(engine.set_cache_budget)
     listener = await server.listen(engine, arguments.socket)
     _report(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
     log.info(
@@ -115,9 +129,36 @@ class _Progress:
             _report(WorkerStatus(stage=WorkerStage.LOADING, progress=fraction))
 
 
-def _report(status: WorkerStatus) -> None:
+async def _hear_budgets(set_budget: Callable[[CacheBudget], None]) -> None:
+    """Pass on what the supervisor says on standard input, from now on. Started by hand there is nobody to hear."""
+    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        return
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    task = loop.create_task(_hear(reader, set_budget))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+async def _hear(reader: asyncio.StreamReader, set_budget: Callable[[CacheBudget], None]) -> None:
+    while line := await reader.readline():
+        try:
+            set_budget(msgspec.json.decode(line, type=CacheBudget))
+        except msgspec.MsgspecError as fault:
+            log.error("Not a budget for the cache", reason=str(fault))
+
+
+def _report(status: WorkerToSupervisor) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(status) + b"\n")
     sys.stdout.buffer.flush()
+
+
+def _report_cache(report: CacheReport) -> None:
+    """Left out when the supervisor is behind with reading: a newer report will come, and the loop must not wait."""
+    _, writable, _ = select.select([], [sys.stdout], [], 0)
+    if writable:
+        _report(report)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -129,6 +170,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--context-tokens", type=int, help=f"at most; default {MAX_CONTEXT_TOKENS} or what the model has"
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, help="where the SSD tier of the KV cache lives; default: there is none"
     )
     parser.add_argument("files", nargs="+", help="the GGUF, its shards in order")
     return parser.parse_args()

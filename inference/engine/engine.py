@@ -1,4 +1,4 @@
-"""The thread that owns llama.cpp: receive → schedule → decode → emit, one step after another.
+"""The thread that owns llama.cpp: receive → schedule → restore → decode → emit → save, one step after another.
 
 Others only put events into its inbox and get messages out of ``emit``; no lock guards anything in here.
 """
@@ -10,19 +10,39 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
-from inference.engine.llama import Context, LlamaError, Model
+from inference.engine.cache.blocks import Missing
+from inference.engine.cache.names import Chain
+from inference.engine.cache.state import Bytes
+from inference.engine.contexts import Contexts, Part
+from inference.engine.kv import Kv
+from inference.engine.llama import Context, FloatArray, LlamaError, Model
 from inference.engine.sampling import Sampler, choose_batch
-from inference.engine.scheduler import Chunk, Limits, Pool, Scheduler, Sequence, Step
+from inference.engine.scheduler import Admission, Chunk, Limits, Pool, Preemption, Scheduler, Sequence
 from inference.engine.text import TextStream
-from inference.protocol import Delta, Failed, Finished, FinishReason, Generate, WorkerLoad, WorkerToGateway
+from inference.protocol import (
+    CacheBudget,
+    CacheReport,
+    Delta,
+    Failed,
+    Finished,
+    FinishReason,
+    Generate,
+    WorkerLoad,
+    WorkerToGateway,
+)
 
 log = structlog.get_logger(module="engine")
 
 _EXIT_SOFTWARE = 70
 """EX_SOFTWARE of sysexits.h."""
+_REPORT_SECONDS = 0.25
+"""The cache is reported so often at most, while it changes."""
+
+_CHECK_SECONDS = 10.0
 
 Emit = Callable[[list[tuple["Job | None", WorkerToGateway]]], None]
 """Takes what one step produced, each message with its job; a message without one goes to every gateway."""
@@ -38,10 +58,14 @@ class Job:
     tokens: list[int]
     """The prompt."""
     limit: int
-    """Most tokens that prompt and completion may have together."""
+    """Most tokens that prompt and completion of each choice may have together."""
+    shared_tokens: int = 0
+    """So many of the prompt's first tokens were declared shareable."""
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
+    cached_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def id(self) -> int:
@@ -49,18 +73,22 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class _Running:
-    """What the engine keeps of a job beside its sequence."""
+class _Choice:
+    """One answer to a request: its tokens, how the next one is chosen, and what becomes of them."""
 
     job: Job
+    index: int
     sequence: Sequence
     sampler: Sampler
     text: TextStream
-    prompt_tokens: int
-
-    @property
-    def completion_tokens(self) -> int:
-        return len(self.sequence.tokens) - self.prompt_tokens
+    chain: Chain | None
+    """Names of its blocks; None: nothing of it is cached."""
+    inherited: Part | None = None
+    """The prompt's KV, of the choice that computed it, until it is restored."""
+    pinned: list[bytes] = field(default_factory=list)
+    """Blocks that were fetched for it and wait in RAM."""
+    scheduled: bool = False
+    """The scheduler has its sequence; it hasn't while blocks are fetched."""
 
 
 class _Cancel:
@@ -68,8 +96,22 @@ class _Cancel:
         self.job = job
 
 
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    choice: _Choice
+    missing: Missing
+    payloads: list[tuple[bytes, Bytes]]
+
+
+class _DiskChanged:
+    pass
+
+
 class _Stop:
     pass
+
+
+_Event = Job | _Cancel | CacheBudget | _Fetched | _DiskChanged | _Stop
 
 
 def _end_process() -> None:
@@ -80,20 +122,42 @@ class Engine:
     """Runs jobs on one model, many at a time."""
 
     def __init__(
-        self, model: Model, limits: Limits, threads: int, emit: Emit, on_death: Callable[[], None] = _end_process
+        self,
+        model: Model,
+        limits: Limits,
+        threads: int,
+        emit: Emit,
+        *,
+        files: tuple[str, ...] = (),
+        cache_directory: Path | None = None,
+        on_death: Callable[[], None] = _end_process,
     ) -> None:
-        """``on_death`` is called when the thread ends by a fault of ours, after which no job would ever be answered."""
+        """
+        Args:
+            files: the model's, which tell its content apart from any other's.
+            cache_directory: for the SSD tier; None: there is none.
+            on_death: called when the thread ends by a fault of ours, after which no job would ever be answered.
+        """
         self._model = model
         self._limits = limits
         self._threads = threads
         self._emit = emit
+        self._files = files
+        self._cache_directory = cache_directory
         self._on_death = on_death
-        self._inbox: queue.SimpleQueue[Job | _Cancel | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._scheduler = Scheduler(limits)
-        self._jobs: dict[Job, _Running] = {}
+        self._jobs: dict[Job, list[_Choice]] = {}
+        """The choices of each that have not ended."""
+        self._ended: list[_Choice] = []
+        """Choices that ended in this step: their clients are told first, then their KV is kept and their cells freed."""
         self._outbox: list[tuple[Job | None, WorkerToGateway]] = []
-        self._reported = (0, 0)
-        self._contexts: dict[Pool, Context] = {}
+        self._reported_load = WorkerLoad(running=0, waiting=0)
+        self._reported_cache = CacheReport()
+        self._report_due = 0.0
+        self._check_due = 0.0
+        self._contexts: Contexts
+        self._kv: Kv
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -117,6 +181,9 @@ class Engine:
         """End a job before the next step; one that has ended already is left alone."""
         self._inbox.put(_Cancel(job))
 
+    def set_cache_budget(self, budget: CacheBudget) -> None:
+        self._inbox.put(budget)
+
     def stop(self) -> None:
         """End the thread after the step that is running."""
         self._inbox.put(_Stop())
@@ -126,7 +193,8 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._contexts[Pool.LANES] = self._create_lanes()
+            self._contexts = Contexts(self._model, self._limits, self._threads)
+            self._kv = Kv(self._contexts, self._files, self._cache_directory, lambda: self._inbox.put(_DiskChanged()))
         except Exception as fault:
             self._started.set_exception(fault)
             return
@@ -134,211 +202,296 @@ class Engine:
         try:
             while self._receive():
                 self._step()
+            self._kv.close()
         except Exception:
             # A process without this thread looks well and answers nobody; a dead one is replaced at once.
             log.critical("The engine failed; its process ends", exc_info=True)
             self._on_death()
 
     def _step(self) -> None:
-        step = self._scheduler.plan()
-        self._note_starts(step)
-        self._apply_moves(step)
-        for pool, chunks in step.chunks.items():
+        now = time.monotonic()
+        self._apply(self._scheduler.admit(now), now)
+        for pool, chunks in self._scheduler.batch().items():
             if chunks:
                 self._compute(pool, chunks)
         self._flush()
+        self._bury()
 
     def _receive(self) -> bool:
-        """Take what has arrived, waiting for it only when nothing runs. False ends the loop."""
-        block = not self._jobs
+        """Take what has arrived, waiting for it only when nothing can run. False ends the loop."""
         while True:
+            idle = not self._scheduler.running and not self._scheduler.waiting
+            if idle and self._inbox.empty():
+                self._rest()
             try:
-                event = self._inbox.get(block=block)
+                event = self._inbox.get(block=idle)
             except queue.Empty:
                 return True
-            block = False
             if isinstance(event, _Stop):
                 return False
-            if isinstance(event, _Cancel):
-                self._finish_cancelled(event.job)
-                self._flush()
-                block = not self._jobs
-            else:
-                self._accept(event)
+            self._take(event)
+
+    def _take(self, event: "Job | _Cancel | CacheBudget | _Fetched | _DiskChanged") -> None:
+        if isinstance(event, Job):
+            self._accept(event)
+        elif isinstance(event, _Cancel):
+            self._finish_cancelled(event.job)
+        elif isinstance(event, _Fetched):
+            self._take_fetched(event)
+        elif isinstance(event, CacheBudget):
+            self._kv.set_budget(event)
+
+    def _rest(self) -> None:
+        """Nothing is left to do: say how things are, and see that they are so."""
+        self._report_due = 0.0
+        self._flush()
+        if not self._jobs and (now := time.monotonic()) >= self._check_due:
+            self._check_due = now + _CHECK_SECONDS
+            self._kv.check()
+
+    # --- How a job begins --------------------------------------------------------------------------------------------
 
     def _accept(self, job: Job) -> None:
-        sequence = Sequence(key=job, tokens=job.tokens, limit=job.limit)
-        self._scheduler.add(sequence)
-        self._jobs[job] = _Running(
-            job, sequence, Sampler(job.request.sampling, job.tokens), TextStream(job.request.stop), len(job.tokens)
+        choice = self._choose_beginning(job, index=0, tokens=job.tokens)
+        self._jobs[job] = [choice]
+        missing = self._kv.missing(choice.chain, job.tokens)
+        if missing.ids:
+            self._kv.fetch(missing, lambda payloads: self._inbox.put(_Fetched(choice, missing, payloads)))
+        else:
+            self._schedule(choice)
+
+    def _take_fetched(self, event: _Fetched) -> None:
+        choice = event.choice
+        if choice.job in self._jobs:  # else it was cancelled meanwhile
+            choice.pinned = self._kv.fetched(event.missing, event.payloads)
+            self._schedule(choice)
+
+    def _schedule(self, choice: _Choice) -> None:
+        self._scheduler.add(choice.sequence)
+        choice.scheduled = True
+
+    def _choose_beginning(self, job: Job, *, index: int, tokens: list[int]) -> _Choice:
+        request = job.request
+        sequence = Sequence(
+            key=None,
+            tokens=list(tokens),
+            limit=job.limit,
+            tenant=request.tenant,
+            priority=request.priority,
+            arrived=job.arrived,
+            start_by=None if request.queue_seconds is None else job.arrived + request.queue_seconds,
         )
+        chain = self._kv.chain(request.partition, job.shared_tokens)
+        choice = _Choice(
+            job, index, sequence, Sampler(request.sampling, job.tokens, choice=index), TextStream(request.stop), chain
+        )
+        sequence.key = choice
+        return choice
 
-    def _note_starts(self, step: Step) -> None:
-        now = time.monotonic()
-        for chunks in step.chunks.values():
-            for chunk in chunks:
-                if chunk.sequence.computed == 0:
-                    running = self._running(chunk.sequence)
-                    running.job.started = running.job.started or now
+    # --- Who holds cells ---------------------------------------------------------------------------------------------
 
-    def _apply_moves(self, step: Step) -> None:
-        for move in step.moves:
-            lanes, long = self._contexts[Pool.LANES], self._long_context()
-            if long is None:
-                self._fail([self._running(move.sequence)], "there is not enough memory for a longer context")
-            elif not lanes.copy_sequence_to(long, move.lane, move.sequence.slot):
+    def _apply(self, admission: Admission, now: float) -> None:
+        for sequence in admission.expired:
+            _choice(sequence).scheduled = False
+            job = _choice(sequence).job
+            waited = round(now - job.arrived)
+            self._fail(job, 503, "queue_timeout", f"the request waited {waited} s for its turn: try again later")
+        for preemption in admission.preempted:
+            self._save_preempted(preemption)
+        for move in admission.moved:
+            if self._contexts.of(Pool.LONG) is None:
+                self._contexts.forget(Pool.LANES, move.lane)
+                move.sequence.computed = 0
+                self._fail_for_memory(_choice(move.sequence).job)
+            elif not self._kv.move(move.lane, move.sequence.slot):
                 log.warning("A sequence could not be moved and is computed again", tokens=move.sequence.computed)
                 move.sequence.computed = 0
-            lanes.forget(move.lane)
-        if step.moves:
-            # A sequence without memory has left, and one that is computed again has other chunks than were planned.
-            for chunks in step.chunks.values():
-                chunks[:] = [chunk for chunk in chunks if chunk.sequence.key in self._jobs and chunk.sequence.computed]
+        for sequence in admission.placed:
+            self._begin(_choice(sequence), now)
+        self._bury()
+
+    def _save_preempted(self, preemption: Preemption) -> None:
+        sequence = preemption.sequence
+        log.debug("A sequence gives way", tokens=preemption.computed, tenant=sequence.tenant)
+        self._kv.save(
+            _choice(sequence).chain, sequence.tokens, preemption.pool, preemption.slot, preemption.computed, tail=True
+        )
+        self._contexts.forget(preemption.pool, preemption.slot)
+
+    def _begin(self, choice: _Choice, now: float) -> None:
+        """It has cells: fill them with what is known of its tokens."""
+        job, sequence = choice.job, choice.sequence
+        assert sequence.pool is not None
+        if self._contexts.of(sequence.pool) is None:
+            self._fail_for_memory(job)
+            return
+        sequence.computed = self._kv.restore(sequence, choice.chain, choice.inherited)
+        choice.inherited = None
+        self._unpin(choice)
+        if job.started is None:
+            job.started = now
+            job.cached_tokens = sequence.computed
+            if choice.chain is not None:
+                self._kv.count(len(job.tokens), job.cached_tokens)
+
+    def _unpin(self, choice: _Choice) -> None:
+        self._kv.unpin(choice.pinned)
+        choice.pinned = []
+
+    def _bury(self) -> None:
+        """Keep the KV of those who ended, and free their cells."""
+        for choice in self._ended:
+            sequence = choice.sequence
+            if sequence.pool is not None:
+                self._kv.save(choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=True)
+                self._contexts.forget(sequence.pool, sequence.slot)
+            self._unpin(choice)
+            if choice.scheduled:
+                self._scheduler.remove(sequence)
+        self._ended = []
+
+    # --- Computing ---------------------------------------------------------------------------------------------------
 
     def _compute(self, pool: Pool, chunks: list[Chunk]) -> None:
-        context = self._contexts[Pool.LANES] if pool is Pool.LANES else self._long_context()
-        members = [self._running(chunk.sequence) for chunk in chunks]
-        if context is None:
-            self._fail(members, "there is not enough memory for a context as long as this request needs")
-            return
-        outputs = self._decode(context, chunks)
-        if outputs is None:
+        context = self._contexts.of(pool)
+        assert context is not None, "nobody is in a pool without a context"
+        if not _decode(context, chunks):
             context.forget_all()
-            pool_members = [running for running in self._jobs.values() if running.sequence.pool is pool]
-            self._fail(pool_members, "the model failed to compute this request")
+            for choice in [each for choices in self._jobs.values() for each in choices]:
+                if choice.sequence.pool is pool:
+                    choice.sequence.computed = 0
+                    self._fail(choice.job, 500, "engine_failed", "the model failed to compute this request")
             return
-        if outputs:
-            logits = context.logits(len(outputs))
+        choosing = [_choice(chunk.sequence) for chunk in chunks if not chunk.sequence.pending]
+        if choosing:
+            logits = context.logits(len(choosing))
             now = time.monotonic()
-            choosing = [members[index] for index in outputs]
-            for running, token in zip(choosing, choose_batch([each.sampler for each in choosing], logits), strict=True):
-                self._advance(running, token, now)
+            tokens = choose_batch([each.sampler for each in choosing], logits)
+            for choice, row, token in zip(choosing, logits, tokens, strict=True):
+                if choice.job.first_token is None:
+                    choice.job.first_token = now
+                    self._prompt_computed(choice, row)
+                self._advance(choice, token)
 
-    def _decode(self, context: Context, chunks: list[Chunk]) -> list[int] | None:
-        """Compute the chunks; returns the indices of those that now have logits, None if llama.cpp failed."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        wanted: list[int] = []
-        outputs: list[int] = []
-        for index, chunk in enumerate(chunks):
-            sequence, start = chunk.sequence, chunk.sequence.computed
-            tokens += sequence.tokens[start : start + chunk.count]
-            positions += range(start, start + chunk.count)
-            slots += [sequence.slot] * chunk.count
-            if chunk.wants_output:
-                wanted.append(len(tokens) - 1)
-                outputs.append(index)
-        try:
-            context.decode(tokens, positions, slots, wanted)
-        except LlamaError as fault:
-            log.error("Decode failed", reason=str(fault), sequences=len(chunks))
-            return None
-        for chunk in chunks:
-            chunk.sequence.computed += chunk.count
-        return outputs
+    def _prompt_computed(self, choice: _Choice, logits: FloatArray) -> None:
+        """Others may use the prompt's KV from now on, the request's other choices first of all."""
+        job, sequence = choice.job, choice.sequence
+        assert sequence.pool is not None
+        self._kv.save(choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=False)
+        if job.request.n > 1:
+            part = self._kv.part(sequence.pool, sequence.slot)
+            for index in range(1, job.request.n):
+                other = self._choose_beginning(job, index=index, tokens=job.tokens)
+                other.inherited = part
+                self._jobs[job].append(other)
+                self._schedule(other)
+                self._advance(other, other.sampler.choose(logits))
 
-    # --- One token, and the ways a job ends --------------------------------------------------------------------------
+    # --- One token, and the ways a choice ends -----------------------------------------------------------------------
 
-    def _advance(self, running: _Running, token: int, now: float) -> None:
+    def _advance(self, choice: _Choice, token: int) -> None:
         """The model chose ``token``: send its text, or end."""
-        job, sequence = running.job, running.sequence
-        job.first_token = job.first_token or now
+        job, sequence = choice.job, choice.sequence
+        job.completion_tokens += 1
         sequence.tokens.append(token)
+        self._scheduler.generated(sequence)
         if self._model.is_end(token) and not job.request.ignore_eos:
-            self._finish(running, FinishReason.STOP, now)
+            self._finish(choice, FinishReason.STOP)
             return
-        text = running.text.push(self._model.piece(token))
-        if running.text.stopped:
-            self._finish(running, FinishReason.STOP, now, last_text=text)
+        text = choice.text.push(self._model.piece(token))
+        if choice.text.stopped:
+            self._finish(choice, FinishReason.STOP, last_text=text)
         elif len(sequence.tokens) >= sequence.limit:
-            self._finish(running, FinishReason.LENGTH, now, last_text=text)
+            self._finish(choice, FinishReason.LENGTH, last_text=text)
         elif text:
-            self._outbox.append((job, Delta(id=job.id, text=text, tokens=running.completion_tokens)))
+            self._outbox.append((job, Delta(id=job.id, index=choice.index, text=text, tokens=job.completion_tokens)))
 
-    def _finish(self, running: _Running, reason: FinishReason, now: float, last_text: str = "") -> None:
-        job = running.job
-        text = last_text + running.text.finish()
-        if text:
-            self._outbox.append((job, Delta(id=job.id, text=text, tokens=running.completion_tokens)))
+    def _finish(self, choice: _Choice, reason: FinishReason, last_text: str = "") -> None:
+        job = choice.job
+        text = last_text + choice.text.finish()
+        self._outbox.append(
+            (job, Delta(id=job.id, index=choice.index, text=text, tokens=job.completion_tokens, finish=reason))
+        )
+        self._jobs[job].remove(choice)
+        self._ended.append(choice)
+        if not self._jobs[job]:
+            self._finish_job(job, reason)
+
+    def _finish_job(self, job: Job, reason: FinishReason) -> None:
+        now = time.monotonic()
         started = job.started or now
         first_token = job.first_token or now
-        self._outbox.append(
-            (
-                job,
-                Finished(
-                    id=job.id,
-                    reason=reason,
-                    prompt_tokens=running.prompt_tokens,
-                    completion_tokens=running.completion_tokens,
-                    queue_seconds=started - job.arrived,
-                    prefill_seconds=first_token - started,
-                    decode_seconds=now - first_token,
-                ),
-            )
+        finished = Finished(
+            id=job.id,
+            reason=reason,
+            prompt_tokens=len(job.tokens),
+            completion_tokens=job.completion_tokens,
+            cached_tokens=job.cached_tokens,
+            queue_seconds=started - job.arrived,
+            prefill_seconds=first_token - started,
+            decode_seconds=now - first_token,
         )
-        self._forget(running)
+        self._outbox.append((job, finished))
+        self._ended += self._jobs.pop(job)
 
     def _finish_cancelled(self, job: Job) -> None:
-        if (running := self._jobs.get(job)) is not None:
-            self._finish(running, FinishReason.CANCELLED, time.monotonic())
+        if job in self._jobs:
+            self._finish_job(job, FinishReason.CANCELLED)
+            self._flush()
+            self._bury()
 
-    def _fail(self, members: list[_Running], message: str) -> None:
-        for running in members:
-            if running.job in self._jobs:
-                self._outbox.append(
-                    (running.job, Failed(id=running.job.id, status=500, code="engine_failed", message=message))
-                )
-                self._forget(running)
+    def _fail_for_memory(self, job: Job) -> None:
+        self._fail(job, 503, "insufficient_memory", "there is not enough memory for a context as long as this needs")
 
-    def _forget(self, running: _Running) -> None:
-        del self._jobs[running.job]
-        sequence = running.sequence
-        self._scheduler.remove(sequence)
-        if sequence.pool is not None and (context := self._contexts.get(sequence.pool)) is not None:
-            context.forget(sequence.slot)
+    def _fail(self, job: Job, status: int, code: str, message: str) -> None:
+        if job in self._jobs:
+            self._outbox.append((job, Failed(id=job.id, status=status, code=code, message=message)))
+            self._ended += self._jobs.pop(job)
 
     def _flush(self) -> None:
-        load = (self._scheduler.running, self._scheduler.waiting)
-        if load != self._reported:
-            self._reported = load
-            self._outbox.append((None, WorkerLoad(running=load[0], waiting=load[1])))
+        self._report()
         if self._outbox:
             self._emit(self._outbox)
             self._outbox = []
 
-    def _running(self, sequence: Sequence) -> _Running:
-        assert isinstance(sequence.key, Job)
-        return self._jobs[sequence.key]
+    def _report(self) -> None:
+        load = WorkerLoad(running=self._scheduler.running, waiting=self._scheduler.waiting)
+        if load != self._reported_load:
+            self._reported_load = load
+            self._outbox.append((None, load))
+        now = time.monotonic()
+        if now < self._report_due:
+            return
+        self._report_due = now + _REPORT_SECONDS
+        cache = self._kv.report(self._scheduler.cells)
+        if cache != self._reported_cache:
+            self._reported_cache = cache
+            self._outbox.append((None, cache))
 
-    # --- Contexts ----------------------------------------------------------------------------------------------------
 
-    def _create_lanes(self) -> Context:
-        """The lanes, and one token through them: a model that can't compute fails its load, not its first request."""
-        context = self._model.create_context(
-            tokens=self._limits.lanes * self._limits.lane_tokens,
-            sequences=self._limits.lanes,
-            unified=False,
-            batch_tokens=self._limits.batch_tokens,
-            threads=self._threads,
-        )
-        context.decode([0], [0], [0], [0])
-        context.forget_all()
-        return context
+def _choice(sequence: Sequence) -> _Choice:
+    assert isinstance(sequence.key, _Choice)
+    return sequence.key
 
-    def _long_context(self) -> Context | None:
-        """The long pool, made when first needed; None when there is no memory for it (tried again the next time)."""
-        if Pool.LONG not in self._contexts:
-            try:
-                self._contexts[Pool.LONG] = self._model.create_context(
-                    tokens=self._limits.long_tokens,
-                    sequences=self._limits.long_slots,
-                    unified=True,
-                    batch_tokens=self._limits.batch_tokens,
-                    threads=self._threads,
-                )
-            except LlamaError as fault:
-                log.error("No long context", reason=str(fault))
-                return None
-            log.info("Long context created", tokens=self._limits.long_tokens)
-        return self._contexts[Pool.LONG]
+
+def _decode(context: Context, chunks: list[Chunk]) -> bool:
+    """Compute the chunks; False, with all KV of the context in doubt, if llama.cpp failed."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    wanted: list[int] = []
+    for chunk in chunks:
+        sequence, start = chunk.sequence, chunk.sequence.computed
+        tokens += sequence.tokens[start : start + chunk.count]
+        positions += range(start, start + chunk.count)
+        slots += [sequence.slot] * chunk.count
+        if chunk.wants_output:
+            wanted.append(len(tokens) - 1)
+    try:
+        context.decode(tokens, positions, slots, wanted)
+    except LlamaError as fault:
+        log.error("Decode failed", reason=str(fault), sequences=len(chunks))
+        return False
+    for chunk in chunks:
+        chunk.sequence.computed += chunk.count
+    return True

@@ -5,8 +5,8 @@ the vocabulary. Importing takes about 0.15 s.
 """
 
 import ctypes
-import struct
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+
+BUILD = f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode()}"
+"""The version of llama.cpp's binding, and what of this CPU it uses: both change the numbers that it computes."""
 
 _LOSSLESS_VOCABULARIES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)
+
+_BOTH_WAYS = frozenset({"gemma-embedding"})
+"""Architectures whose tokens attend to later ones, too, and whose metadata does not say so."""
 
 _keep_alive: list[Any] = []
 """Callbacks handed to C must outlive it; ctypes does not hold them for us."""
@@ -24,6 +31,16 @@ _keep_alive: list[Any] = []
 
 class LlamaError(Exception):
     """llama.cpp refused; ``str()`` says what."""
+
+
+class Pooling(Enum):
+    """How a model's vectors of tokens become one of a text, with llama.cpp's number of it."""
+
+    NONE = llama_cpp.LLAMA_POOLING_TYPE_NONE
+    MEAN = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+    CLS = llama_cpp.LLAMA_POOLING_TYPE_CLS
+    LAST = llama_cpp.LLAMA_POOLING_TYPE_LAST
+    RANK = llama_cpp.LLAMA_POOLING_TYPE_RANK
 
 
 def silence_native_log(sink: Callable[[str, str], None], verbose: bool) -> None:
@@ -74,6 +91,16 @@ class Model:
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.trained_context_tokens: int = llama_cpp.llama_model_n_ctx_train(self._model)
         self.has_decoder: bool = llama_cpp.llama_model_has_decoder(self._model)
+        architecture = self._metadata("general.architecture")
+        self.attends_both_ways: bool = (
+            not self.has_decoder
+            or architecture in _BOTH_WAYS
+            or self._metadata(f"{architecture}.attention.causal") == "false"
+        )
+        """Each token sees the whole input: it makes embeddings and can't go on with a text."""
+        self.pooling = _pooling(self._metadata(f"{architecture}.pooling_type"))
+        """None: its GGUF says nothing of it."""
+        self.embedding_width: int = llama_cpp.llama_model_n_embd_out(self._model)
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
         self.bos_text = self._special_text(llama_cpp.llama_vocab_bos(self._vocab))
@@ -150,7 +177,44 @@ class Model:
         context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not context:
             raise LlamaError(f"not enough memory for a context of {tokens} tokens")
-        return Context(context, self.vocabulary_size, batch_tokens, sequences)
+        return Context(context, self.vocabulary_size, batch_tokens, sequences, streams=1 if unified else sequences)
+
+    def create_embedding_context(
+        self, *, tokens: int, sequences: int, batch_tokens: int, pooling: Pooling, threads: int
+    ) -> "EmbeddingContext":
+        """What embeddings are computed in: cells for ``tokens`` (encoders keep none), and the compute buffers.
+
+        Raises:
+            LlamaError: there is not enough memory for it.
+        """
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = tokens
+        parameters.n_seq_max = sequences
+        parameters.kv_unified = True
+        parameters.n_batch = batch_tokens
+        parameters.n_ubatch = batch_tokens
+        parameters.n_threads = threads
+        parameters.n_threads_batch = threads
+        parameters.swa_full = True
+        parameters.no_perf = True
+        parameters.embeddings = True
+        parameters.pooling_type = pooling.value
+        context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not context:
+            raise LlamaError(f"not enough memory for embeddings of {tokens} tokens")
+        return EmbeddingContext(
+            context,
+            batch_tokens=batch_tokens,
+            sequences=sequences,
+            width=self.embedding_width,
+            encodes=not self.has_decoder,
+        )
+
+    def _metadata(self, key: str) -> str | None:
+        """A value of the GGUF as text; texts are cut at 255 bytes."""
+        buffer = ctypes.create_string_buffer(256)
+        found = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer)) >= 0
+        return buffer.value.decode("utf-8", "replace") if found else None
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         room = 64
@@ -168,12 +232,14 @@ class Model:
 class Context:
     """KV cells of some sequences, and the decoding over them."""
 
-    def __init__(self, context: Any, vocabulary_size: int, batch_tokens: int, sequences: int) -> None:
+    def __init__(self, context: Any, vocabulary_size: int, batch_tokens: int, sequences: int, *, streams: int) -> None:
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
         self._vocabulary_size = vocabulary_size
-        self._streams = sequences
+        self.streams = streams
+        """How many streams its KV cache has: one for each sequence, or one for all in the unified layout."""
         self._batch = _Batch(batch_tokens, sequences)
+        self._state: ByteArray = np.empty(0, np.uint8)
 
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], outputs: Sequence[int]
@@ -202,49 +268,87 @@ class Context:
     def forget_all(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
 
-    def last_position(self, slot: int) -> int:
-        """The highest position held for a sequence; −1 when it has none."""
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot))
+    def holds(self, slot: int, tokens: int) -> bool:
+        """Whether a sequence has exactly the positions 0 … tokens − 1."""
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
+        last = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
+        return (int(first), int(last)) == (0, tokens - 1)
 
-    def copy_sequence_to(self, other: "Context", slot: int, other_slot: int) -> bool:
-        """Copy a sequence's state from these split cells to ``other``'s unified ones (about 3 ms for 1,024 tokens).
-
-        Returns False, with nothing left behind in ``other``, when the copy does not hold all positions; the caller
-        then computes the tokens again.
-        """
+    def read_state(self, slot: int) -> ByteArray:
+        """What llama.cpp keeps of a sequence: a view into one reused buffer, valid until the next read (about 4 ms for
+        1,024 tokens)."""
         size = llama_cpp.llama_state_seq_get_size(self._context, slot)
-        buffer = (ctypes.c_uint8 * size)()
-        written = llama_cpp.llama_state_seq_get_data(self._context, buffer, size, slot)
-        state = _as_one_stream(bytes(buffer[:written]), slot, self._streams)
-        other.forget(other_slot)
-        if state is not None:
-            copy = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-            read = llama_cpp.llama_state_seq_set_data(other._context, copy, len(state), other_slot)
-            if read == len(state) and other.last_position(other_slot) == self.last_position(slot):
-                return True
-        other.forget(other_slot)
+        if self._state.size < size:
+            self._state = np.empty(size, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self._context, _pointer(self._state), size, slot)
+        return self._state[:written]
+
+    def write_state(self, slot: int, state: ByteArray) -> bool:
+        """Replace a sequence by a state that was read. False: llama.cpp refused it, and the sequence is empty."""
+        if llama_cpp.llama_state_seq_set_data(self._context, _pointer(state), state.size, slot) == state.size:
+            return True
+        self.forget(slot)
         return False
 
 
-def _as_one_stream(state: bytes, slot: int, streams: int) -> bytes | None:
-    """The state of a sequence of a split cache as a unified cache writes it; None if it does not have the form we know.
+class EmbeddingContext:
+    """Computes tokens into the vectors of their sequences, pooled by llama.cpp.
 
-    llama.cpp writes a magic number and the sequence's id, then the number of streams, then for each stream a cell count
-    and, if that is not 0, the cells. In a split cache every sequence has a stream of its own, so all counts but the one
-    at ``slot`` are 0. The form is internal to llama.cpp; a test proves on a real model that logits after such a copy
-    are the same to the last bit, and whatever looks different here is computed again instead.
+    It pools what one call computes: over a sequence that is computed in parts, the caller does.
     """
-    word = struct.Struct("<I")
-    head = 2 * word.size
-    before, behind = head + word.size * (1 + slot), word.size * (streams - 1 - slot)
-    end = len(state) - behind
-    known = (
-        before < end
-        and word.unpack_from(state, head)[0] == streams
-        and not any(state[head + word.size : before])
-        and not any(state[end:])
-    )
-    return state[:head] + word.pack(1) + state[before:end] if known else None
+
+    def __init__(self, context: Any, *, batch_tokens: int, sequences: int, width: int, encodes: bool) -> None:
+        self._context: Any = context
+        self._memory = llama_cpp.llama_get_memory(context)
+        self._width = width
+        # Encoders without a decoder have a call of their own; llama_decode does the rest of them as well.
+        self._compute = llama_cpp.llama_encode if encodes else llama_cpp.llama_decode
+        self._batch = _Batch(batch_tokens, sequences)
+
+    def embed(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> dict[int, FloatArray]:
+        """The vector of each slot's tokens in this call, not normalised.
+
+        Raises:
+            LlamaError: the batch was not computed; the KV cells of its sequences are in doubt.
+        """
+        llama_cpp.llama_set_embeddings(self._context, True)
+        self._run(tokens, positions, slots, range(len(tokens)))
+        return {slot: self._vector(slot) for slot in dict.fromkeys(slots)}
+
+    def advance(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> None:
+        """Only take tokens into the KV cells, which is cheaper: no vector and no logits. Raises as :meth:`embed`."""
+        llama_cpp.llama_set_embeddings(self._context, False)
+        self._run(tokens, positions, slots, ())
+
+    def forget(self, slot: int) -> None:
+        if self._memory:
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def close(self) -> None:
+        """Give the memory back; nothing else may be called after it."""
+        llama_cpp.llama_free(self._context)
+
+    def _run(
+        self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        self._batch.fill(tokens, positions, slots, outputs)
+        status = self._compute(self._context, self._batch.struct)
+        if status != 0:
+            raise LlamaError(f"llama.cpp failed at embeddings with status {status}")
+
+    def _vector(self, slot: int) -> FloatArray:
+        pointer = llama_cpp.llama_get_embeddings_seq(self._context, slot)
+        if not pointer:
+            raise LlamaError("llama.cpp gave no embedding")
+        floats = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(floats, shape=(self._width,)).copy()
+
+
+def _pooling(number: str | None) -> Pooling | None:
+    try:
+        return None if number is None else Pooling(int(number))
+    except ValueError:
+        return None
 
 
 class _Batch:
@@ -277,6 +381,10 @@ class _Batch:
         self._wanted[:count] = 0
         self._wanted[list(outputs)] = 1
         self.struct.n_tokens = count
+
+
+def _pointer(array: ByteArray) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _cpu_has(flag: str) -> bool:

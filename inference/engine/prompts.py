@@ -2,10 +2,13 @@
 
 from inference.engine.llama import Model
 from inference.engine.template import ChatTemplate, TemplateFault
-from inference.protocol import Failed, Generate
+from inference.protocol import ChatMessage, Failed, Generate
 
 _BYTES_PER_TOKEN = 16
 """Text below this times the context is always tokenized; above it is first asked whether it can fit at all."""
+
+_SHARED_REMEMBERED = 64
+"""Declared prompts whose tokens are remembered. Operators declare them, so there are few."""
 
 
 class PromptRefused(Exception):
@@ -30,6 +33,8 @@ class Prompts:
             if model.chat_template
             else None
         )
+        self._shared: dict[tuple[ChatMessage, ...], list[int]] = {}
+        """Tokens of leading messages that were declared shareable."""
 
     def build(self, request: Generate) -> tuple[list[int], int]:
         """The prompt's tokens, and how many tokens prompt and completion may have together.
@@ -59,6 +64,22 @@ class Prompts:
                 "max_tokens",
             )
         return tokens, len(tokens) + (room if request.max_tokens is None else request.max_tokens)
+
+    def shared_tokens(self, request: Generate, tokens: list[int]) -> int:
+        """How many of the prompt's first tokens come from the messages that were declared shareable, alone.
+
+        They are those in which the prompt and its leading messages, rendered without the rest, begin alike; what the
+        template puts between them and the next message is common to all and counts, too.
+        """
+        partition = request.partition
+        if partition is None or not partition.shareable_messages or not request.messages or self._template is None:
+            return 0
+        leading = request.messages[: partition.shareable_messages]
+        if leading not in self._shared:
+            if len(self._shared) >= _SHARED_REMEMBERED:
+                self._shared.clear()
+            self._shared[leading] = self._leading_tokens(leading)
+        return _common(self._shared[leading], tokens)
 
     def text_of(self, tokens: list[int]) -> str:
         return b"".join(self._model.piece(token) for token in tokens).decode("utf-8", "replace")
@@ -94,6 +115,17 @@ class Prompts:
         except TemplateFault as fault:
             raise _refusal(request, "invalid_messages", str(fault), "messages") from fault
         self._refuse_hopeless(request, text, "messages")
+        return self._text_tokens(text)
+
+    def _leading_tokens(self, messages: tuple[ChatMessage, ...]) -> list[int]:
+        assert self._template is not None
+        try:
+            text = self._template.render(messages, add_generation_prompt=False)
+        except TemplateFault:  # it wants a user's message, too: nothing can be told apart
+            return []
+        return self._text_tokens(text)
+
+    def _text_tokens(self, text: str) -> list[int]:
         # Most templates write BOS themselves; a second one would shift the model off its training.
         begins_with_bos = bool(self._model.bos_text) and text.startswith(self._model.bos_text)
         return self._model.tokenize(text, add_special=not begins_with_bos)
@@ -116,3 +148,11 @@ class Prompts:
 
 def _refusal(request: Generate, code: str, message: str, param: str) -> PromptRefused:
     return PromptRefused(Failed(id=request.id, status=400, code=code, message=message, param=param))
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """How many leading tokens are the same."""
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return index
+    return min(len(one), len(other))

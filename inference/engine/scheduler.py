@@ -2,28 +2,48 @@
 
 KV cells live in two pools. *Lanes* give each of many sequences its own short space: a token attends over its own
 sequence's cells only, so sixteen short conversations do not slow each other down. The *long pool* is one space shared
-by few sequences, as long as the model's context; it is made only when first needed. A sequence starts in a lane if its
-prompt fits one; when it has filled the lane it moves, state and all, to the long pool.
+by few sequences, as long as the model's context; it is made only when first needed. A sequence starts in a lane if it
+fits one; when it has filled the lane it moves, state and all, to the long pool.
 
-One step, in this order:
+A step is two decisions. :meth:`Scheduler.admit` says who holds cells:
 
-1. **Move** what has filled its lane, if the long pool has room for it; else it waits, keeping its lane.
-2. **Admit** waiting sequences, first come first served, each to the pool it needs. A long prompt that must wait does
-   not hold up short ones behind it.
-3. **Decode** one token of every sequence whose prompt is computed.
-4. **Prefill** with what the step's budget has left: a chunk of ``prefill_beside_decode`` tokens while others decode (so
-   that a long prompt never stalls them), else up to the whole batch. Chunks end at multiples of that chunk size, so
-   that a prompt is cut the same way whoever runs beside it as far as the budget allows.
+1. **Expire** what has waited beyond its time.
+2. **Preempt** in the long pool when its sequences, each a token longer every step, would overflow it: those of the
+   lowest priority, the youngest first, never the last one. Their KV is saved, they wait again, and resume from it.
+3. **Move** what has filled its lane to the long pool; if there is no room, it is preempted and waits there.
+4. **Place** waiting sequences, each in the pool that it needs, while there is room: see *order*.
 
-The long pool can't overflow and can't deadlock: a sequence enters it only if the sum of the *limits* (prompt + most
-completion tokens) of all in it stays within its cells, so each of them can run to its end.
+Between the two the engine restores what the cache holds of those who were placed, so that :meth:`Scheduler.batch`
+knows what is left to compute:
+
+5. **Decode** one token of every sequence whose prompt is computed.
+6. **Prefill** with what the step's budget has left: ``prefill_beside_decode`` tokens while others decode (so that a
+   long prompt never stalls them), else up to the whole batch; several prompts take turns, a chunk each. Chunks end at
+   multiples of the cache's block, so that a prompt is cut the same way whether its beginning was cached or not.
+
+*Order* of waiting sequences: the highest priority first, where waiting raises it by one every ``AGING_SECONDS``, so
+that nothing starves. Among equals tenants take turns by deficit round robin (Shreedhar and Varghese 1995): every turn
+earns a tenant ``QUANTUM_TOKENS``, a prompt costs its tokens and every generated token costs one, so that who sends ten
+times as many or as long requests does not get ten times the tokens. Within a tenant: first come, first served. Within
+a pool nobody overtakes: a smaller request behind must not starve the one that does not fit yet.
+
+The long pool never deadlocks: the sequence that is preempted last, the one of highest priority and greatest age, runs
+alone if need be, and alone each fits (:meth:`Scheduler.add` refuses what does not).
 """
 
 import heapq
-from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+
+BLOCK_TOKENS = 64
+AGING_SECONDS = 5.0
+QUANTUM_TOKENS = 512
+MOST_DEBT_TOKENS = 16 * QUANTUM_TOKENS
+"""A tenant that was alone for long owes no more than this when another one comes."""
+HEADROOM_TOKENS = 64
+"""Cells of the long pool kept free for each sequence in it when another is placed: room to grow without a preemption
+at once."""
 
 
 class Pool(Enum):
@@ -51,21 +71,42 @@ class Limits:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request's tokens on their way through the model. Owned by the scheduler once added."""
+    """A choice's tokens on their way through the model. Owned by the scheduler once added."""
 
     key: Hashable
     tokens: list[int]
     """The prompt, then what was generated."""
     limit: int
     """Most tokens that it may come to hold, prompt included."""
+    tenant: str = ""
+    priority: int = 5
+    arrived: float = 0.0
+    """When it came, by the clock that :meth:`Scheduler.admit` is given."""
+    start_by: float | None = None
+    """It expires if it still waits then without ever having run."""
     computed: int = 0
     """How many of ``tokens`` have their KV in cells."""
     pool: Pool | None = None
     slot: int = -1
+    begun: bool = False
+    """It was placed once: it is charged for, and does not expire."""
+    long: bool = False
+    """It has filled a lane once, so that it waits for the long pool."""
 
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """Save the sequence's state, then free its cells. It waits again and holds none any more."""
+
+    sequence: Sequence
+    pool: Pool
+    slot: int
+    computed: int
+    """So many tokens of it have their KV there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +115,16 @@ class Move:
 
     sequence: Sequence
     lane: int
+
+
+@dataclass(slots=True)
+class Admission:
+    """What :meth:`Scheduler.admit` decided, to be done in this order."""
+
+    expired: list[Sequence] = field(default_factory=list)
+    preempted: list[Preemption] = field(default_factory=list)
+    moved: list[Move] = field(default_factory=list)
+    placed: list[Sequence] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +140,17 @@ class Chunk:
         return self.count == self.sequence.pending
 
 
-@dataclass(slots=True)
-class Step:
-    moves: list[Move] = field(default_factory=list)
-    chunks: dict[Pool, list[Chunk]] = field(default_factory=lambda: {Pool.LANES: [], Pool.LONG: []})
+Batch = dict[Pool, list[Chunk]]
 
 
 class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._free = {Pool.LANES: list(range(limits.lanes)), Pool.LONG: list(range(limits.long_slots))}
-        self._long_reserved = 0
+        self._turns = _Turns()
+        self._first_prefill = 0
 
     @property
     def running(self) -> int:
@@ -110,6 +159,11 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def cells(self) -> int:
+        """Cells that hold KV now."""
+        return sum(sequence.computed for sequence in self._running)
 
     def add(self, sequence: Sequence) -> None:
         if not 0 < len(sequence.tokens) <= sequence.limit <= self.limits.context_tokens:
@@ -120,88 +174,197 @@ class Scheduler:
         """The sequence has ended, whatever its state; its cells are the caller's to clear."""
         if sequence.pool is None:
             self._waiting.remove(sequence)
-            return
+        else:
+            self._running.remove(sequence)
+            self._release(sequence)
+        self._turns.keep(each.tenant for each in (*self._waiting, *self._running))
+
+    def generated(self, sequence: Sequence) -> None:
+        """A token was generated for it, which its tenant is charged for."""
+        self._turns.charge(sequence.tenant, 1)
+
+    # --- Who holds cells -------------------------------------------------------------------------------------------
+
+    def admit(self, now: float) -> Admission:
+        admission = Admission()
+        self._expire(admission, now)
+        self._preempt_overflow(admission, now)
+        self._move_full_lanes(admission)
+        for pool in Pool:
+            self._place_waiting(admission, pool, now)
+        return admission
+
+    def next_expiry(self) -> float | None:
+        """When :meth:`admit` is due even if nothing happens."""
+        return min((each.start_by for each in self._waiting if _may_expire(each) and each.start_by), default=None)
+
+    def _expire(self, admission: Admission, now: float) -> None:
+        admission.expired = [
+            each for each in self._waiting if _may_expire(each) and each.start_by is not None and each.start_by <= now
+        ]
+        for sequence in admission.expired:
+            self._waiting.remove(sequence)
+
+    def _preempt_overflow(self, admission: Admission, now: float) -> None:
+        running = [sequence for sequence in self._running if sequence.pool is Pool.LONG]
+        running.sort(key=lambda each: (_effective_priority(each, now), -each.arrived))
+        cells = sum(len(sequence.tokens) for sequence in running)
+        for sequence in running[:-1]:
+            if cells <= self.limits.long_tokens:
+                return
+            cells -= len(sequence.tokens)
+            self._preempt(admission, sequence)
+
+    def _move_full_lanes(self, admission: Admission) -> None:
+        for sequence in list(self._running):
+            if self._has_cell(sequence):
+                continue
+            sequence.long = True
+            if self._long_has_room(sequence):
+                lane = sequence.slot
+                self._release(sequence)
+                self._occupy(sequence, Pool.LONG)
+                admission.moved.append(Move(sequence, lane))
+            else:
+                self._preempt(admission, sequence)
+
+    def _preempt(self, admission: Admission, sequence: Sequence) -> None:
+        assert sequence.pool is not None
+        admission.preempted.append(Preemption(sequence, sequence.pool, sequence.slot, sequence.computed))
         self._running.remove(sequence)
         self._release(sequence)
+        sequence.pool, sequence.slot, sequence.computed = None, -1, 0
+        self._waiting.append(sequence)
 
-    def plan(self) -> Step:
-        """The next step; empty when there is nothing that can run."""
-        step = Step(moves=self._move())
-        self._admit()
-        ready = [sequence for sequence in self._running if self._has_cell(sequence)]
-        decoding = [sequence for sequence in ready if sequence.pending == 1]
-        for sequence in decoding:
-            _add(step, Chunk(sequence, 1))
-        chunk_tokens = self.limits.prefill_beside_decode
-        budget = min(chunk_tokens, self.limits.batch_tokens - len(decoding)) if decoding else self.limits.batch_tokens
-        for sequence in ready:
-            if sequence.pending > 1 and budget > 0:
-                count = self._prefill_count(sequence, budget)
-                _add(step, Chunk(sequence, count))
-                budget -= count
-        for chunks in step.chunks.values():
-            # llama.cpp computes sequences of split cells together only where their ids follow one another, ascending.
-            # In any other order a batch falls apart into several: 176 instead of 84 ms for 16 sequences.
-            chunks.sort(key=lambda chunk: chunk.sequence.slot)
-        return step
+    def _place_waiting(self, admission: Admission, pool: Pool, now: float) -> None:
+        waiting = [sequence for sequence in self._waiting if self._pool_for(sequence) is pool]
+        while waiting and self._free[pool]:
+            sequence = self._turns.next(waiting, now)
+            if pool is Pool.LONG and not self._long_has_room(sequence):
+                return
+            if not sequence.begun:
+                self._turns.charge(sequence.tenant, len(sequence.tokens))
+            sequence.begun = True
+            waiting.remove(sequence)
+            self._waiting.remove(sequence)
+            self._occupy(sequence, pool)
+            self._running.append(sequence)
+            admission.placed.append(sequence)
 
-    def _move(self) -> list[Move]:
-        moves = []
-        for sequence in self._running:
-            if self._has_cell(sequence) or not self._long_has_room(sequence):
-                continue
-            lane = sequence.slot
-            self._release(sequence)
-            self._place(sequence, Pool.LONG)
-            moves.append(Move(sequence, lane))
-        return moves
-
-    def _admit(self) -> None:
-        still_waiting: deque[Sequence] = deque()
-        open_pools = {pool for pool in Pool if self._free[pool]}
-        while self._waiting and open_pools:
-            sequence = self._waiting.popleft()
-            pool = Pool.LANES if len(sequence.tokens) <= self.limits.lane_tokens else Pool.LONG
-            fits = pool in open_pools and (pool is Pool.LANES or self._long_has_room(sequence))
-            if fits:
-                self._place(sequence, pool)
-                self._running.append(sequence)
-            else:
-                # Within a pool nobody overtakes: a smaller one behind must not starve it.
-                open_pools.discard(pool)
-                still_waiting.append(sequence)
-            open_pools = {pool for pool in open_pools if self._free[pool]}
-        still_waiting.extend(self._waiting)
-        self._waiting = still_waiting
-
-    def _prefill_count(self, sequence: Sequence, budget: int) -> int:
-        """Tokens of the prompt to compute now: all that is left, or up to a border of chunks within the budget."""
-        if sequence.pending <= budget:
-            return sequence.pending
-        chunk_tokens = self.limits.prefill_beside_decode
-        border = (sequence.computed + budget) // chunk_tokens * chunk_tokens
-        return border - sequence.computed if border > sequence.computed else budget
+    def _pool_for(self, sequence: Sequence) -> Pool:
+        return Pool.LONG if sequence.long or len(sequence.tokens) > self.limits.lane_tokens else Pool.LANES
 
     def _has_cell(self, sequence: Sequence) -> bool:
-        return sequence.pool is Pool.LONG or sequence.computed < self.limits.lane_tokens
+        return sequence.pool is Pool.LONG or len(sequence.tokens) <= self.limits.lane_tokens
 
     def _long_has_room(self, sequence: Sequence) -> bool:
-        return bool(self._free[Pool.LONG]) and self._long_reserved + sequence.limit <= self.limits.long_tokens
+        """Whether it fits now, with room to grow for all; alone it always does."""
+        others = [len(each.tokens) for each in self._running if each.pool is Pool.LONG]
+        if not self._free[Pool.LONG] or not others:
+            return bool(self._free[Pool.LONG])
+        growth = HEADROOM_TOKENS * (len(others) + 1)
+        return sum(others) + len(sequence.tokens) + growth <= self.limits.long_tokens
 
-    def _place(self, sequence: Sequence, pool: Pool) -> None:
+    def _occupy(self, sequence: Sequence, pool: Pool) -> None:
         sequence.pool = pool
-        # The lowest free slot, so that those in use lie side by side (see `plan`).
+        # The lowest free slot, so that those in use lie side by side (see `batch`).
         sequence.slot = heapq.heappop(self._free[pool])
-        if pool is Pool.LONG:
-            self._long_reserved += sequence.limit
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.pool is not None
         heapq.heappush(self._free[sequence.pool], sequence.slot)
-        if sequence.pool is Pool.LONG:
-            self._long_reserved -= sequence.limit
+
+    # --- Who computes ----------------------------------------------------------------------------------------------
+
+    def batch(self) -> Batch:
+        """The chunks of the next decode, by pool; none when there is nothing that can run."""
+        decoding = [sequence for sequence in self._running if sequence.pending == 1]
+        chunks = [Chunk(sequence, 1) for sequence in decoding]
+        chunks += self._prefill(self._prefill_budget(len(decoding)))
+        batch: Batch = {pool: [] for pool in Pool}
+        for chunk in chunks:
+            assert chunk.sequence.pool is not None
+            batch[chunk.sequence.pool].append(chunk)
+        for of_pool in batch.values():
+            # llama.cpp computes sequences of split cells together only where their ids follow one another, ascending.
+            # In any other order a batch falls apart into several: 176 instead of 84 ms for 16 sequences.
+            of_pool.sort(key=lambda chunk: chunk.sequence.slot)
+        return batch
+
+    def _prefill_budget(self, decoding: int) -> int:
+        room = self.limits.batch_tokens - decoding
+        return min(self.limits.prefill_beside_decode, room) if decoding else room
+
+    def _prefill(self, budget: int) -> list[Chunk]:
+        """Chunks for prompts in turns, a block each, until the budget is spent. Who begins goes round from step to
+        step, so that a short prompt behind a long one is not kept until that is through."""
+        prompts = [sequence for sequence in self._running if sequence.pending > 1]
+        if not prompts:
+            return []
+        self._first_prefill = (self._first_prefill + 1) % len(prompts)
+        prompts = prompts[self._first_prefill :] + prompts[: self._first_prefill]
+        counts = dict.fromkeys(prompts, 0)
+        while prompts and budget > 0:
+            for sequence in prompts:
+                count = _block_count(sequence, counts[sequence], budget)
+                counts[sequence] += count
+                budget -= count
+            prompts = [
+                each for each in prompts if counts[each] < each.pending and _block_count(each, counts[each], budget)
+            ]
+        return [Chunk(sequence, count) for sequence, count in counts.items() if count]
 
 
-def _add(step: Step, chunk: Chunk) -> None:
-    assert chunk.sequence.pool is not None
-    step.chunks[chunk.sequence.pool].append(chunk)
+class _Turns:
+    """Deficit round robin between tenants."""
+
+    def __init__(self) -> None:
+        self._deficits: dict[str, float] = {}
+        """In the order of turns: who is first has it. Negative: the tenant owes tokens."""
+
+    def next(self, waiting: list[Sequence], now: float) -> Sequence:
+        """Whose turn it is, of those of the highest priority."""
+        highest = max(_effective_priority(sequence, now) for sequence in waiting)
+        heads: dict[str, Sequence] = {}
+        for sequence in waiting:
+            if _effective_priority(sequence, now) == highest:
+                head = heads.get(sequence.tenant)
+                if head is None or sequence.arrived < head.arrived:
+                    heads[sequence.tenant] = sequence
+        if len(heads) == 1:
+            return next(iter(heads.values()))
+        for tenant in heads:
+            self._deficits.setdefault(tenant, 0.0)
+        while True:
+            tenant = next(each for each in self._deficits if each in heads)
+            if self._deficits[tenant] >= _cost(heads[tenant]):
+                return heads[tenant]
+            self._deficits[tenant] = self._deficits.pop(tenant) + QUANTUM_TOKENS
+
+    def charge(self, tenant: str, tokens: int) -> None:
+        self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
+
+    def keep(self, tenants: Iterable[str]) -> None:
+        """Forget the others: who has nothing here neither saves up nor owes."""
+        present = set(tenants)
+        for tenant in [each for each in self._deficits if each not in present]:
+            del self._deficits[tenant]
+
+
+def _effective_priority(sequence: Sequence, now: float) -> int:
+    return sequence.priority + int((now - sequence.arrived) / AGING_SECONDS)
+
+
+def _may_expire(sequence: Sequence) -> bool:
+    return sequence.start_by is not None and not sequence.begun
+
+
+def _cost(sequence: Sequence) -> int:
+    return 0 if sequence.begun else len(sequence.tokens)
+
+
+def _block_count(sequence: Sequence, taken: int, budget: int) -> int:
+    """Tokens up to the next border of blocks, or up to the end of the prompt; 0 if the budget does not reach there."""
+    at = sequence.computed + taken
+    count = min(BLOCK_TOKENS - at % BLOCK_TOKENS, sequence.pending - taken)
+    return count if count <= budget else 0

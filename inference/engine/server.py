@@ -6,6 +6,7 @@ Everything here runs in one asyncio loop. The engine thread hands over what a st
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from inference.engine.prompts import PromptRefused, Prompts
 from inference.protocol import (
     PROTOCOL_VERSION,
     Accepted,
+    CacheReport,
     Cancel,
     Delta,
     Embed,
@@ -42,8 +44,16 @@ class WorkerServer:
     """One model's server. Create it inside the running loop."""
 
     def __init__(
-        self, *, model_id: str, version: str, context_tokens: int, max_sequences: int, prompts: Prompts
+        self,
+        *,
+        model_id: str,
+        version: str,
+        context_tokens: int,
+        max_sequences: int,
+        prompts: Prompts,
+        report_cache: Callable[[CacheReport], None],
     ) -> None:
+        """``report_cache`` tells the supervisor what every gateway is told."""
         self._hello = encode_frame(
             [
                 Hello(
@@ -57,6 +67,7 @@ class WorkerServer:
             ]
         )
         self._prompts = prompts
+        self._report_cache = report_cache
         self._loop = asyncio.get_running_loop()
         self._connections: set[_Connection] = set()
         self._known: dict[type[WorkerToGateway], WorkerToGateway] = {WorkerLoad: WorkerLoad(running=0, waiting=0)}
@@ -77,6 +88,8 @@ class WorkerServer:
         for job, message in messages:
             if job is None:
                 self._known[type(message)] = message
+                if isinstance(message, CacheReport):
+                    self._report_cache(message)
                 for connection in self._connections:
                     frames.setdefault(connection, []).append(message)
             else:
@@ -137,7 +150,8 @@ class WorkerServer:
             connection.send(first)
             return
         connection.send(first)
-        job = Job(peer=connection, request=request, tokens=tokens, limit=limit)
+        shared_tokens = self._prompts.shared_tokens(request, tokens)
+        job = Job(peer=connection, request=request, tokens=tokens, limit=limit, shared_tokens=shared_tokens)
         connection.jobs[request.id] = job
         self._require_engine().submit(job)
 

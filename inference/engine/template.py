@@ -42,8 +42,8 @@ class ChatTemplate:
         except jinja2.TemplateError as fault:
             raise TemplateFault(f"the model's chat template is broken: {fault}") from fault
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt for the assistant's next message.
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for the assistant's next message, or the messages alone.
 
         Raises:
             TemplateFault: the template refused the messages (roles in an order it does not know, say) or ran too long.
@@ -56,7 +56,7 @@ class ChatTemplate:
         parts: list[str] = []
         length = 0
         try:
-            for part in self._template.generate(messages=given, add_generation_prompt=True):
+            for part in self._template.generate(messages=given, add_generation_prompt=add_generation_prompt):
                 parts.append(part)
                 length += len(part)
                 if length > MAX_RENDER_CHARACTERS or time.monotonic() > deadline:

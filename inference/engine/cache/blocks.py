@@ -42,9 +42,9 @@ class Missing:
 class BlockCache:
     """Both tiers of one worker. Owned by the engine's thread."""
 
-    def __init__(self, ram: RamTier, disk: DiskTier | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ram: RamTier, clock: Callable[[], float] = time.time) -> None:
         self._ram = ram
-        self._disk = disk
+        self._disk: DiskTier | None = None
         self._clock = clock
         self._prompt_tokens = self._cached_tokens = self._lookups = self._hits = self._ssd_hits = 0
         self.save_seconds = 0.0
@@ -107,12 +107,12 @@ class BlockCache:
             parts.append((found[0].payload, found[0].id.tokens, found[1]))
         return self._hit(blocks, parts, len(tokens) - 1)
 
-    def count(self, prompt_tokens: int, match: Match) -> None:
-        """A prompt was looked up and begun; what of it came from the cache counts as not computed."""
+    def count(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """A prompt was begun, and so much of it did not have to be computed."""
         self._prompt_tokens += prompt_tokens
-        self._cached_tokens += match.tokens
+        self._cached_tokens += cached_tokens
         self._lookups += 1
-        self._hits += match.tokens > 0
+        self._hits += cached_tokens > 0
 
     def save(self, chain: Chain, tokens: Sequence[int], state: State, *, tail: bool) -> None:
         """Keep the KV of ``tokens``, the first of which ``state`` holds: whole blocks, and the tail if asked for."""
@@ -127,11 +127,17 @@ class BlockCache:
         self._ram.touch(kept, self._clock())
         self.save_seconds += time.perf_counter() - began
 
-    def wants(self, chain: Chain, tokens: Sequence[int], count: int) -> bool:
-        """Whether saving the whole blocks of the first ``count`` tokens would add any: reading state has its price."""
-        return self.enabled and any(
-            chain.block(index, tokens).name not in self._ram for index in range(count // BLOCK_TOKENS)
-        )
+    def wants(self, chain: Chain, tokens: Sequence[int], count: int, *, tail: bool) -> bool:
+        """Whether saving the first ``count`` tokens would add anything: reading state has its price."""
+        if not self.enabled:
+            return False
+        whole, rest = divmod(count, BLOCK_TOKENS)
+        if any(chain.block(index, tokens).name not in self._ram for index in range(whole)):
+            return True
+        return tail and rest > 0 and chain.tail(whole, tokens, rest).name not in self._ram
+
+    def use_disk(self, disk: DiskTier) -> None:
+        self._disk = disk
 
     def set_budget(self, ram_bytes: int, *, least_frequently_used_first: bool) -> None:
         self._ram.set_budget(ram_bytes, least_frequently_used_first=least_frequently_used_first)

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from inference.protocol import (
+    CacheBudget,
+    CacheReport,
     Delta,
     Failed,
     Finished,
@@ -45,6 +48,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "inference.engine", "--socket", self.socket, *_NAMES, *options, model],
             cwd=ROOT,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,9 +60,14 @@ class Worker:
         lines: list[dict[str, object]] = []
         for line in self.process.stdout:
             lines.append(json.loads(line))
-            if lines[-1]["stage"] in ("ready", "failed"):
+            if lines[-1].get("stage") in ("ready", "failed"):
                 break
         return lines
+
+    def set_cache_budget(self, budget: CacheBudget) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(msgspec.json.encode(budget).decode() + "\n")
+        self.process.stdin.flush()
 
     def close(self) -> None:
         self.process.kill()
@@ -84,6 +93,7 @@ class Client:
         self._messages: dict[int, list[WorkerToGateway]] = {}
         self.hello: Hello | None = None
         self.load = WorkerLoad(running=0, waiting=0)
+        self.cache = CacheReport()
 
     def send(self, *messages: object) -> None:
         self.writer.write(encode_frame(messages))
@@ -98,6 +108,12 @@ class Client:
         while self.load.running != running:
             await self._read()
 
+    async def until_cache(self, wanted: Callable[[CacheReport], bool]) -> CacheReport:
+        """The first report of the cache that is as wanted."""
+        while not wanted(self.cache):
+            await self._read()
+        return self.cache
+
     async def generate(self, request: Generate) -> tuple[str, Finished]:
         self.send(request)
         messages = await self.until(request.id, (Finished, Failed))
@@ -111,6 +127,8 @@ class Client:
         for message in messages:
             if isinstance(message, Hello):
                 self.hello = message
+            elif isinstance(message, CacheReport):
+                self.cache = message
             elif isinstance(message, WorkerLoad):
                 self.load = message
             else:

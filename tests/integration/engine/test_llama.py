@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.engine.cache.state import join, parse
 from inference.engine.llama import Model, silence_native_log
 
 
@@ -20,7 +21,10 @@ def test_a_sequence_copied_to_the_long_context_gives_the_same_logits_to_the_last
     long = model.create_context(tokens=1024, sequences=4, unified=True, batch_tokens=256, threads=2)
     tokens = model.tokenize("The quick brown fox jumps over the lazy dog. " * 12, add_special=True)
     lanes.decode(tokens, range(len(tokens)), [slot] * len(tokens), [len(tokens) - 1])
-    assert lanes.copy_sequence_to(long, slot, 2)
+    state = parse(lanes.read_state(slot))
+    whole = (state.cut(0, len(tokens)), len(tokens), len(tokens))
+    assert long.write_state(2, join(state.layout, [whole], slot=2, streams=1))
+    assert long.holds(2, len(tokens))
     rows = []
     for context, where in ((lanes, slot), (long, 2)):
         context.decode([400], [len(tokens)], [where], [0])

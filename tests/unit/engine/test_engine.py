@@ -32,7 +32,7 @@ class BrokenModel:
 
 
 def engine(model: BrokenModel, on_death: Any) -> Engine:
-    return Engine(cast(Model, model), LIMITS, 1, lambda _: None, on_death)
+    return Engine(cast(Model, model), LIMITS, 1, lambda _: None, on_death=on_death)
 
 
 def test_an_engine_that_fails_takes_its_process_along_rather_than_leave_jobs_unanswered() -> None:

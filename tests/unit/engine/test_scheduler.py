@@ -1,180 +1,293 @@
-"""The scheduler, driven by hand: sequences in, steps out."""
+"""The scheduler, driven by hand: what it is told, and what it then wants done."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine.scheduler import Limits, Pool, Scheduler, Sequence, Step
+from inference.engine.scheduler import (
+    AGING_SECONDS,
+    BLOCK_TOKENS,
+    Admission,
+    Batch,
+    Limits,
+    Pool,
+    Scheduler,
+    Sequence,
+)
 
-LIMITS = Limits(lanes=2, lane_tokens=8, long_slots=2, long_tokens=32, batch_tokens=16, prefill_beside_decode=4)
+LIMITS = Limits(lanes=2, lane_tokens=256, long_slots=2, long_tokens=1024, batch_tokens=512, prefill_beside_decode=64)
 
 
-def sequence(key: str, prompt: int, limit: int) -> Sequence:
-    return Sequence(key=key, tokens=list(range(prompt)), limit=limit)
+def sequence(prompt: int, completion: int = 8, name: str = "s", **more: object) -> Sequence:
+    return Sequence(key=name, tokens=list(range(prompt)), limit=prompt + completion, **more)  # type: ignore[arg-type]
 
 
-def counts(step: Step, pool: Pool = Pool.LANES) -> dict[str, int]:
-    return {str(chunk.sequence.key): chunk.count for chunk in step.chunks[pool]}
+def added(scheduler: Scheduler, *sequences: Sequence) -> Scheduler:
+    for each in sequences:
+        scheduler.add(each)
+    return scheduler
 
 
-def run(scheduler: Scheduler) -> Step:
-    """Plan a step and pretend that it was computed: every sequence with output gets one more token, or ends."""
-    step = scheduler.plan()
-    for chunks in step.chunks.values():
-        for chunk in list(chunks):
-            wants_output = chunk.wants_output
+def counts(batch: Batch) -> dict[object, int]:
+    return {chunk.sequence.key: chunk.count for chunks in batch.values() for chunk in chunks}
+
+
+def step(scheduler: Scheduler, now: float = 0.0) -> tuple[Admission, Batch]:
+    """A step whose batch is computed and gives every sequence that is through its prompt a token."""
+    admission = scheduler.admit(now)
+    batch = scheduler.batch()
+    for chunks in batch.values():
+        for chunk in chunks:
             chunk.sequence.computed += chunk.count
-            if wants_output:
+            if not chunk.sequence.pending:
                 chunk.sequence.tokens.append(0)
-                if len(chunk.sequence.tokens) >= chunk.sequence.limit:
-                    scheduler.remove(chunk.sequence)
-    return step
+                scheduler.generated(chunk.sequence)
+    return admission, batch
+
+
+# --- Computing -------------------------------------------------------------------------------------------------------
 
 
 def test_a_prompt_alone_is_computed_in_one_chunk() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.add(sequence("a", 7, 8))
-    assert counts(run(scheduler)) == {"a": 7}
+    _, batch = step(added(Scheduler(LIMITS), sequence(200)))
+    assert counts(batch) == {"s": 200}
+    assert all(not chunk.sequence.pending - 1 for chunk in batch[Pool.LANES])
 
 
 def test_prompts_that_arrive_together_share_a_step() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.add(sequence("a", 7, 8))
-    scheduler.add(sequence("b", 6, 8))
-    assert counts(run(scheduler)) == {"a": 7, "b": 6}
+    _, batch = step(added(Scheduler(LIMITS), sequence(40, name="a"), sequence(50, name="b")))
+    assert counts(batch) == {"a": 40, "b": 50}
 
 
-def test_a_prompt_is_cut_into_small_chunks_while_another_sequence_decodes() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.add(sequence("a", 2, 8))
-    run(scheduler)
-    scheduler.add(sequence("b", 7, 20))
-    assert counts(run(scheduler)) == {"a": 1, "b": 4}
-    assert counts(run(scheduler)) == {"a": 1, "b": 3}
-    assert counts(run(scheduler)) == {"a": 1, "b": 1}
+def test_a_prompt_is_cut_into_blocks_while_another_sequence_decodes() -> None:
+    scheduler = added(Scheduler(LIMITS), sequence(10, name="decoding"))
+    step(scheduler)
+    scheduler.add(sequence(200, name="prompt"))
+    seen = [counts(step(scheduler)[1]) for _ in range(4)]
+    assert [each["prompt"] for each in seen] == [64, 64, 64, 8]
+    assert all(each["decoding"] == 1 for each in seen)
 
 
-def test_sequences_beyond_the_lanes_wait_and_are_admitted_in_order() -> None:
-    scheduler = Scheduler(LIMITS)
-    for key in "abcd":
-        scheduler.add(sequence(key, 2, 3))
-    assert counts(run(scheduler)) == {"a": 2, "b": 2}
-    assert counts(run(scheduler)) == {"c": 2, "d": 2}
-    assert scheduler.running == scheduler.waiting == 0
+def test_what_was_restored_is_not_computed_and_chunks_go_on_at_the_blocks_borders() -> None:
+    scheduler = added(Scheduler(LIMITS), sequence(10, name="decoding"))
+    step(scheduler)
+    restored = sequence(200, name="prompt")
+    scheduler.add(restored)
+    scheduler.admit(0)
+    restored.computed = 100
+    assert counts(scheduler.batch()) == {"decoding": 1, "prompt": 128 - 100}
 
 
-def test_a_prompt_longer_than_a_lane_goes_to_the_long_pool() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.add(sequence("a", 9, 12))
-    assert counts(run(scheduler), Pool.LONG) == {"a": 9}
-
-
-def test_a_long_prompt_that_must_wait_does_not_hold_up_a_short_one() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.add(sequence("a", 9, 30))
-    scheduler.add(sequence("b", 9, 30))
-    scheduler.add(sequence("c", 2, 8))
-    step = run(scheduler)
-    assert counts(step, Pool.LONG) == {"a": 9}
-    assert counts(step) == {"c": 2}
-
-
-def test_a_short_long_prompt_does_not_overtake_a_longer_one_that_waits() -> None:
-    scheduler = Scheduler(LIMITS)
-    for key, limit in (("a", 30), ("b", 30), ("c", 10)):
-        scheduler.add(sequence(key, 9, limit))
-    assert counts(run(scheduler), Pool.LONG) == {"a": 9}
-    assert counts(run(scheduler), Pool.LONG) == {"a": 1}
-
-
-def test_a_sequence_that_fills_its_lane_moves_to_the_long_pool() -> None:
-    scheduler = Scheduler(LIMITS)
-    one = sequence("a", 7, 12)
-    scheduler.add(one)
-    run(scheduler)
-    run(scheduler)
-    assert one.computed == LIMITS.lane_tokens
-    step = run(scheduler)
-    assert [(move.sequence, move.lane) for move in step.moves] == [(one, 0)]
-    assert counts(step, Pool.LONG) == {"a": 1}
-
-
-def test_a_sequence_that_can_not_move_waits_in_its_lane_until_it_can() -> None:
-    scheduler = Scheduler(LIMITS)
-    big = sequence("big", 9, 32)
-    scheduler.add(big)
-    run(scheduler)
-    scheduler.add(sequence("a", 8, 12))
-    run(scheduler)
-    run(scheduler)
-    step = run(scheduler)
-    assert not step.moves and counts(step) == {}
-    scheduler.remove(big)
-    assert len(run(scheduler).moves) == 1
+def test_a_short_prompt_behind_a_long_one_takes_turns_with_it() -> None:
+    scheduler = added(Scheduler(LIMITS), sequence(10, name="decoding"))
+    step(scheduler)
+    added(scheduler, sequence(900, 8, name="long"), sequence(30, name="short"))
+    seen = [counts(step(scheduler)[1]) for _ in range(3)]
+    assert any("short" in each for each in seen[:2])
+    assert sum(each.get("long", 0) for each in seen) >= 2 * BLOCK_TOKENS
 
 
 def test_a_batch_lists_sequences_by_ascending_slots_whatever_order_they_came_and_went_in() -> None:
-    scheduler = Scheduler(Limits(lanes=4, lane_tokens=8, long_slots=0, long_tokens=0))
-    early = [sequence(key, 2, 8) for key in "abcd"]
-    for each in early:
-        scheduler.add(each)
-    run(scheduler)
-    scheduler.remove(early[2])
-    scheduler.remove(early[0])
-    for key in "ef":
-        scheduler.add(sequence(key, 2, 8))
-    step = run(scheduler)
-    assert [(chunk.sequence.key, chunk.sequence.slot) for chunk in step.chunks[Pool.LANES]] == [
-        ("e", 0),
-        ("b", 1),
-        ("f", 2),
-        ("d", 3),
-    ]
+    scheduler = Scheduler(Limits(lanes=4, lane_tokens=64, long_slots=1, long_tokens=0))
+    first, second, third = (sequence(4, name=name) for name in "abc")
+    added(scheduler, first, second, third)
+    step(scheduler)
+    scheduler.remove(first)
+    scheduler.add(sequence(4, name="d"))
+    step(scheduler)
+    _, batch = step(scheduler)
+    assert [chunk.sequence.key for chunk in batch[Pool.LANES]] == ["d", "b", "c"]
+    assert [chunk.sequence.slot for chunk in batch[Pool.LANES]] == [0, 1, 2]
+
+
+# --- Who holds cells -------------------------------------------------------------------------------------------------
+
+
+def test_sequences_beyond_the_lanes_wait_and_are_admitted_in_order() -> None:
+    first, second, third, fourth = (sequence(10, name=name, arrived=at) for at, name in enumerate("abcd"))
+    scheduler = added(Scheduler(LIMITS), first, second, third, fourth)
+    assert [each.key for each in scheduler.admit(0).placed] == ["a", "b"]
+    scheduler.remove(first)
+    assert [each.key for each in scheduler.admit(0).placed] == ["c"]
+    assert (scheduler.running, scheduler.waiting) == (2, 1)
+
+
+def test_a_prompt_longer_than_a_lane_goes_to_the_long_pool() -> None:
+    admission, _ = step(added(Scheduler(LIMITS), sequence(300)))
+    assert [each.pool for each in admission.placed] == [Pool.LONG]
+
+
+def test_a_long_prompt_that_must_wait_does_not_hold_up_a_short_one() -> None:
+    scheduler = added(Scheduler(LIMITS), sequence(900, name="a"), sequence(900, name="b"), sequence(10, name="c"))
+    assert {each.key for each in scheduler.admit(0).placed} == {"a", "c"}
+
+
+def test_a_shorter_long_prompt_does_not_overtake_a_longer_one_that_waits() -> None:
+    scheduler = added(
+        Scheduler(LIMITS),
+        sequence(600, name="a", arrived=0),
+        sequence(600, name="b", arrived=1),
+        sequence(260, name="c", arrived=2),
+    )
+    assert [each.key for each in scheduler.admit(0).placed] == ["a"]
+
+
+def test_an_answer_without_a_bound_does_not_keep_the_long_pool_for_itself() -> None:
+    scheduler = added(Scheduler(LIMITS), sequence(300, 724, name="a"), sequence(300, 724, name="b"))
+    assert {each.key for each in scheduler.admit(0).placed} == {"a", "b"}
+
+
+def test_a_sequence_that_fills_its_lane_moves_to_the_long_pool() -> None:
+    grown = sequence(250, 100)
+    scheduler = added(Scheduler(LIMITS), grown)
+    moves = [move for _ in range(10) for move in step(scheduler)[0].moved]
+    assert [(move.sequence, move.lane) for move in moves] == [(grown, 0)]
+    assert (grown.pool, grown.computed) == (Pool.LONG, 250 + 9)
+
+
+def test_a_sequence_that_can_not_move_gives_its_lane_back_and_resumes_when_there_is_room() -> None:
+    blocking, grown = sequence(950, 20, name="blocking"), sequence(255, 100, name="grown")
+    scheduler = added(Scheduler(LIMITS), blocking, grown)
+    step(scheduler)
+    step(scheduler)
+    admission, batch = step(scheduler)
+    assert [(each.sequence, each.pool, each.computed) for each in admission.preempted] == [(grown, Pool.LANES, 256)]
+    assert set(counts(batch)) == {"blocking"}
+    scheduler.remove(blocking)
+    assert [each.key for each in scheduler.admit(0).placed] == ["grown"]
+    assert (grown.pool, grown.computed) == (Pool.LONG, 0)
+
+
+def test_the_long_pool_makes_room_for_the_oldest_by_preempting_the_youngest() -> None:
+    old, young = sequence(450, 500, name="old", arrived=0), sequence(440, 500, name="young", arrived=1)
+    scheduler = added(Scheduler(LIMITS), old, young)
+    preempted = [each for _ in range(100) for each in step(scheduler, 2)[0].preempted]
+    assert [each.sequence for each in preempted] == [young]
+    assert preempted[0].computed == len(young.tokens) - 1
+    assert old.pool is Pool.LONG
+
+
+def test_a_lower_priority_is_preempted_before_a_younger_one() -> None:
+    low = sequence(450, 500, name="low", arrived=0, priority=1)
+    high = sequence(440, 500, name="high", arrived=1, priority=9)
+    scheduler = added(Scheduler(LIMITS), low, high)
+    preempted = [each.sequence for _ in range(100) for each in step(scheduler, 2)[0].preempted]
+    assert preempted == [low]
+
+
+# --- Order -----------------------------------------------------------------------------------------------------------
+
+
+def one_at_a_time(sequences: list[Sequence], now: float = 0.0, steps: int = 1) -> list[object]:
+    """The order in which a scheduler with one lane places them, each leaving after ``steps`` tokens."""
+    scheduler = added(Scheduler(Limits(lanes=1, lane_tokens=4096, long_slots=1, long_tokens=0)), *sequences)
+    order = []
+    while scheduler.waiting:
+        placed = scheduler.admit(now).placed[0]
+        order.append(placed.key)
+        for _ in range(steps):
+            step(scheduler, now)
+        scheduler.remove(placed)
+    return order
+
+
+def test_a_higher_priority_comes_first() -> None:
+    low, high = sequence(10, name="low", priority=2), sequence(10, name="high", priority=8, arrived=1)
+    assert one_at_a_time([low, high]) == ["high", "low"]
+
+
+def test_waiting_raises_the_priority() -> None:
+    old = sequence(10, name="old", priority=2, arrived=0)
+    new = sequence(10, name="new", priority=8, arrived=7 * AGING_SECONDS)
+    assert one_at_a_time([new, old], now=7 * AGING_SECONDS) == ["old", "new"]
+
+
+def test_tenants_take_turns_however_many_requests_one_of_them_sends() -> None:
+    many = [sequence(500, name=f"many{index}", tenant="many", arrived=index / 100) for index in range(8)]
+    few = [sequence(500, name=f"few{index}", tenant="few", arrived=0.5 + index / 100) for index in range(2)]
+    order = one_at_a_time(many + few)
+    assert max(order.index("few0"), order.index("few1")) <= 4
+
+
+def test_tenants_share_tokens_and_not_requests() -> None:
+    """One sends prompts of 2,048 tokens, the other of 256: the second gets about eight for one of the first's."""
+    long = [sequence(2048, name=f"long{index}", tenant="long", arrived=index / 100) for index in range(4)]
+    short = [sequence(256, name=f"short{index}", tenant="short", arrived=index / 100) for index in range(32)]
+    order = one_at_a_time(long + short)
+    before_second_long = order.index("long1")
+    assert 6 <= sum(str(name).startswith("short") for name in order[:before_second_long]) <= 18
+
+
+def test_generated_tokens_are_charged_to_their_tenant() -> None:
+    talkative = [sequence(10, 2000, name=f"t{index}", tenant="talkative", arrived=index / 100) for index in range(3)]
+    terse = [sequence(10, 8, name=f"q{index}", tenant="terse", arrived=index / 100 + 0.001) for index in range(12)]
+    order = one_at_a_time(talkative + terse, steps=600)
+    assert order[0] == "t0"
+    assert order.index("t1") > order.index("q0")
+
+
+def test_what_waits_beyond_its_time_expires_and_what_has_begun_does_not() -> None:
+    running, waiting = sequence(10, name="running", start_by=5.0), sequence(10, name="waiting", start_by=5.0)
+    scheduler = added(Scheduler(Limits(lanes=1, lane_tokens=64, long_slots=1, long_tokens=0)), running, waiting)
+    scheduler.admit(0)
+    assert scheduler.admit(4.9).expired == []
+    assert scheduler.admit(5.0).expired == [waiting]
+    assert (scheduler.running, scheduler.waiting) == (1, 0)
+
+
+# --- Bounds ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_sequence_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(ValueError, match="fits nowhere"):
-        Scheduler(LIMITS).add(sequence("a", 9, 33))
+        Scheduler(LIMITS).add(sequence(1000, 100))
 
 
 def test_a_waiting_sequence_can_be_removed() -> None:
-    scheduler = Scheduler(LIMITS)
-    one = sequence("a", 2, 3)
-    scheduler.add(one)
-    scheduler.remove(one)
-    assert scheduler.waiting == 0 and not scheduler.plan().chunks[Pool.LANES]
+    waiting = sequence(10)
+    scheduler = added(Scheduler(LIMITS), waiting)
+    scheduler.remove(waiting)
+    assert (scheduler.running, scheduler.waiting) == (0, 0)
 
 
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 31), st.integers(1, 31), st.integers(0, 5)).filter(lambda case: case[0] < 32),
-        min_size=1,
-        max_size=30,
+        st.tuples(
+            st.integers(1, 900), st.integers(1, 300), st.integers(0, 20), st.integers(0, 10), st.sampled_from("xy")
+        ),
+        max_size=12,
     )
 )
-def test_whatever_arrives_everything_ends_and_no_bound_is_passed(cases: list[tuple[int, int, int]]) -> None:
-    """Arrivals spread over steps; at each step cells, slots and the batch stay within their limits."""
-    scheduler = Scheduler(LIMITS)
-    arrivals = sorted(
+def test_whatever_arrives_everything_ends_and_no_bound_is_passed(cases: list[tuple[int, int, int, int, str]]) -> None:
+    """Prompts and answers of any length, arriving at any step: all get their tokens, no pool overflows."""
+    sequences = [
         (
-            (step, sequence(str(number), prompt, min(32, prompt + more)))
-            for number, (prompt, more, step) in enumerate(cases)
-        ),
-        key=lambda arrival: arrival[0],
-    )
-    total = sum(each.limit for _, each in arrivals)
+            at,
+            sequence(
+                prompt, min(completion, 1024 - prompt), name=str(index), priority=priority, tenant=tenant, arrived=at
+            ),
+        )
+        for index, (prompt, completion, at, priority, tenant) in enumerate(cases)
+    ]
+    scheduler = Scheduler(LIMITS)
+    pending = sorted(sequences, key=lambda each: each[0])
     now = 0
-    while arrivals or scheduler.running or scheduler.waiting:
-        while arrivals and arrivals[0][0] <= now:
-            scheduler.add(arrivals.pop(0)[1])
-        step = run(scheduler)
-        chunks = [chunk for pool in step.chunks.values() for chunk in pool]
-        assert sum(chunk.count for chunk in chunks) <= LIMITS.batch_tokens
-        for pool, slots in ((Pool.LANES, LIMITS.lanes), (Pool.LONG, LIMITS.long_slots)):
-            used = [chunk.sequence.slot for chunk in step.chunks[pool]]
-            assert len(set(used)) == len(used) <= slots
-        assert all(chunk.sequence.computed <= LIMITS.lane_tokens for chunk in step.chunks[Pool.LANES])
+    while pending or scheduler.running or scheduler.waiting:
+        while pending and pending[0][0] <= now:
+            scheduler.add(pending.pop(0)[1])
+        admission, batch = step(scheduler, now)
+        running = [each for _, each in sequences if each.pool is not None]
+        assert sum(each.computed for each in running if each.pool is Pool.LONG) <= LIMITS.long_tokens
+        assert all(each.computed <= LIMITS.lane_tokens for each in running if each.pool is Pool.LANES)
+        assert len({(each.pool, each.slot) for each in running}) == len(running)
+        assert sum(counts(batch).values()) <= LIMITS.batch_tokens
+        assert counts(batch) or not running, "somebody holds cells and nobody computes"
+        assert not admission.preempted or all(each.sequence.computed == 0 for each in admission.preempted)
+        for each in running:
+            if len(each.tokens) >= each.limit:
+                scheduler.remove(each)
+                each.pool = None
         now += 1
-        # Each step computes at least one token unless nothing has arrived yet, so the end is in sight.
-        assert chunks or not scheduler.running
-        assert now <= total + 10
+        assert now < 20_000
+    assert all(len(each.tokens) >= each.limit for _, each in sequences)

@@ -1,0 +1,167 @@
+"""The KV of running sequences, in cells, and what is kept of it beyond them: one door to contexts and block cache."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from inference.engine.cache.blocks import BlockCache, Match, Missing
+from inference.engine.cache.compatibility import compatibility
+from inference.engine.cache.disk import DiskBudget, DiskEvent, DiskTier
+from inference.engine.cache.names import Chain, owners
+from inference.engine.cache.ram import RamTier
+from inference.engine.cache.state import Bytes, Layout, UnknownForm
+from inference.engine.contexts import Contexts, Part
+from inference.engine.llama import BUILD
+from inference.engine.scheduler import Pool
+from inference.engine.scheduler import Sequence as Tokens
+from inference.protocol import CacheBudget, CacheReport, Partition, TierReport
+
+log = structlog.get_logger(module="engine")
+
+LEAST_SAVED_TOKENS = 16
+"""Less is computed faster than it is looked after."""
+
+Fetched = Callable[[list[tuple[bytes, Bytes]]], None]
+
+
+class Kv:
+    """Owned by the engine's thread, but for the callbacks, which come from the disk's."""
+
+    def __init__(
+        self, contexts: Contexts, files: Sequence[str], directory: Path | None, on_disk_event: Callable[[], None]
+    ) -> None:
+        """``directory``: for the SSD tier; None: there is none. ``on_disk_event``: its report has changed."""
+        self._contexts = contexts
+        self._directory = directory
+        self._on_disk_event = on_disk_event
+        self._disk: DiskTier | None = None
+        self._layout, self._refusal = _prove(contexts)
+        self._compatibility = compatibility(files, BUILD, self._layout) if self._layout else b""
+        self._cache = BlockCache(RamTier(0))
+
+    def chain(self, partition: Partition | None, shared_tokens: int) -> Chain | None:
+        """The names of a request's blocks; None: nothing of it is cached."""
+        if partition is None or self._layout is None:
+            return None
+        private, shared = owners(partition, self._compatibility)
+        return Chain(private, shared, shared_tokens)
+
+    def missing(self, chain: Chain | None, tokens: Sequence[int]) -> Missing:
+        """What only the SSD has of a prompt; :meth:`fetch` brings it."""
+        return Missing() if chain is None else self._cache.missing(chain, tokens)
+
+    def fetch(self, missing: Missing, done: Fetched) -> None:
+        """``done`` is called by another thread, with what could be read, which may be nothing."""
+        assert self._disk is not None, "nothing is missing without a disk"
+        self._disk.fetch(missing.names, missing.keys, done)
+
+    def fetched(self, missing: Missing, payloads: list[tuple[bytes, Bytes]]) -> list[bytes]:
+        """Take them into RAM, where the named ones are pinned until :meth:`unpin`."""
+        return self._cache.fetched(missing, payloads)
+
+    def unpin(self, names: Sequence[bytes]) -> None:
+        self._cache.unpin(names)
+
+    def restore(self, sequence: Tokens, chain: Chain | None, inherited: Part | None) -> int:
+        """Give a sequence that was just placed the KV that is known of its tokens; returns of how many.
+
+        Args:
+            inherited: KV of its beginning, of the choice that computed it; goes before what the cache has.
+        """
+        assert sequence.pool is not None
+        if self._layout is None:
+            return 0
+        match = Match()
+        if inherited is not None:
+            match = Match((inherited,), inherited[2])
+        elif chain is not None:
+            match = self._cache.match(chain, sequence.tokens)
+        if not match.tokens:
+            return 0
+        began = time.perf_counter()
+        done = self._contexts.write(sequence.pool, sequence.slot, self._layout, match.parts)
+        self._cache.restore_seconds += time.perf_counter() - began
+        if not done:
+            log.warning("Cached KV could not be restored and is computed again", tokens=match.tokens)
+        return match.tokens if done else 0
+
+    def count(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """A prompt was begun, and so much of it did not have to be computed."""
+        self._cache.count(prompt_tokens, cached_tokens)
+
+    def save(
+        self, chain: Chain | None, tokens: Sequence[int], pool: Pool, slot: int, computed: int, *, tail: bool
+    ) -> None:
+        """Keep the first ``computed`` of ``tokens``, which are in these cells: whole blocks, and the tail if asked."""
+        if chain is None or computed < LEAST_SAVED_TOKENS or not self._cache.wants(chain, tokens, computed, tail=tail):
+            return
+        state = self._contexts.read(pool, slot)
+        if state is not None and state.tokens == computed:
+            self._cache.save(chain, tokens, state, tail=tail)
+
+    def part(self, pool: Pool, slot: int) -> Part | None:
+        """A copy of all that a sequence has in its cells; None if its state can't be cut."""
+        state = self._contexts.read(pool, slot) if self._layout else None
+        return None if state is None else (state.cut(0, state.tokens), state.tokens, state.tokens)
+
+    def move(self, lane: int, slot: int) -> bool:
+        """Copy a sequence from its lane to the long pool (about 5 ms for 1,024 tokens), then free the lane. False: it
+        has no KV there and must be computed again."""
+        part = self.part(Pool.LANES, lane)
+        self._contexts.forget(Pool.LANES, lane)
+        return (
+            part is not None
+            and self._layout is not None
+            and self._contexts.write(Pool.LONG, slot, self._layout, [part])
+        )
+
+    def set_budget(self, budget: CacheBudget) -> None:
+        """What the cache may take from now on. The SSD tier is opened by the first budget that has room for it."""
+        if self._layout is None:
+            return
+        disk = DiskBudget(
+            bytes=budget.ssd_bytes,
+            bytes_per_second=budget.ssd_bytes_per_second,
+            bytes_per_day=budget.ssd_bytes_per_day,
+            least_frequently_used_first=budget.least_frequently_used_first,
+        )
+        if self._disk is not None:
+            self._disk.set_budget(disk)
+        elif self._directory is not None and budget.ssd_bytes:
+            self._disk = DiskTier(
+                self._directory, compatibility=self._compatibility, budget=disk, on_event=self._disk_event
+            )
+            self._cache.use_disk(self._disk)
+        self._cache.set_budget(budget.ram_bytes, least_frequently_used_first=budget.least_frequently_used_first)
+
+    def report(self, context_tokens: int) -> CacheReport:
+        if self._refusal:
+            off = TierReport(reason=self._refusal)
+            return CacheReport(context_tokens=context_tokens, ram=off, ssd=off)
+        return self._cache.report(context_tokens)
+
+    def check(self) -> None:
+        """Raises:
+        RuntimeError: what the cache holds does not add up.
+        """
+        self._cache.check()
+
+    def close(self) -> None:
+        """Write what waits for the disk, within a second, and let go of it."""
+        if self._disk is not None:
+            self._disk.drain(1.0)
+            self._disk.close()
+
+    def _disk_event(self, _event: DiskEvent) -> None:
+        self._on_disk_event()
+
+
+def _prove(contexts: Contexts) -> tuple[Layout | None, str]:
+    try:
+        return contexts.prove(), ""
+    except UnknownForm as fault:
+        reason = f"this model's KV can't be cut into blocks: {fault}"
+        log.warning("Nothing is cached", reason=reason)
+        return None, reason
