@@ -21,6 +21,13 @@ CHATML_WITH_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML
 _WIDTH = 32
 _HEADS = 2
 _FEED_FORWARD = 64
+ENCODER_EPSILON = 1e-5
+ENCODER_HEADS = _HEADS
+
+WORD_PIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_WORDS = ("the", "cat", "sat", "on", "mat", "a", "dog", "ran", "and", "king", "queen", "hello", "world", ",", ".", "!")
+_WORD_ENDS = ("s", "ing", "ed", "ly")
+"""Pieces that go on with a word; what begins one is written with a ▁, as llama.cpp's converter does."""
 
 Tensors = Iterable[tuple[str, NDArray[np.float32]]]
 
@@ -42,7 +49,7 @@ def write_model(
 ) -> Path:
     """A whole model in one file of about 200 KB, or ``pad_to_bytes`` if that is more (the rest is zeros).
 
-    Only ``architecture="llama"`` loads; others are for what reads headers.
+    Only ``architecture="llama"`` loads; others are for what reads headers. :func:`write_encoder` makes encoders.
     """
     writer = _writer(path, architecture)
     writer.add_name(name)
@@ -78,6 +85,35 @@ def write_shards(folder: Path, stem: str, count: int, *, name: str = "Tiny", see
         writer.add_int32("split.tensors.count", len(tensors))
         _finish(writer, tensors[number::count])
     return paths
+
+
+def write_encoder(
+    path: Path,
+    *,
+    architecture: str = "bert",
+    context_length: int = 64,
+    pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN,
+    layers: int = 2,
+    seed: int = 0,
+) -> Path:
+    """A text encoder with a WordPiece vocabulary: ``bert`` or ``nomic-bert`` (rotary positions, gated feed-forward)."""
+    writer = _writer(path, architecture)
+    writer.add_name("Tiny encoder")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_layer_norm_eps(ENCODER_EPSILON)
+    writer.add_causal_attention(False)
+    if architecture == "nomic-bert":
+        writer.add_rope_freq_base(1000.0)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+    _add_word_pieces(writer)
+    _finish(writer, encoder_tensors(architecture, context_length, layers, seed).items())
+    return path
 
 
 def write_projector(path: Path) -> Path:
@@ -152,6 +188,51 @@ def _vocabulary() -> Iterator[tuple[str, gguf.TokenType]]:
         yield word, gguf.TokenType.NORMAL
     for letter in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?":
         yield letter, gguf.TokenType.NORMAL
+
+
+def _add_word_pieces(writer: gguf.GGUFWriter) -> None:
+    tokens = [*WORD_PIECE_SPECIALS, *(f"▁{word}" for word in _WORDS), *_WORD_ENDS]
+    control = len(WORD_PIECE_SPECIALS)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL] * control + [gguf.TokenType.NORMAL] * (len(tokens) - control))
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_mask_token_id(4)
+
+
+def encoder_tensors(architecture: str, context_length: int, layers: int, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The weights of :func:`write_encoder`'s model, by their names."""
+    random = np.random.default_rng(seed)
+    words = len(WORD_PIECE_SPECIALS) + len(_WORDS) + len(_WORD_ENDS)
+
+    def weights(*shape: int, around: float = 0.0) -> NDArray[np.float32]:
+        return random.normal(around, 0.3, shape).astype(np.float32)
+
+    def norm(name: str) -> dict[str, NDArray[np.float32]]:
+        return {f"{name}.weight": weights(_WIDTH, around=1.0), f"{name}.bias": weights(_WIDTH)}
+
+    tensors = {"token_embd.weight": weights(words, _WIDTH), "token_types.weight": weights(2, _WIDTH)}
+    tensors |= norm("token_embd_norm")
+    if architecture == "bert":
+        tensors["position_embd.weight"] = weights(context_length, _WIDTH)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            tensors[f"{block}.{name}.weight"] = weights(_WIDTH, _WIDTH)
+            if architecture == "bert":
+                tensors[f"{block}.{name}.bias"] = weights(_WIDTH)
+        tensors |= norm(f"{block}.attn_output_norm") | norm(f"{block}.layer_output_norm")
+        tensors[f"{block}.ffn_up.weight"] = weights(_FEED_FORWARD, _WIDTH)
+        tensors[f"{block}.ffn_down.weight"] = weights(_WIDTH, _FEED_FORWARD)
+        if architecture == "bert":
+            tensors |= {f"{block}.ffn_up.bias": weights(_FEED_FORWARD), f"{block}.ffn_down.bias": weights(_WIDTH)}
+        else:
+            tensors[f"{block}.ffn_gate.weight"] = weights(_FEED_FORWARD, _WIDTH)
+    return tensors
 
 
 def _tensors(layers: int, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
