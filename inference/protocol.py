@@ -95,6 +95,10 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shareable_messages: int = 0
     """So many leading messages were declared shareable: blocks wholly within them belong to the shared partition."""
 
+    def __repr__(self) -> str:
+        """Without its keys: tracebacks are logged with what they hold."""
+        return f"Partition(name={self.name!r}, shareable_messages={self.shareable_messages})"
+
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How to choose tokens; values are validated by the gateway.

@@ -6,6 +6,7 @@ A request's life, in the order of the files:
     handlers.py        an inference request's life in six lines
     auth.py            API key → caller
     parse.py, fields.py, messages.py    body → one frozen request, or an error that names the field
+    origin.py          whose turn it takes, whose cached blocks it may see
     (routing)          model name → decision
     dispatch.py        decision → a worker's stream whose first message is in hand; cold starts, retries
     workers.py         one multiplexed connection to each engine worker

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
+from inference.gateway.origin import Origin
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.workers import Stream, StreamMessage, WorkerLost, WorkerPool
@@ -43,6 +44,9 @@ SUPERVISOR_PATIENCE_SECONDS = 10.0
 
 FAILURE_PATIENCE_SECONDS = 5.0
 """A request waits out a failed replica's back-off if it ends within this time, else it is answered at once."""
+
+_LEAST_QUEUE_SECONDS = 1.0
+"""A worker may keep a request waiting for what a load has left of the patience, and at least so long."""
 
 _SAME_MOMENT_SECONDS = 0.01
 """The supervisor tells times of its monotonic clock in seconds since the epoch; between two views they move by µs."""
@@ -95,7 +99,7 @@ class Dispatcher:
         """How many requests wait for each version (by primary key) to load."""
         return self._waiting
 
-    async def dispatch(self, request: InferenceRequest, decision: Decision, request_id: str) -> Answer:
+    async def dispatch(self, request: InferenceRequest, decision: Decision, request_id: str, origin: Origin) -> Answer:
         """Have the request served.
 
         Raises:
@@ -109,7 +113,7 @@ class Dispatcher:
         while True:
             version = decision.attempt(attempt)
             try:
-                return await self._attempt(request, version, request_id, began)
+                return await self._attempt(request, version, request_id, origin, began)
             except WorkerLost as lost:
                 log.warning(
                     "A worker was lost before its first token",
@@ -127,13 +131,16 @@ class Dispatcher:
                     raise
             attempt += 1
 
-    async def _attempt(self, request: InferenceRequest, version: Version, request_id: str, began: float) -> Answer:
+    async def _attempt(
+        self, request: InferenceRequest, version: Version, request_id: str, origin: Origin, began: float
+    ) -> Answer:
         replica = self._replicas.view.get(version.pk)
         if replica is None or replica.state is not ReplicaState.READY:
             replica = await self._wait_until_ready(version, began + self._load_wait_seconds)
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
-        stream = connection.generate(_work(request, connection.next_id(), request_id))
+        patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
+        stream = connection.generate(_work(request, connection.next_id(), request_id, origin, patience_seconds))
         try:
             messages = await (_first_text(stream) if request.stream else stream.whole())
         except BaseException:
@@ -210,7 +217,9 @@ class Dispatcher:
         )
 
 
-def _work(request: InferenceRequest, stream_id: int, request_id: str) -> Generate:
+def _work(
+    request: InferenceRequest, stream_id: int, request_id: str, origin: Origin, patience_seconds: float
+) -> Generate:
     return Generate(
         id=stream_id,
         request_id=request_id,
@@ -222,6 +231,10 @@ def _work(request: InferenceRequest, stream_id: int, request_id: str) -> Generat
         ignore_eos=request.ignore_eos,
         echo=request.echo,
         sampling=request.sampling,
+        partition=origin.partition,
+        tenant=origin.tenant,
+        priority=request.priority,
+        queue_seconds=patience_seconds,
     )
 
 

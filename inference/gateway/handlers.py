@@ -13,10 +13,12 @@ from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
 from inference.gateway.dispatch import Answer, Dispatcher, fault_of
 from inference.gateway.openai_shapes import Shape, error_event
+from inference.gateway.origin import origin_of
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.state import GatewayState
 from inference.gateway.workers import StreamMessage, WorkerLost
 from inference.protocol import Delta, Failed, Finished
+from quotas.callers import Caller
 from registry.errors import ApiError, Unavailable
 from routing.decision import Decision
 
@@ -55,16 +57,17 @@ class InferenceHandler:
 
     async def __call__(self, call: Call) -> None:
         # Authenticated before parsed: a stranger's 8 MiB are not worth reading.
-        self._authenticate(call)
+        caller = self._authenticate(call)
         request = self._parse(await read_body(call.receive, call.headers))
         decision = self._route(call, request)
+        origin = origin_of(request, caller, self._state.current().cache_rights)
         with ClientWatch(call):
-            begun = await self._dispatcher.dispatch(request, decision, call.request_id)
+            begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin)
             await (self._stream if request.stream else self._whole)(call, request, decision, begun)
 
-    def _authenticate(self, call: Call) -> None:
+    def _authenticate(self, call: Call) -> Caller | None:
         callers = self._state.current().callers
-        authenticate(call.headers, callers, required=self._require_api_key, now=time.time())
+        return authenticate(call.headers, callers, required=self._require_api_key, now=time.time())
 
     def _route(self, call: Call, request: InferenceRequest) -> Decision:
         began = time.perf_counter()
@@ -89,7 +92,10 @@ class InferenceHandler:
 
     async def _stream(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
         shape = self._shape_of(call, request, begun)
-        await call.start(200, self._headers(request, decision, begun, begun.queue_seconds) + _EVENT_STREAM)
+        headers = self._headers(request, decision, begun, begun.queue_seconds) + _EVENT_STREAM
+        if isinstance(begun.messages[-1], Finished):  # else it is known at the end only, and told with the usage
+            headers.append((b"x-nopenai-cached-tokens", b"%d" % begun.messages[-1].cached_tokens))
+        await call.start(200, headers)
         events, messages = shape.opening(), begun.messages
         try:
             while True:

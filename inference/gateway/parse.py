@@ -40,9 +40,9 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     capabilities: frozenset[str] = frozenset()
     priority: int = DEFAULT_PRIORITY
-    """0–10. Checked and kept; nothing is scheduled by it yet."""
+    """0–10, higher first in the worker's queue."""
     cache_salt: str | None = None
-    """Checked and kept. No prompt is cached yet, so none is shared either."""
+    """Only requests of one tenant with the same one share cached blocks."""
     ignored: tuple[str, ...] = ()
     """Names of the fields that we don't know."""
 

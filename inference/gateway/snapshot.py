@@ -23,8 +23,11 @@ import psycopg
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
+from inference.gateway.origin import CacheRights
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
-from quotas.selectors import callers_load
+from quotas.selectors import callers_load, default_partition_load, shared_partition_load
+from quotas.services import DEFAULT_TENANT
+from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
 from registry.selectors import catalogue_load, revision_read, use_counts
 from registry.services import usage_add
@@ -128,7 +131,13 @@ class SnapshotThread:
     def _load(self) -> None:
         self._loaded_at = time.monotonic()
         catalogue = catalogue_load()
-        snapshot = Snapshot(catalogue=catalogue, callers=callers_load(), use_counts=use_counts(), loaded_at=time.time())
+        snapshot = Snapshot(
+            catalogue=catalogue,
+            callers=callers_load(),
+            cache_rights=_cache_rights(),
+            use_counts=use_counts(),
+            loaded_at=time.time(),
+        )
         self._revision = catalogue.revision
         self._tell(self._state.accept_snapshot, snapshot)
 
@@ -181,3 +190,12 @@ class SnapshotThread:
     def _tell(self, accept: Callable[[T], None], value: T) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended before us
             self._loop.call_soon_threadsafe(accept, value)
+
+
+def _cache_rights() -> CacheRights:
+    return CacheRights(
+        default_tenant=DEFAULT_TENANT,
+        default=default_partition_load(),
+        shared=shared_partition_load(),
+        shared_prompts=shared_prompts_load(),
+    )

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import msgspec
 import structlog
 
+from inference.gateway.origin import CacheRights
 from inference.gateway.replicas import View
 from inference.protocol import ReplicaState
 from quotas.callers import Caller
@@ -31,6 +32,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     catalogue: Catalogue
     callers: Mapping[str, Caller]
     """By the digest of their key."""
+    cache_rights: CacheRights = CacheRights()
     use_counts: Mapping[str, int]
     """By model id. Read more often than the catalogue, which does not change with them."""
     loaded_at: float

@@ -1,0 +1,55 @@
+"""Whose a request is, as far as its worker has to know: whose turn it takes and whose cached blocks it may see."""
+
+import msgspec
+
+from inference.gateway.parse import InferenceRequest
+from inference.protocol import Partition
+from quotas.callers import CachePartition, Caller
+
+
+class CacheRights(msgspec.Struct, frozen=True, kw_only=True):
+    """The snapshot's part of it: who shares cached blocks with whom."""
+
+    default_tenant: str = ""
+    """Whose requests those without a key are, where none is required."""
+    default: CachePartition | None = None
+    """That tenant's partition. None: nothing of such requests is cached."""
+    shared: CachePartition | None = None
+    """The partition of declared prompts. None: they are cached for each tenant apart."""
+    shared_prompts: frozenset[str] = frozenset()
+    """Texts that operators have declared to hold nothing of any tenant."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    tenant: str
+    partition: Partition | None
+    """None: nothing of the request is cached."""
+
+
+def origin_of(request: InferenceRequest, caller: Caller | None, rights: CacheRights) -> Origin:
+    """Whom the request belongs to. A caller whose partition can't be opened is served without a cache."""
+    tenant, own = (rights.default_tenant, rights.default) if caller is None else (caller.tenant, caller.partition)
+    if own is None:
+        return Origin(tenant=tenant, partition=None)
+    if rights.shared is None or not _declared(request, rights):
+        partition = Partition(name=own.name, key=own.key, salt=request.cache_salt or "")
+    else:
+        partition = Partition(
+            name=own.name,
+            key=own.key,
+            shared_name=rights.shared.name,
+            shared_key=rights.shared.key,
+            shareable_messages=1,
+        )
+    return Origin(tenant=tenant, partition=partition)
+
+
+def _declared(request: InferenceRequest, rights: CacheRights) -> bool:
+    """Whether its first message is a declared prompt, to the letter and with nothing beside it.
+
+    Who salts a request wants to share with nobody else, so not with those who use the same prompt either.
+    """
+    if not rights.shared_prompts or not request.messages or request.cache_salt is not None:
+        return False
+    first = request.messages[0]
+    return first.role == "system" and first.name is None and first.content in rights.shared_prompts
