@@ -1,4 +1,4 @@
-"""The tables of what exists: models, versions, nodes, replicas.
+"""The tables of what exists: models, versions, nodes, replicas. Those of the KV cache are in :mod:`registry.cache`.
 
 Writes go through :mod:`registry.services`; invariants are database constraints, so that the admin, a shell and a
 migration can't break them either. Migration ``0002`` adds those that Django has no words for: a promoted version is of
@@ -10,7 +10,21 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from registry.cache.models import CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.catalogue import Health
+
+__all__ = [
+    "MODEL_ID_PATTERN",
+    "CacheRevision",
+    "CacheShare",
+    "CacheUse",
+    "Model",
+    "Node",
+    "Replica",
+    "SharedPrompt",
+    "Usage",
+    "Version",
+]
 
 MODEL_ID_PATTERN = r"\A[^\s/@:][^\s@]*\Z"
 """An id may contain ``/`` and ``:`` (``org/name:Q4_K_M``), but neither white space nor ``@``, which precedes a version.
@@ -184,6 +198,11 @@ class Node(models.Model):
 
     name = models.CharField(max_length=200, unique=True)
     ram_budget_mb = models.PositiveIntegerField(default=0)
+    disk_bytes = models.BigIntegerField(
+        null=True,
+        editable=False,
+        help_text="Free on the disk of its data directory, its cached blocks counted as free; empty until it tells.",
+    )
     supervisor_pid = models.PositiveIntegerField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     last_seen_at = models.DateTimeField(null=True, blank=True)

@@ -123,23 +123,26 @@ def usage_add(*, counts: Mapping[str, int]) -> None:
         )
 
 
-def node_register(*, name: str, ram_budget_mb: int, pid: int) -> Node:
-    """A supervisor has started on node ``name``: what the one before it had observed is over."""
+def node_register(*, name: str, ram_budget_mb: int, pid: int, disk_bytes: int | None = None) -> Node:
+    """A supervisor has started on node ``name``: what the one before it had observed is over.
+
+    Args:
+        disk_bytes: free on the disk of its data directory, its cached blocks counted as free. None: not known.
+    """
     now = timezone.now()
+    told = {"ram_budget_mb": ram_budget_mb, "disk_bytes": disk_bytes, "supervisor_pid": pid}
     with transaction.atomic():
-        node, _ = Node.objects.update_or_create(
-            name=name,
-            defaults={"ram_budget_mb": ram_budget_mb, "supervisor_pid": pid, "started_at": now, "last_seen_at": now},
-        )
+        node, _ = Node.objects.update_or_create(name=name, defaults={**told, "started_at": now, "last_seen_at": now})
         node.replicas.exclude(observed=Replica.Observed.COLD).update(
             observed=Replica.Observed.COLD, reason="the supervisor started", pid=None, restarts=0, observed_at=now
         )
     return node
 
 
-def node_heartbeat(*, name: str) -> None:
-    """The supervisor of ``name`` is alive."""
-    Node.objects.filter(name=name).update(last_seen_at=timezone.now())
+def node_heartbeat(*, name: str, disk_bytes: int | None = None) -> None:
+    """The supervisor of ``name`` is alive, and how much its disk has for the cache (None: as before)."""
+    told = {} if disk_bytes is None else {"disk_bytes": disk_bytes}
+    Node.objects.filter(name=name).update(last_seen_at=timezone.now(), **told)
 
 
 def replica_observe(
