@@ -20,6 +20,8 @@ import msgspec
 import structlog
 import uvloop
 
+from inference.engine.embedding_inputs import EmbeddingInputs
+from inference.engine.encoder import EncoderEngine
 from inference.engine.engine import Engine
 from inference.engine.llama import LlamaError, Model, silence_native_log
 from inference.engine.prompts import Prompts
@@ -66,26 +68,23 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
     began = time.monotonic()
     model = Model(arguments.files, _Progress())
-    if not model.has_decoder:
-        raise LlamaError("this is an encoder: it makes embeddings, which are not text")
     limits = _limits(model.trained_context_tokens, arguments.context_tokens)
-    prompts = Prompts(model, limits.context_tokens)
+    writes_text = not model.attends_both_ways
     server = WorkerServer(
         model_id=arguments.model_id,
         version=arguments.version,
         context_tokens=limits.context_tokens,
         max_sequences=limits.lanes,
-        prompts=prompts,
+        prompts=Prompts(model, limits.context_tokens) if writes_text else None,
+        embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
         report_cache=_report_cache,
     )
-    engine = Engine(
-        model,
-        limits,
-        arguments.threads,
-        server.emit,
-        files=tuple(arguments.files),
-        cache_directory=arguments.cache_dir,
-    )
+    engine: Engine | EncoderEngine
+    if writes_text:
+        files = tuple(arguments.files)
+        engine = Engine(model, limits, arguments.threads, server.emit, files=files, cache_directory=arguments.cache_dir)
+    else:
+        engine = EncoderEngine(model, limits.context_tokens, arguments.threads, server.emit)
     engine.start()
     await _hear_budgets(engine.set_cache_budget)
     listener = await server.listen(engine, arguments.socket)

@@ -84,6 +84,12 @@ class Embedder:
     def waiting(self) -> int:
         return len(self._jobs) - self.running
 
+    def try_out(self) -> None:
+        """Compute a token. Raises LlamaError."""
+        self._context = self._create_context()
+        self._context.embed([0], [0], [0])
+        self._context.forget(0)
+
     def submit(self, job: EmbeddingJob) -> None:
         self._jobs.add(job)
         self._batches.add(job, job.inputs, tenant=job.request.tenant, priority=job.request.priority)

@@ -18,6 +18,7 @@ from inference.engine.cache.blocks import Missing
 from inference.engine.cache.names import Chain
 from inference.engine.cache.state import Bytes
 from inference.engine.contexts import Contexts, Part
+from inference.engine.embeddings import Embedder, EmbeddingJob
 from inference.engine.kv import Kv
 from inference.engine.llama import Context, FloatArray, LlamaError, Model
 from inference.engine.sampling import Sampler, choose_batch
@@ -44,7 +45,7 @@ _REPORT_SECONDS = 0.25
 
 _CHECK_SECONDS = 10.0
 
-Emit = Callable[[list[tuple["Job | None", WorkerToGateway]]], None]
+Emit = Callable[[list[tuple["Job | EmbeddingJob | None", WorkerToGateway]]], None]
 """Takes what one step produced, each message with its job; a message without one goes to every gateway."""
 
 
@@ -72,6 +73,9 @@ class Job:
         return self.request.id
 
 
+AnyJob = Job | EmbeddingJob
+
+
 @dataclass(slots=True, eq=False)
 class _Choice:
     """One answer to a request: its tokens, how the next one is chosen, and what becomes of them."""
@@ -92,7 +96,7 @@ class _Choice:
 
 
 class _Cancel:
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: AnyJob) -> None:
         self.job = job
 
 
@@ -111,10 +115,10 @@ class _Stop:
     pass
 
 
-_Event = Job | _Cancel | CacheBudget | _Fetched | _DiskChanged | _Stop
+_Event = Job | EmbeddingJob | _Cancel | CacheBudget | _Fetched | _DiskChanged | _Stop
 
 
-def _end_process() -> None:
+def end_process() -> None:
     os._exit(_EXIT_SOFTWARE)
 
 
@@ -130,7 +134,7 @@ class Engine:
         *,
         files: tuple[str, ...] = (),
         cache_directory: Path | None = None,
-        on_death: Callable[[], None] = _end_process,
+        on_death: Callable[[], None] = end_process,
     ) -> None:
         """
         Args:
@@ -151,13 +155,15 @@ class Engine:
         """The choices of each that have not ended."""
         self._ended: list[_Choice] = []
         """Choices that ended in this step: their clients are told first, then their KV is kept and their cells freed."""
-        self._outbox: list[tuple[Job | None, WorkerToGateway]] = []
+        self._outbox: list[tuple[AnyJob | None, WorkerToGateway]] = []
         self._reported_load = WorkerLoad(running=0, waiting=0)
         self._reported_cache = CacheReport()
         self._report_due = 0.0
         self._check_due = 0.0
         self._contexts: Contexts
         self._kv: Kv
+        self._embedder: Embedder | None = None
+        """Made by the first request for embeddings."""
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -174,10 +180,10 @@ class Engine:
         self._thread.start()
         self._started.result()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         self._inbox.put(job)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: AnyJob) -> None:
         """End a job before the next step; one that has ended already is left alone."""
         self._inbox.put(_Cancel(job))
 
@@ -216,11 +222,12 @@ class Engine:
                 self._compute(pool, chunks)
         self._flush()
         self._bury()
+        self._embed()
 
     def _receive(self) -> bool:
         """Take what has arrived, waiting for it only when nothing can run. False ends the loop."""
         while True:
-            idle = not self._scheduler.running and not self._scheduler.waiting
+            idle = not self._scheduler.running and not self._scheduler.waiting and not self._embedding
             if idle and self._inbox.empty():
                 self._rest()
             try:
@@ -231,9 +238,11 @@ class Engine:
                 return False
             self._take(event)
 
-    def _take(self, event: "Job | _Cancel | CacheBudget | _Fetched | _DiskChanged") -> None:
+    def _take(self, event: "Job | EmbeddingJob | _Cancel | CacheBudget | _Fetched | _DiskChanged") -> None:
         if isinstance(event, Job):
             self._accept(event)
+        elif isinstance(event, EmbeddingJob):
+            self._accept_embedding(event)
         elif isinstance(event, _Cancel):
             self._finish_cancelled(event.job)
         elif isinstance(event, _Fetched):
@@ -287,6 +296,25 @@ class Engine:
         )
         sequence.key = choice
         return choice
+
+    # --- Embeddings --------------------------------------------------------------------------------------------------
+
+    @property
+    def _embedding(self) -> bool:
+        return self._embedder is not None and not self._embedder.idle
+
+    def _accept_embedding(self, job: EmbeddingJob) -> None:
+        if self._embedder is None:
+            self._embedder = Embedder(self._model, context_tokens=self._limits.context_tokens, threads=self._threads)
+        self._embedder.submit(job)
+
+    def _embed(self) -> None:
+        """A turn of embeddings after each step of text: no longer than a chunk of a prompt where text is waiting."""
+        if self._embedder is not None and not self._embedder.idle:
+            text = self._scheduler.running or self._scheduler.waiting
+            budget = self._limits.prefill_beside_decode if text else self._limits.batch_tokens
+            self._outbox += self._embedder.step(budget)
+            self._flush()
 
     # --- Who holds cells ---------------------------------------------------------------------------------------------
 
@@ -434,8 +462,11 @@ class Engine:
         self._outbox.append((job, finished))
         self._ended += self._jobs.pop(job)
 
-    def _finish_cancelled(self, job: Job) -> None:
-        if job in self._jobs:
+    def _finish_cancelled(self, job: AnyJob) -> None:
+        if isinstance(job, EmbeddingJob):
+            self._outbox += self._embedder.cancel(job) if self._embedder else []
+            self._flush()
+        elif job in self._jobs:
             self._finish_job(job, FinishReason.CANCELLED)
             self._flush()
             self._bury()
@@ -456,6 +487,10 @@ class Engine:
 
     def _report(self) -> None:
         load = WorkerLoad(running=self._scheduler.running, waiting=self._scheduler.waiting)
+        if self._embedder is not None:
+            load = WorkerLoad(
+                running=load.running + self._embedder.running, waiting=load.waiting + self._embedder.waiting
+            )
         if load != self._reported_load:
             self._reported_load = load
             self._outbox.append((None, load))

@@ -8,11 +8,13 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import structlog
 
-from inference.engine.engine import Engine, Job
+from inference.engine.embedding_inputs import EmbeddingInputs
+from inference.engine.embeddings import EmbeddingJob
+from inference.engine.engine import AnyJob, Job
 from inference.engine.prompts import PromptRefused, Prompts
 from inference.protocol import (
     PROTOCOL_VERSION,
@@ -21,6 +23,7 @@ from inference.protocol import (
     Cancel,
     Delta,
     Embed,
+    Embedded,
     Failed,
     Finished,
     FinishReason,
@@ -40,6 +43,17 @@ _LONG_PROMPT_CHARACTERS = 16_384
 """Above this a prompt is tokenized beside the loop (about 1 ms there) instead of in it."""
 
 
+_CHARACTERS_PER_INPUT = 128
+"""What tokenizing an input costs beside its characters, in the time of so many of them."""
+
+
+class TakesJobs(Protocol):
+    """The engine: :class:`inference.engine.engine.Engine` or :class:`inference.engine.encoder.EncoderEngine`."""
+
+    def submit(self, job: AnyJob) -> None: ...
+    def cancel(self, job: AnyJob) -> None: ...
+
+
 class WorkerServer:
     """One model's server. Create it inside the running loop."""
 
@@ -50,10 +64,15 @@ class WorkerServer:
         version: str,
         context_tokens: int,
         max_sequences: int,
-        prompts: Prompts,
+        prompts: Prompts | None,
+        embedding_inputs: EmbeddingInputs,
         report_cache: Callable[[CacheReport], None],
     ) -> None:
-        """``report_cache`` tells the supervisor what every gateway is told."""
+        """
+        Args:
+            prompts: None for an encoder, which writes no text.
+            report_cache: tells the supervisor what every gateway is told.
+        """
         self._hello = encode_frame(
             [
                 Hello(
@@ -67,23 +86,24 @@ class WorkerServer:
             ]
         )
         self._prompts = prompts
+        self._embedding_inputs = embedding_inputs
         self._report_cache = report_cache
         self._loop = asyncio.get_running_loop()
         self._connections: set[_Connection] = set()
         self._known: dict[type[WorkerToGateway], WorkerToGateway] = {WorkerLoad: WorkerLoad(running=0, waiting=0)}
         """The newest message of each kind that goes to every gateway; who connects later gets it, too."""
-        self._engine: Engine | None = None
+        self._engine: TakesJobs | None = None
 
-    async def listen(self, engine: Engine, socket_path: Path) -> asyncio.Server:
+    async def listen(self, engine: TakesJobs, socket_path: Path) -> asyncio.Server:
         self._engine = engine
         socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call, before anybody is served
         return await self._loop.create_unix_server(lambda: _Connection(self), socket_path)
 
-    def emit(self, messages: list[tuple[Job | None, WorkerToGateway]]) -> None:
+    def emit(self, messages: list[tuple[AnyJob | None, WorkerToGateway]]) -> None:
         """Called by the engine's thread with what a step produced."""
         self._loop.call_soon_threadsafe(self._deliver, messages)
 
-    def _deliver(self, messages: list[tuple[Job | None, WorkerToGateway]]) -> None:
+    def _deliver(self, messages: list[tuple[AnyJob | None, WorkerToGateway]]) -> None:
         frames: dict[_Connection, list[WorkerToGateway]] = {}
         for job, message in messages:
             if job is None:
@@ -94,8 +114,11 @@ class WorkerServer:
                     frames.setdefault(connection, []).append(message)
             else:
                 connection = cast(_Connection, job.peer)
-                frames.setdefault(connection, []).append(message)
-                if isinstance(message, Finished | Failed):
+                if isinstance(message, Embedded):
+                    connection.send([message])  # of up to half a frame's size: it shares no frame
+                else:
+                    frames.setdefault(connection, []).append(message)
+                if isinstance(message, Finished | Failed | Embedded):
                     connection.jobs.pop(job.id, None)
         for connection, batch in frames.items():
             connection.send(batch)
@@ -118,30 +141,49 @@ class WorkerServer:
             self._cancel(connection, message.id)
         elif message.id in connection.jobs:
             raise ProtocolError(f"request {message.id} is running already")
-        elif isinstance(message, Embed):
-            connection.send([_no_embeddings(message)])
         elif _prompt_characters(message) > _LONG_PROMPT_CHARACTERS:
             connection.jobs[message.id] = None
             task = self._loop.create_task(self._begin_later(connection, message))
             connection.tasks.add(task)
             task.add_done_callback(connection.tasks.discard)
         else:
-            self._begin(connection, message, _build(self._prompts, message))
+            self._begin(connection, message, self._build(connection, message))
 
-    async def _begin_later(self, connection: "_Connection", request: Generate) -> None:
-        built = await self._loop.run_in_executor(None, _build, self._prompts, request)
+    async def _begin_later(self, connection: "_Connection", request: Generate | Embed) -> None:
+        built = await self._loop.run_in_executor(None, self._build, connection, request)
         if request.id in connection.jobs:
             self._begin(connection, request, built)
 
-    def _begin(self, connection: "_Connection", request: Generate, built: "tuple[list[int], int] | Failed") -> None:
+    def _build(self, connection: "_Connection", request: Generate | Embed) -> "_Built":
+        """Called by the loop or beside it: it only reads."""
+        try:
+            if isinstance(request, Embed):
+                inputs = self._embedding_inputs.build(request)
+                return EmbeddingJob(peer=connection, request=request, inputs=inputs)
+            return _no_text(request) if self._prompts is None else self._prompts.build(request)
+        except PromptRefused as refusal:
+            return refusal.failed
+        except Exception:
+            # A fault of ours at one prompt: its client is told, and nobody else's connection breaks.
+            log.exception("A prompt could not be built", request_id=request.request_id)
+            return Failed(id=request.id, status=500, code="engine_failed", message="the prompt could not be tokenized")
+
+    def _begin(self, connection: "_Connection", request: Generate | Embed, built: "_Built") -> None:
         if isinstance(built, Failed):
             connection.jobs.pop(request.id, None)
             connection.send([built])
-            return
-        tokens, limit = built
+        elif isinstance(built, EmbeddingJob):
+            self._start(connection, built)
+        else:
+            assert isinstance(request, Generate) and self._prompts is not None
+            self._begin_text(connection, request, self._prompts, *built)
+
+    def _begin_text(
+        self, connection: "_Connection", request: Generate, prompts: Prompts, tokens: list[int], limit: int
+    ) -> None:
         first: list[WorkerToGateway] = [Accepted(id=request.id, prompt_tokens=len(tokens))]
         if request.echo:
-            first.append(Delta(id=request.id, text=self._prompts.text_of(tokens), tokens=0))
+            first.append(Delta(id=request.id, text=prompts.text_of(tokens), tokens=0))
         if limit == len(tokens):  # max_tokens is 0: the prompt is counted, and echoed if so asked
             first.append(
                 Finished(id=request.id, reason=FinishReason.LENGTH, prompt_tokens=len(tokens), completion_tokens=0)
@@ -150,9 +192,14 @@ class WorkerServer:
             connection.send(first)
             return
         connection.send(first)
-        shared_tokens = self._prompts.shared_tokens(request, tokens)
-        job = Job(peer=connection, request=request, tokens=tokens, limit=limit, shared_tokens=shared_tokens)
-        connection.jobs[request.id] = job
+        shared_tokens = prompts.shared_tokens(request, tokens)
+        self._start(
+            connection,
+            Job(peer=connection, request=request, tokens=tokens, limit=limit, shared_tokens=shared_tokens),
+        )
+
+    def _start(self, connection: "_Connection", job: AnyJob) -> None:
+        connection.jobs[job.id] = job
         self._require_engine().submit(job)
 
     def _cancel(self, connection: "_Connection", request_id: int) -> None:
@@ -166,7 +213,7 @@ class WorkerServer:
             del connection.jobs[request_id]
             connection.send([Failed(id=request_id, status=499, code="cancelled", message="cancelled before it began")])
 
-    def _require_engine(self) -> Engine:
+    def _require_engine(self) -> TakesJobs:
         assert self._engine is not None, "listen() comes first"
         return self._engine
 
@@ -178,7 +225,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._decoder: FrameDecoder[GatewayToWorker] = FrameDecoder(GatewayToWorker)
         self.transport: asyncio.Transport
-        self.jobs: dict[int, Job | None] = {}
+        self.jobs: dict[int, AnyJob | None] = {}
         """By request id; None while its prompt is being tokenized."""
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -203,28 +250,24 @@ class _Connection(asyncio.Protocol):
             self.transport.write(encode_frame(messages))
 
 
-def _prompt_characters(request: Generate) -> int:
+def _prompt_characters(request: Generate | Embed) -> int:
+    if isinstance(request, Embed):
+        return sum(len(content) + _CHARACTERS_PER_INPUT for content in request.inputs)
     if request.messages is not None:
         return sum(len(message.content) for message in request.messages)
     return len(request.text or "") + len(request.tokens or ())
 
 
-def _no_embeddings(request: Embed) -> Failed:
+def _no_text(request: Generate) -> Failed:
     return Failed(
         id=request.id,
         status=400,
         code="capability_unavailable",
-        message="this model makes no embeddings: use one whose capabilities name 'embedding'",
+        message="this model is an encoder: it makes embeddings and writes no text; use one whose capabilities name "
+        "'chat' or 'completion'",
         param="model",
     )
 
 
-def _build(prompts: Prompts, request: Generate) -> tuple[list[int], int] | Failed:
-    try:
-        return prompts.build(request)
-    except PromptRefused as refusal:
-        return refusal.failed
-    except Exception:
-        # A fault of ours at one prompt: its client is told, and nobody else's connection breaks.
-        log.exception("A prompt could not be built", request_id=request.request_id)
-        return Failed(id=request.id, status=500, code="engine_failed", message="the prompt could not be tokenized")
+_Built = tuple[list[int], int] | EmbeddingJob | Failed
+"""A prompt's tokens with the most that it and its completion may have together; or what to embed; or why neither."""
