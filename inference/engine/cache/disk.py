@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -41,6 +42,8 @@ __all__ = ["DiskBudget", "DiskEvent", "DiskEventKind", "DiskTier"]
 
 log = structlog.get_logger(module="cache")
 
+T = TypeVar("T")
+
 QUEUE_BYTES = 128 * 1024 * 1024
 """Payloads that wait to be written stay in memory: so many bytes at most, maybe beyond the RAM tier's budget."""
 
@@ -52,7 +55,8 @@ class DiskTier:
     """Every method may be called by any thread, and returns at once but for the constructor, ``drain`` and ``close``.
 
     ``on_event`` and the ``done`` of a fetch are called by the tier's thread (``on_event`` also by the one that calls
-    ``put``): they should only pass on what they are told.
+    ``put`` or the constructor): they should only pass on what they are told. When ``on_event`` is called, ``report``
+    knows of the event already.
     """
 
     def __init__(
@@ -86,12 +90,14 @@ class DiskTier:
         # Changed by the tier's thread only; others read each once.
         self._store: Store | None = None
         self._outage: Outage | None = None
+        self._untold: list[DiskEvent] = []
         if budget.bytes > 0 or directory.exists():
             try:
                 self._open()
             except OSError as fault:
                 self._fail(fault)
         self._report = self._make_report()
+        self._tell()
         self._thread = threading.Thread(target=self._run, name="ssd-cache", daemon=True)
         self._thread.start()
 
@@ -120,11 +126,15 @@ class DiskTier:
         write = Write(Label(block, partition_digest(partition)), np.ascontiguousarray(payload), key)
         outage = self._outage
         if outage is not None and not outage.is_over(self._clock()):
-            self._drop(write, outage.reason)
+            reason = outage.reason
         elif self._budget.bytes_per_second <= 0:
-            self._drop(write, "the rate of writing is 0")
+            reason = "the rate of writing is 0"
         elif not self._mailbox.write(write):
-            self._drop(write, "too many blocks wait to be written")
+            reason = "too many blocks wait to be written"
+        else:
+            return
+        self._count(event := _dropped(write, reason))
+        self._on_event(event)
 
     def touch(self, names: Sequence[bytes]) -> None:
         """These blocks of one chain, from its root on, were used without being fetched: RAM had them."""
@@ -170,13 +180,12 @@ class DiskTier:
                 self._do(task)
             except OSError as fault:
                 self._fail(fault)
-            except Exception:
-                # A fault of ours, or of somebody's ``done``: it must not take the tier with it.
+            except Exception:  # a fault of ours: it must not take the tier with it
                 log.exception("The SSD cache's thread met an error", task=type(task).__name__)
-            finally:
-                if isinstance(task, Write):
-                    self._mailbox.finish(task)
-                self._report = self._make_report()
+            if isinstance(task, Write):
+                self._mailbox.finish(task)
+            self._report = self._make_report()
+            self._tell()
         self._stop()
 
     def _do(self, task: Task) -> None:
@@ -201,13 +210,13 @@ class DiskTier:
         assert self._store is not None
         reason = self._store.write(write.label, write.payload, write.key, self._clock())
         if reason:
-            self._drop(write, reason)
+            self._note(_dropped(write, reason))
             return
         self._bucket.take(write.size)
         if self._outage is not None:
             log.info("SSD cache is on again", attempts=self._outage.attempts)
             self._outage = None
-            self._on_event(DiskEvent(kind=DiskEventKind.ON))
+            self._note(DiskEvent(kind=DiskEventKind.ON))
 
     def _fetch(self, fetch: Fetch) -> None:
         found: list[tuple[bytes, Bytes]] = []
@@ -220,12 +229,13 @@ class DiskTier:
             if self._store is not None:
                 self._store.touch(_leaf_first([name for name, _ in found]), self._clock())
         finally:
-            fetch.done(found)
+            _call(fetch.done, found)
 
     def _apply(self, budget: DiskBudget) -> None:
         self._bucket.set_rate(budget.bytes_per_second, time.monotonic())
         if budget.bytes <= 0 or budget.bytes_per_second <= 0:
             self._drop_waiting("the budget was set to 0")
+        self._note(DiskEvent(kind=DiskEventKind.BUDGET))
         if self._store is not None:
             self._store.set_budget(budget)
 
@@ -242,18 +252,24 @@ class DiskTier:
         self._outage = after(fault, self._outage, self._clock())
         if first:
             log.warning("SSD cache is off", directory=str(self._directory), reason=self._outage.reason)
-            self._on_event(DiskEvent(kind=DiskEventKind.OFF, reason=self._outage.reason))
+            self._note(DiskEvent(kind=DiskEventKind.OFF, reason=self._outage.reason))
         self._drop_waiting(self._outage.reason)
 
     def _drop_waiting(self, reason: str) -> None:
         for write in self._mailbox.waiting_writes():
             self._mailbox.finish(write)
-            self._drop(write, reason)
-
-    def _drop(self, write: Write, reason: str) -> None:
-        self._note(DiskEvent(kind=DiskEventKind.DROPPED, name=write.name, bytes=write.size, reason=reason))
+            self._note(_dropped(write, reason))
 
     def _note(self, event: DiskEvent) -> None:
+        self._count(event)
+        self._untold.append(event)
+
+    def _tell(self) -> None:
+        events, self._untold = self._untold, []
+        for event in events:
+            _call(self._on_event, event)
+
+    def _count(self, event: DiskEvent) -> None:
         with self._counting:
             match event.kind:
                 case DiskEventKind.STORED:
@@ -262,7 +278,6 @@ class DiskTier:
                     self._evicted += 1
                 case DiskEventKind.DROPPED | DiskEventKind.DAMAGED:
                     self._dropped += 1
-        self._on_event(event)
 
     def _seconds_until_write(self) -> float:
         return self._bucket.seconds_until_free(time.monotonic())
@@ -297,7 +312,19 @@ class DiskTier:
                 log.warning("The last uses of cached blocks could not be saved", reason=str(fault))
         self._report = self._make_report()
         for fetch in self._mailbox.unanswered():
-            fetch.done([])
+            _call(fetch.done, [])
+
+
+def _call(told: Callable[[T], None], news: T) -> None:
+    """Whoever is told must not take the tier with him if he fails."""
+    try:
+        told(news)
+    except Exception:
+        log.exception("What the SSD cache told somebody failed there")
+
+
+def _dropped(write: Write, reason: str) -> DiskEvent:
+    return DiskEvent(kind=DiskEventKind.DROPPED, name=write.name, bytes=write.size, reason=reason)
 
 
 def _leaf_first(names: Sequence[bytes]) -> list[bytes]:

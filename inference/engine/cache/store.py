@@ -39,6 +39,8 @@ class DiskEventKind(StrEnum):
     """Not written: beyond the rate, the day's budget or the queue, or writing is off."""
     DAMAGED = "damaged"
     """Not readable; its file is gone."""
+    BUDGET = "budget"
+    """A new budget is in force."""
     OFF = "off"
     """Nothing is written until ON."""
     ON = "on"
@@ -48,7 +50,7 @@ class DiskEventKind(StrEnum):
 class DiskEvent:
     kind: DiskEventKind
     name: bytes = b""
-    """The block's; empty for OFF and ON."""
+    """The block's, of the first four."""
     bytes: int = 0
     """Of its file."""
     reason: str = ""
