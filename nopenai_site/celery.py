@@ -36,6 +36,7 @@ BEAT_SCHEDULE = {
     # The supervisors watch the models directories; this finds what no file system tells, as on network mounts.
     "scan the models directories": {"task": "registry.scan", "schedule": 60.0, "options": {"expires": 55}},
     "hash new and modified models": {"task": "registry.hash", "schedule": 60.0, "options": {"expires": 55}},
+    "divide the cache by use": {"task": "registry.cache_rebalance", "schedule": 60.0, "options": {"expires": 55}},
 }
 
 app = Celery("nopenai")

@@ -117,12 +117,13 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "nOpenAI Server",
     "DESCRIPTION": (
-        "The control plane: models, versions, replicas, nodes, tenants and API keys. Every error has the shape "
-        '`{"error": {"message", "type", "param", "code"}}`.'
+        "The control plane: models, versions, replicas, nodes, the cache, tenants and API keys. Every error has the "
+        'shape `{"error": {"message", "type", "param", "code"}}`.'
     ),
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SCHEMA_PATH_PREFIX": r"/api/v1|/v1",
+    # What operations are named without. The guide's own paths are there without the prefix, too: those keep it.
+    "SCHEMA_PATH_PREFIX": r"/api/v1(?!/cache/)|/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

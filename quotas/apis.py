@@ -35,6 +35,24 @@ class TenantView(AdminView):
         return Response(serializers.TenantOut(selectors.tenant_find(name=name)).data)
 
 
+class TenantEraseCacheView(AdminView):
+    @extend_schema(request=EmptyInput, responses=serializers.TenantOut, tags=["access"])
+    def post(self, request: Request, name: str) -> Response:
+        """Forget all that was cached for a tenant, in memory and on disk: its key is replaced."""
+        parsed(EmptyInput, request)
+        services.partition_erase(tenant=name)
+        return Response(serializers.TenantOut(selectors.tenant_find(name=name)).data)
+
+
+class SharedCacheEraseView(AdminView):
+    @extend_schema(request=EmptyInput, responses={204: None}, tags=["access"])
+    def post(self, request: Request) -> Response:
+        """Forget all that was cached of shared prompts, in memory and on disk: its key is replaced."""
+        parsed(EmptyInput, request)
+        services.partition_erase(tenant=None)
+        return Response(status=204)
+
+
 class KeyListView(AdminView):
     @extend_schema(responses=serializers.KeyOut(many=True), tags=["access"])
     def get(self, request: Request) -> Response:

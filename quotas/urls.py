@@ -7,6 +7,8 @@ from registry import converters  # noqa: F401 (registers <name:…>)
 
 urlpatterns = [
     path("api/v1/tenants", apis.TenantListView.as_view(), name="tenants"),
+    path("api/v1/tenants/<name:name>/erase-cache", apis.TenantEraseCacheView.as_view(), name="tenant-erase-cache"),
+    path("api/v1/shared-cache/erase", apis.SharedCacheEraseView.as_view(), name="shared-cache-erase"),
     path("api/v1/tenants/<name:name>", apis.TenantView.as_view(), name="tenant"),
     path("api/v1/keys", apis.KeyListView.as_view(), name="keys"),
     path("api/v1/keys/<int:pk>", apis.KeyView.as_view(), name="key"),

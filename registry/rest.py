@@ -33,6 +33,35 @@ class StrictBoolean(serializers.BooleanField):
         return data
 
 
+class StrictNumber(serializers.FloatField):
+    """A JSON number. DRF's own field would read text, too."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            _refuse_type("a number", data)
+        return super().to_internal_value(data)
+
+
+class StrictInteger(serializers.IntegerField):
+    """A JSON number without a fraction. DRF's own field would read text, too."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int):
+            _refuse_type("a whole number", data)
+        return super().to_internal_value(data)
+
+
+class StrictChoice(serializers.ChoiceField):
+    """One of some words. DRF's own field would not say which."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            _refuse_type("a string", data)
+        if data not in self.choices:
+            raise serializers.ValidationError(f"Must be one of {', '.join(self.choices)}.")
+        return data
+
+
 class StrictMoment(serializers.DateTimeField):
     """A moment as ISO 8601 text; without a zone it is in the server's."""
 
@@ -60,12 +89,24 @@ class EmptyInput(StrictInput):
     """A body that says nothing: absent or ``{}``."""
 
 
-def parsed(serializer: type[StrictInput], request: Request) -> dict[str, Any]:
-    """The body, validated as a whole. Raises ValidationError with every fault."""
-    checked = serializer(data=request.data)
+def parsed(serializer: type[StrictInput], request: Request, *, wrapper: str | None = None) -> dict[str, Any]:
+    """The body, validated as a whole. Raises ValidationError with every fault.
+
+    Args:
+        wrapper: what the body may be wrapped in: ``{wrapper: body}``.
+    """
+    body = request.data
+    if wrapper is not None and isinstance(body, Mapping) and list(body) == [wrapper]:
+        body = body[wrapper]
+    checked = serializer(data=body)
     checked.is_valid(raise_exception=True)
     values: dict[str, Any] = checked.validated_data
     return values
+
+
+def author(request: Request) -> str:
+    """Who does this, for histories: how their key begins, or their user name."""
+    return str(getattr(request.user, "name", ""))
 
 
 def _refuse_type(wanted: str, data: Any) -> NoReturn:

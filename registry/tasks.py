@@ -4,6 +4,7 @@ from celery import shared_task
 from django.conf import settings
 
 from registry import services
+from registry.cache import services as cache
 
 
 @shared_task(name="registry.scan")  # type: ignore[untyped-decorator]
@@ -20,3 +21,10 @@ def scan() -> None:
 def hash_versions() -> None:
     """SHA-256 of what lacks it. Bounded, so that scans are not kept waiting; the next beat goes on."""
     services.versions_hash()
+
+
+@shared_task(name="registry.cache_rebalance")  # type: ignore[untyped-decorator]
+def cache_rebalance() -> None:
+    """Divide the KV cache by what was asked lately, and forget what was asked too long ago."""
+    cache.cache_rebalance()
+    cache.cache_use_prune()

@@ -1,8 +1,17 @@
 """Paths of the registry's endpoints."""
 
-from django.urls import path
+from django.urls import include, path
 
 from registry import apis, converters  # noqa: F401 (registers <name:…>)
+from registry.cache import apis as cache
+
+_allocation = [
+    path("cache/allocation", cache.AllocationView.as_view(), name="cache-allocation"),
+    path("cache/allocation/revisions", cache.RevisionListView.as_view(), name="cache-revisions"),
+    path("cache/allocation/revisions/<int:number>", cache.RevisionView.as_view(), name="cache-revision"),
+    path("cache/allocation/revisions/<int:number>/restore", cache.RestoreView.as_view(), name="cache-restore"),
+]
+"""The user guide's paths; under /api/v1 they are there, too."""
 
 urlpatterns = [
     path("v1/models/register", apis.ModelRegisterView.as_view(), name="model-register"),
@@ -18,4 +27,8 @@ urlpatterns = [
     path("api/v1/nodes", apis.NodeListView.as_view(), name="nodes"),
     path("api/v1/nodes/<name:name>", apis.NodeView.as_view(), name="node"),
     path("api/v1/replicas", apis.ReplicaListView.as_view(), name="replicas"),
+    *_allocation,
+    path("api/v1/", include(_allocation)),
+    path("api/v1/shared-prompts", cache.SharedPromptListView.as_view(), name="shared-prompts"),
+    path("api/v1/shared-prompts/<name:name>", cache.SharedPromptView.as_view(), name="shared-prompt"),
 ]

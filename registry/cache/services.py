@@ -5,7 +5,7 @@ and shares of two configurations are never mixed. PostgreSQL announces both to t
 migration 0003), which act by :func:`cache_node_current` within a second.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -124,10 +124,24 @@ def cache_node_current(*, node: str) -> NodeCache | None:
     every minute, whether all have a share.
     """
     found = selectors.cache_node_load(node=node)
-    if found is None or set(found.shares) == set(selectors.cached_models().values_list("name", flat=True)):
+    if found is None or _complete([found]):
         return found
     cache_rebalance()
     return selectors.cache_node_load(node=node)
+
+
+def cache_nodes_current() -> list[NodeCache]:
+    """:func:`cache_node_current` of every node, by name."""
+    found = selectors.cache_nodes_load()
+    if _complete(found):
+        return found
+    cache_rebalance()
+    return selectors.cache_nodes_load()
+
+
+def _complete(nodes: Sequence[NodeCache]) -> bool:
+    models = set(selectors.cached_models().values_list("name", flat=True))
+    return all(set(node.shares) == models for node in nodes)
 
 
 def _divide(*, force: bool) -> list[str]:

@@ -62,7 +62,13 @@ def test_the_schema_names_every_endpoint(schema: dict[str, dict[str, object]]) -
         "/v1/models/register",
         "/api/v1/models/{name}/promote",
     }
-    assert len(schema["paths"]) == 19
+    assert len(schema["paths"]) == 31
+
+
+def test_every_operation_has_a_name_of_its_own(schema: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
+    names = [operation["operationId"] for operations in schema["paths"].values() for operation in operations.values()]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if str(name).endswith(("_2", "_3"))]
 
 
 def test_every_operation_may_end_in_the_one_error(schema: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
