@@ -78,6 +78,8 @@ class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
 
     schema: str | None = None
     """JSON schema, as text; None: any JSON object."""
+    strict: bool = True
+    """Keywords that can't be held to are refused; else they are left out of account."""
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,8 +27,8 @@ class Sampler:
         self._settings = settings
         self._random = np.random.default_rng(_seed(settings.seed, choice))
         self._constraint = constraint
-        self.constrained = constraint is not None
-        """Whether the constraint is in force; who knows that a model still thinks lifts it meanwhile."""
+        self.lifted = False
+        """The constraint is not in force: it is the answer's, and the model still thinks."""
         self._bias_ids = np.fromiter(settings.logit_bias.keys(), np.int64)
         self._bias = np.fromiter(settings.logit_bias.values(), np.float32)
         self._generated: dict[int, int] = {}
@@ -40,9 +40,8 @@ class Sampler:
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the choice is the highest logit, so that a batch can be decided at once."""
-        return (
-            self._settings.temperature == 0.0 and not self._penalises and not self._bias.size and not self.constrained
-        )
+        plain = self._settings.temperature == 0.0 and not self._penalises and not self._bias.size
+        return plain and self._in_force is None
 
     @property
     def complete(self) -> bool:
@@ -57,16 +56,21 @@ class Sampler:
     def choose(self, logits: FloatArray) -> int:
         """The next token, given a row of logits of shape ``(vocabulary,)``, which is left as it is."""
         row = self._adjust(logits)
-        if self.constrained and self._constraint is not None:
-            row = self._constraint.allow(row)
+        constraint = self._in_force
+        if constraint is not None:
+            row = constraint.allow(row)
         token = int(row.argmax()) if self._settings.temperature == 0.0 else self._draw(row)
-        if self.constrained and self._constraint is not None:
-            self._constraint.accept(token)
+        if constraint is not None:
+            constraint.accept(token)
         if self._penalises:
             self._generated[token] = self._generated.get(token, 0) + 1
             if self._settings.repetition_penalty != 1.0:
                 self._seen.add(token)
         return token
+
+    @property
+    def _in_force(self) -> Constraint | None:
+        return None if self.lifted else self._constraint
 
     def _adjust(self, logits: FloatArray) -> FloatArray:
         if not self._penalises and not self._bias.size:

@@ -18,25 +18,34 @@ class TextStream:
         self._held = ""
         self.stopped = False
         """A stop string was met; everything after it is dropped."""
+        self.decoded = 0
+        """Characters that are whole so far."""
+        self.sent = 0
+        """Of those, how many :meth:`push` and :meth:`finish` have given out."""
 
     def push(self, piece: bytes) -> str:
         """The text that can be sent now that ``piece`` was generated."""
         if self.stopped:
             return ""
-        text = self._held + self._decoder.decode(piece)
+        new = self._decoder.decode(piece)
+        self.decoded += len(new)
+        text = self._held + new
         end = self._find_stop(text)
         if end is not None:
             self.stopped = True
             self._held = ""
-            return text[:end]
-        keep = self._undecided(text)
-        self._held = text[len(text) - keep :] if keep else ""
-        return text[: len(text) - keep]
+        else:
+            keep = self._undecided(text)
+            self._held = text[len(text) - keep :] if keep else ""
+            end = len(text) - keep
+        self.sent += end
+        return text[:end]
 
     def finish(self) -> str:
         """What was held back, now that no more comes. A character cut off by the end is left out."""
         text, self._held = self._held, ""
-        return "" if self.stopped else text
+        self.sent += len(text)
+        return text
 
     def _find_stop(self, text: str) -> int | None:
         """Where the earliest stop string begins."""

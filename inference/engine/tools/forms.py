@@ -69,6 +69,8 @@ class Form:
     marked: bool = True
     """Calls that we force stand after a marker; else they are bare."""
     between: str = " \t\r\n"
+    stops: tuple[str, ...] = ()
+    """The model goes on with these when it should wait for what its calls return."""
     markers: tuple[str, ...] = ()
     """Every text of this form that a vocabulary may hold as one control token, whose bytes are usually not shown."""
     scanner: Callable[[str, frozenset[str]], Scanner | None]

@@ -151,14 +151,15 @@ class _Reader:
             self._at += 1
 
 
-def _form(name: str, begin: str, end: str, escape: str) -> Form:
+def _form(name: str, begin: str, end: str, escape: str, response: str) -> Form:
     def call(tool: NamedSchema) -> Sequence[Part]:
         return f"{begin}call:{tool.name}", Unquoted(tool.arguments, escape), end
 
     return Form(
         name=name,
         begins=(begin,),
-        markers=(begin, end, escape),
+        stops=(response,),
+        markers=(begin, end, escape, response),
         scanner=lambda character, tools: GemmaCall(tools, escape, end) if character == "c" else None,
         call=call,
         several=("", "", ""),
@@ -166,5 +167,7 @@ def _form(name: str, begin: str, end: str, escape: str) -> Form:
     )
 
 
-FUNCTION_GEMMA = _form("function-gemma", "<start_function_call>", "<end_function_call>", "<escape>")
-GEMMA4 = _form("gemma4", "<|tool_call>", "<tool_call|>", '<|"|>')
+FUNCTION_GEMMA = _form(
+    "function-gemma", "<start_function_call>", "<end_function_call>", "<escape>", "<start_function_response>"
+)
+GEMMA4 = _form("gemma4", "<|tool_call>", "<tool_call|>", '<|"|>', "<|tool_response>")
