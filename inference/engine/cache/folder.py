@@ -52,12 +52,10 @@ class Folder:
         self._format = format
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        self._ledger = -1
         try:
             self._lock(directory)
             if stat.S_IMODE(os.fstat(self._fd).st_mode) != 0o700:
                 os.fchmod(self._fd, 0o700)
-            self._ledger = self._open(_LEDGER, os.O_RDWR | os.O_CREAT)
         except OSError:
             self.close()
             raise
@@ -115,17 +113,28 @@ class Folder:
             os.utime(self._format.file_name(label), (used_at, used_at), dir_fd=self._fd, follow_symlinks=False)
 
     def read_ledger(self) -> bytes:
-        return os.pread(self._ledger, RECORD_BYTES + 1, 0)
+        """Empty if there is none, yet."""
+        try:
+            fd = self._open(_LEDGER, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.read(fd, RECORD_BYTES + 1)
+        finally:
+            os.close(fd)
 
     def write_ledger(self, record: bytes) -> None:
-        os.pwrite(self._ledger, record, 0)
+        """One small write in place: a kill comes before or after it."""
+        fd = self._open(_LEDGER, os.O_WRONLY | os.O_CREAT)
+        try:
+            os.write(fd, record)
+            os.ftruncate(fd, len(record))
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Give the directory back."""
-        for fd in (self._ledger, self._fd):
-            if fd >= 0:
-                os.close(fd)
-        self._ledger = self._fd = -1
+        os.close(self._fd)
 
     def _lock(self, directory: Path) -> None:
         try:

@@ -2,63 +2,18 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inference.engine.cache.disk import DiskBudget, DiskEvent, DiskEventKind, DiskTier
+from inference.engine.cache.disk import DiskEventKind, DiskTier
 from inference.engine.cache.names import BlockId
-from inference.engine.cache.state import Bytes
-from tests.kv_blocks import (
-    COMPATIBILITY,
-    KEY,
-    PLENTY,
-    ROOT,
-    block,
-    block_files,
-    budget,
-    bytes_in,
-    name,
-    payload,
-    room_for,
-)
+from tests.kv_blocks import COMPATIBILITY, KEY, ROOT, block_files, budget, bytes_in, name, room_for
+from tests.ssd_rig import NOON, PATIENCE, SIZE, Rig, assert_intact, fetch, put
 
-NOON = 1_700_000_000.0
 DAY = 86_400.0
-SIZE = 1160
-"""Of a block's file."""
-PATIENCE = 30.0
-"""Seconds after which a test has failed; no test takes as long."""
-
-
-class Rig:
-    """A tier in a directory of its own, with a clock that is set by hand."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.now = NOON
-        self.events: list[DiskEvent] = []
-        self.tiers: list[DiskTier] = []
-
-    def open(self, budget: DiskBudget | None = None, *, queue_bytes: int = PLENTY) -> DiskTier:
-        tier = DiskTier(
-            self.directory,
-            compatibility=COMPATIBILITY,
-            budget=budget or _PLENTY,
-            on_event=self.events.append,
-            clock=lambda: self.now,
-            queue_bytes=queue_bytes,
-        )
-        self.tiers.append(tier)
-        return tier
-
-    def told(self, kind: DiskEventKind) -> list[bytes]:
-        return [event.name for event in self.events if event.kind is kind]
-
-
-_PLENTY = budget()
 
 
 @pytest.fixture
@@ -67,33 +22,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     yield made
     for tier in made.tiers:
         tier.close()
-
-
-def put(tier: DiskTier, *numbers: int, parent: bytes = ROOT, tokens: int = 64) -> None:
-    for number in numbers:
-        tier.put(block(number, parent=parent, tokens=tokens), payload(number), KEY, "tenant")
-
-
-def fetch(
-    tier: DiskTier, *numbers: int, key_of: Mapping[bytes, bytes] | Callable[[bytes], bytes] = lambda _: KEY
-) -> list[tuple[bytes, Bytes]]:
-    answers: list[list[tuple[bytes, Bytes]]] = []
-    answered = threading.Event()
-
-    def done(found: list[tuple[bytes, Bytes]]) -> None:
-        answers.append(found)
-        answered.set()
-
-    tier.fetch([name(number) for number in numbers], key_of, done)
-    assert answered.wait(PATIENCE)
-    assert len(answers) == 1, "answered twice"
-    return answers[0]
-
-
-def assert_intact(found: Sequence[tuple[bytes, Bytes]], *numbers: int) -> None:
-    assert [which for which, _ in found] == [name(number) for number in numbers]
-    for (_, content), number in zip(found, numbers, strict=True):
-        assert np.array_equal(content, payload(number))
 
 
 def test_what_was_put_is_fetched(rig: Rig) -> None:

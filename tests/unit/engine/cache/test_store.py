@@ -196,6 +196,8 @@ def test_a_ledger_that_is_no_ledger_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "ledger").write_bytes(b"\xff" * 100)
     store = Opened(tmp_path, budget(per_day=1160))
     assert [store.keep(1) == "", store.keep(2) == ""] == [True, False]
+    store.close()
+    assert Opened(tmp_path, budget(per_day=1160)).keep(3) != ""
 
 
 # --- Files that are not as they should be ----------------------------------------------------------------------------
