@@ -148,9 +148,11 @@ def require_capabilities(name: str, version: Version, kind: str, wanted: frozens
         InvalidRequest: the model can't do what is asked of it, now or later.
     """
     able = version.capabilities
-    if kind not in able:
+    if able.isdisjoint(_SERVED_BY[kind]):
         raise InvalidRequest(
-            f"The model '{name}' does not do {_KIND_WORDS.get(kind, kind)}; it does: {_words(able)}.", param="model"
+            f"The model '{name}' does not do {_KIND_WORDS[kind]}; it does: {_words(able)}.",
+            param="model",
+            code="capability_unavailable",
         )
     if not wanted <= able:
         raise InvalidRequest(
@@ -160,7 +162,10 @@ def require_capabilities(name: str, version: Version, kind: str, wanted: frozens
         )
 
 
-_KIND_WORDS = {"chat": "chat completions", "completion": "text completions"}
+_KIND_WORDS = {"chat": "chat completions", "completion": "text completions", "embedding": "embeddings"}
+
+_SERVED_BY = {"chat": {"chat"}, "completion": {"completion"}, "embedding": {"embedding", "completion"}}
+"""Whoever names a model that writes text gets what it makes of a text, too; ``auto`` takes those made for it only."""
 
 
 def _unusable(model: Model, version: Version) -> str:

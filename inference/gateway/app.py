@@ -15,7 +15,8 @@ from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope,
 from inference.gateway.auth import authenticate
 from inference.gateway.call import Call
 from inference.gateway.dispatch import LOAD_WAIT_SECONDS, MAX_WAITING, Dispatcher
-from inference.gateway.handlers import InferenceHandler
+from inference.gateway.embeddings_api import EmbeddingsHandler
+from inference.gateway.handlers import TextHandler
 from inference.gateway.health_api import HealthApi
 from inference.gateway.models_api import ModelsApi
 from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
@@ -114,6 +115,7 @@ class Gateway:
         return {
             "/v1/chat/completions": (post, self._inference(parse.chat, ChatShape)),
             "/v1/completions": (post, self._inference(parse.completion, CompletionShape)),
+            "/v1/embeddings": (post, self._embeddings()),
             "/v1/models": (get, self._guarded(self._models.list_models)),
             "/health": (get, self._health.overall),
             "/health/live": (get, self._health.live),
@@ -137,11 +139,20 @@ class Gateway:
     def _inference(
         self, parser: Callable[[bytes], parse.InferenceRequest], shape: type[ChatShape] | type[CompletionShape]
     ) -> Handler:
-        return InferenceHandler(
+        return TextHandler(
             self.state,
             self.dispatcher,
             parser,
             shape,
+            node_name=self._config.node_name,
+            require_api_key=self._config.require_api_key,
+        )
+
+    def _embeddings(self) -> Handler:
+        return EmbeddingsHandler(
+            self.state,
+            self.dispatcher,
+            parse.embedding,
             node_name=self._config.node_name,
             require_api_key=self._config.require_api_key,
         )

@@ -19,6 +19,7 @@ from inference.gateway.replicas import ReplicaClient
 from inference.gateway.workers import Stream, StreamMessage, WorkerLost, WorkerPool
 from inference.protocol import (
     Accepted,
+    Embed,
     Failed,
     Generate,
     ModelSpec,
@@ -140,7 +141,7 @@ class Dispatcher:
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
-        stream = connection.generate(_work(request, connection.next_id(), request_id, origin, patience_seconds))
+        stream = connection.begin(_work(request, connection.next_id(), request_id, origin, patience_seconds))
         try:
             messages = await (_first_text(stream) if request.stream else stream.whole())
         except BaseException:
@@ -219,7 +220,16 @@ class Dispatcher:
 
 def _work(
     request: InferenceRequest, stream_id: int, request_id: str, origin: Origin, patience_seconds: float
-) -> Generate:
+) -> Generate | Embed:
+    if request.inputs:
+        return Embed(
+            id=stream_id,
+            request_id=request_id,
+            inputs=request.inputs,
+            dimensions=request.dimensions,
+            tenant=origin.tenant,
+            priority=request.priority,
+        )
     return Generate(
         id=stream_id,
         request_id=request_id,

@@ -52,6 +52,20 @@ def filled_string(value: Any, param: str) -> str:
     return value  # type: ignore[no-any-return]
 
 
+def one_of(*allowed: str) -> Check:
+    """One of these words."""
+    words = " or ".join(f'"{word}"' for word in allowed)
+
+    def check(value: Any, param: str) -> str:
+        if type(value) is not str:
+            wrong_type(value, param, words)
+        if value not in allowed:
+            refuse(param, f"must be {words}, not {shown(value)}.")
+        return value
+
+    return check
+
+
 def number(low: float, high: float, *, above_low: bool = False) -> Check:
     """A number from ``low`` to ``high``; ``above_low`` leaves ``low`` itself out."""
     allowed = f"greater than {low:g} and at most {high:g}" if above_low else f"from {low:g} to {high:g}"

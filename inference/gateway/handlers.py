@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -35,15 +36,14 @@ _IGNORED_NAMES = 20
 _IGNORED_LENGTH = 60
 
 
-class InferenceHandler:
-    """Serves one endpoint: ``parse`` reads its bodies, ``shape`` writes its answers."""
+class InferenceHandler(ABC):
+    """Serves one endpoint whose work is a model's: ``parse`` reads its bodies, subclasses write its answers."""
 
     def __init__(
         self,
         state: GatewayState,
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
-        shape: type[Shape],
         *,
         node_name: str,
         require_api_key: bool,
@@ -51,7 +51,6 @@ class InferenceHandler:
         self._state = state
         self._dispatcher = dispatcher
         self._parse = parse
-        self._shape = shape
         self._node_name = node_name
         self._require_api_key = require_api_key
 
@@ -63,7 +62,10 @@ class InferenceHandler:
         origin = origin_of(request, caller, self._state.current().cache_rights)
         with ClientWatch(call):
             begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin)
-            await (self._stream if request.stream else self._whole)(call, request, decision, begun)
+            await self._answer(call, request, decision, begun)
+
+    @abstractmethod
+    async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None: ...
 
     def _authenticate(self, call: Call) -> Caller | None:
         callers = self._state.current().callers
@@ -82,6 +84,40 @@ class InferenceHandler:
             request_id=call.request_id,
         )
         return msgspec.structs.replace(decision, microseconds=microseconds)
+
+    def _headers(
+        self, request: InferenceRequest, decision: Decision, begun: Answer, queue_seconds: float
+    ) -> HeaderList:
+        self._state.count_use(begun.version.model)
+        headers = [
+            *_version_headers(begun.version.model, begun.version.version, decision.strategy),
+            (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
+            (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
+            (b"x-nopenai-queue-ms", b"%.1f" % (queue_seconds * 1000)),
+        ]
+        if request.ignored:
+            headers.append((b"x-nopenai-ignored", _ignored(request.ignored)))
+        return headers
+
+
+class TextHandler(InferenceHandler):
+    """Answers with text, streamed or not: ``shape`` says how it looks."""
+
+    def __init__(
+        self,
+        state: GatewayState,
+        dispatcher: Dispatcher,
+        parse: Callable[[bytes], InferenceRequest],
+        shape: type[Shape],
+        *,
+        node_name: str,
+        require_api_key: bool,
+    ) -> None:
+        super().__init__(state, dispatcher, parse, node_name=node_name, require_api_key=require_api_key)
+        self._shape = shape
+
+    async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
+        await (self._stream if request.stream else self._whole)(call, request, decision, begun)
 
     async def _whole(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
         finished = begun.messages[-1]
@@ -119,20 +155,6 @@ class InferenceHandler:
         version = begun.version
         created = int(time.time())
         return self._shape(call.hex, created, version.model, version.version, include_usage=request.include_usage)
-
-    def _headers(
-        self, request: InferenceRequest, decision: Decision, begun: Answer, queue_seconds: float
-    ) -> HeaderList:
-        self._state.count_use(begun.version.model)
-        headers = [
-            *_version_headers(begun.version.model, begun.version.version, decision.strategy),
-            (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
-            (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
-            (b"x-nopenai-queue-ms", b"%.1f" % (queue_seconds * 1000)),
-        ]
-        if request.ignored:
-            headers.append((b"x-nopenai-ignored", _ignored(request.ignored)))
-        return headers
 
 
 def _events(shape: Shape, messages: Sequence[StreamMessage]) -> bytes:

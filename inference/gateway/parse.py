@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from inference.gateway import fields
+from inference.gateway.inputs import inputs, token_ids
 from inference.gateway.messages import messages, unknown_keys
 from inference.protocol import ChatMessage, Sampling
 from registry.errors import InvalidRequest
@@ -21,15 +22,21 @@ DEFAULT_PRIORITY = 5
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A valid request. Exactly one of ``messages``, ``text`` and ``tokens`` is set."""
+    """A valid request. Exactly one of ``messages``, ``text``, ``tokens`` and ``inputs`` is set."""
 
     kind: str
-    """The capability it needs: ``chat`` or ``completion``."""
+    """The capability it needs: ``chat``, ``completion`` or ``embedding``."""
     model: str | None
     """None: the default model."""
     messages: tuple[ChatMessage, ...] | None = None
     text: str | None = None
     tokens: tuple[int, ...] | None = None
+    inputs: tuple[str | tuple[int, ...], ...] = ()
+    """To embed: texts, or texts that are tokens already."""
+    dimensions: int | None = None
+    """Of the embeddings. None: as many as the model has."""
+    base64: bool = False
+    """How embeddings are written: in base64, or as numbers."""
     max_tokens: int | None = None
     """None: up to the end of the context."""
     stop: tuple[str, ...] = ()
@@ -75,6 +82,23 @@ def completion(body: bytes) -> InferenceRequest:
         tokens=prompt if type(prompt) is tuple else None,
         max_tokens=values.get("max_tokens", COMPLETION_MAX_TOKENS),
         echo=values.get("echo", False),
+    )
+
+
+def embedding(body: bytes) -> InferenceRequest:
+    """A body of ``/v1/embeddings``. Raises as :func:`chat`."""
+    values, ignored = _check(_decode(body), _EMBEDDING)
+    if "input" not in values:
+        fields.refuse("input", "is missing; it is a string, an array of strings, or an array of token ids.")
+    return InferenceRequest(
+        kind="embedding",
+        model=values.get("model"),
+        inputs=values["input"],
+        dimensions=values.get("dimensions"),
+        base64=values.get("encoding_format") == "base64",
+        capabilities=values.get("capabilities", _NONE),
+        priority=values.get("priority", DEFAULT_PRIORITY),
+        ignored=tuple(ignored),
     )
 
 
@@ -158,19 +182,10 @@ def _prompt(value: Any, param: str) -> str | tuple[int, ...]:
         fields.refuse(param, "must not be empty.")
     first = value[0]
     if not isinstance(first, str | list):
-        return _tokens(value, param)
+        return token_ids(value, param)
     if len(value) > 1:
         fields.refuse(param, f"holds {len(value)} prompts; one request completes one prompt: send them apart.")
-    return first if isinstance(first, str) else _tokens(first, f"{param}[0]")
-
-
-def _tokens(value: list[Any], param: str) -> tuple[int, ...]:
-    if not value:
-        fields.refuse(param, "must not be empty.")
-    for position, token in enumerate(value):
-        if type(token) is not int or not 0 <= token < 2**31:
-            fields.refuse(f"{param}[{position}]", f"must be a token id, not {fields.shown(token)}.")
-    return tuple(value)
+    return first if isinstance(first, str) else token_ids(first, f"{param}[0]")
 
 
 _MOST_TOKENS = 2**31 - 1
@@ -230,4 +245,13 @@ _COMPLETION: dict[str, fields.Check] = {
     "best_of": fields.unserved('one request gives one choice, "best_of": 1.', 1),
     "logprobs": fields.unserved("probabilities are not served yet; leave it out."),
     "suffix": fields.unserved("text can't be inserted before a suffix yet; leave it out.", ""),
+}
+
+_EMBEDDING: dict[str, fields.Check] = {
+    "model": fields.filled_string,
+    "input": inputs,
+    "dimensions": fields.whole(1, _MOST_TOKENS),
+    "encoding_format": fields.one_of("float", "base64"),
+    "capabilities": fields.words,
+    "priority": fields.whole(0, 10),
 }

@@ -16,6 +16,7 @@ from inference.protocol import (
     CacheReport,
     Cancel,
     Delta,
+    Embed,
     Embedded,
     Failed,
     Finished,
@@ -152,7 +153,7 @@ class WorkerConnection(asyncio.Protocol):
         self._last_id += 1
         return self._last_id
 
-    def generate(self, message: Generate) -> Stream:
+    def begin(self, message: Generate | Embed) -> Stream:
         """Send a request whose id is from :meth:`next_id`. Raises WorkerLost."""
         if self.closed or self._transport is None:
             raise WorkerLost("the worker's connection is closed")

@@ -55,7 +55,7 @@ def connected() -> tuple[WorkerConnection, Wire]:
 
 def begin(connection: WorkerConnection) -> tuple[int, Stream]:
     stream_id = connection.next_id()
-    return stream_id, connection.generate(Generate(id=stream_id, request_id="r", text="x"))
+    return stream_id, connection.begin(Generate(id=stream_id, request_id="r", text="x"))
 
 
 def text(stream_id: int, word: str) -> Delta:
