@@ -9,6 +9,7 @@ A budget is confirmed by being reported, so a worker whose last one is not confi
 the one before could not be told from that of the one after.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -16,7 +17,6 @@ from msgspec.structs import replace
 
 from inference.protocol import TierReport
 from registry.cache.eviction import EvictionPolicy, Holding, limits, step, transition, wanted
-from registry.cache.parts import divided
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -47,20 +47,15 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     least_uses: int | None = None
 
 
-class Entitlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model may take of a tier, in bytes."""
-
-    share: int
-    ceiling: int | None = None
-    """Never more than this, however much is free. None: no such bound."""
-
-
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
-    """What is decided elsewhere about one tier of this node."""
+    """What is decided elsewhere about one tier of this node, in bytes."""
 
     bytes: int
     """What all models together may take."""
-    models: Mapping[str, Entitlement]
+    shares: Mapping[str, int]
+    """What each model is owed. One that is not named is owed nothing; it may borrow what is free."""
+    ceiling: int | None = None
+    """No model gets more than this, however much is free. None: no such bound."""
     policy: EvictionPolicy
 
 
@@ -74,10 +69,6 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     trim: dict[str, int]
     """What those that do not run may keep."""
     gave_way: str | None
-
-
-NOBODY = Entitlement(share=0)
-"""Of a model that nobody decided about: it may borrow what is free."""
 
 
 def said(grant: Grant, budget: int) -> Grant:
@@ -96,13 +87,13 @@ def heard(grant: Grant, report: TierReport) -> Grant:
 
 def decide(seats: Sequence[Seat], tier: Tier, *, after: str | None) -> Round:
     """One round over a tier. ``after`` is the ``gave_way`` of the round before."""
-    entitled = _divided(seats, tier.models)
-    holdings = [_holding(seat, entitled[seat.name], tier.bytes) for seat in seats]
+    versions = Counter(seat.model for seat in seats)
+    holdings = [_holding(seat, tier, versions[seat.model]) for seat in seats]
     decision = limits(holdings, tier.bytes, tier.policy, after=after)
     in_force = {seat.name: seat.grant.in_force if seat.running else seat.held for seat in seats}
     now = transition(decision.limits, in_force, tier.bytes)
     return Round(
-        shares={name: entitlement.share for name, entitlement in entitled.items()},
+        shares={holding.model: holding.share for holding in holdings},
         limits=decision.limits,
         say={seat.name: now[seat.name] for seat in seats if _is_news(seat, now[seat.name])},
         trim={seat.name: now[seat.name] for seat in seats if not seat.running and now[seat.name] < seat.held},
@@ -114,30 +105,16 @@ def _is_news(seat: Seat, budget: int) -> bool:
     return seat.running and seat.grant.confirmed and budget != seat.grant.said
 
 
-def _divided(seats: Sequence[Seat], models: Mapping[str, Entitlement]) -> dict[str, Entitlement]:
-    """Versions of one model have equal parts of what it is entitled to."""
-    versions: dict[str, list[str]] = {}
-    for seat in seats:
-        versions.setdefault(seat.model, []).append(seat.name)
-    entitled: dict[str, Entitlement] = {}
-    for model, names in versions.items():
-        whole, parts = models.get(model, NOBODY), [1] * len(names)
-        shares = divided(whole.share, parts)
-        ceilings = [None] * len(names) if whole.ceiling is None else divided(whole.ceiling, parts)
-        for name, share, ceiling in zip(names, shares, ceilings, strict=True):
-            entitled[name] = Entitlement(share=share, ceiling=ceiling)
-    return entitled
-
-
-def _holding(seat: Seat, entitled: Entitlement, tier_bytes: int) -> Holding:
-    """Nobody is there to fill what a version that does not run would be lent."""
-    ceilings = [bound for bound in (entitled.ceiling, None if seat.running else seat.held) if bound is not None]
-    wants = wanted(held=seat.held, limit=seat.grant.said, grew=seat.grew, step=step(tier_bytes)) if seat.running else 0
+def _holding(seat: Seat, tier: Tier, versions: int) -> Holding:
+    """Versions of one model have equal parts of what it is owed. One that does not run can't fill what it is lent."""
+    part = None if tier.ceiling is None else tier.ceiling // versions
+    bounds = [bound for bound in (part, None if seat.running else seat.held) if bound is not None]
+    wants = wanted(held=seat.held, limit=seat.grant.said, grew=seat.grew, step=step(tier.bytes)) if seat.running else 0
     return Holding(
         model=seat.name,
         bytes=seat.held,
-        share=entitled.share,
-        ceiling=min(ceilings, default=None),
+        share=tier.shares.get(seat.model, 0) // versions,
+        ceiling=min(bounds, default=None),
         wants=wants,
         weights_bytes=seat.weights_bytes,
         least_recent_use=seat.least_recent_use,

@@ -72,6 +72,11 @@ def survey(root: Path) -> dict[str, OnDisk]:
     return {}
 
 
+def free_bytes(root: Path) -> int:
+    """On the disk where the directory is, or will be. Raises OSError."""
+    return shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
+
+
 def measure(directory: Path) -> OnDisk:
     blocks = list(_blocks(directory))
     return OnDisk(

@@ -6,12 +6,13 @@
     disk ──what lies there────►│ (:mod:`.cache_budgets`) └──trim, drop──► disk, in a thread
 
 Level-triggered: a round looks at all that is known, so a lost event costs only time. Without PostgreSQL the last known
-shares stay in force, and before any was read :func:`default_reading`.
+shares stay in force, and before any was read those of :func:`default_reading`.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,15 +24,14 @@ from inference.supervisor import cache_disk
 from inference.supervisor.cache_budgets import Round, Tier, decide
 from inference.supervisor.cache_disk import OnDisk
 from inference.supervisor.cache_versions import CacheUse, KnownVersion, VersionCache
+from registry.cache.allocation import Machine, sizes
+from registry.cache.configuration import CacheAllocation
 from registry.cache.eviction import EvictionPolicy
 
 log = structlog.get_logger(module="supervisor")
 
 PUBLISH_SECONDS = 0.25
 _UPKEEP_SECONDS = 10.0
-
-_DEFAULT_RAM_PERCENT = 20
-_DEFAULT_SSD_BYTES = 10 * 1024**3
 
 
 class CacheReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,15 +43,16 @@ class CacheReading(msgspec.Struct, frozen=True, kw_only=True):
     """Every version there is, by the name of its directory. None: it is not known, so nothing is dropped."""
 
 
-def default_reading(node_ram_bytes: int) -> CacheReading:
-    """Until SQL was read: a fifth of the node's RAM budget and 10 GiB on SSD. Nobody has a share of them; whoever runs
-    borrows an equal part, and the least recently used goes first."""
-    ram_bytes = node_ram_bytes * _DEFAULT_RAM_PERCENT // 100
-    return CacheReading(
-        ram=Tier(bytes=ram_bytes, models={}, policy=EvictionPolicy.LRU),
-        ssd=Tier(bytes=_DEFAULT_SSD_BYTES, models={}, policy=EvictionPolicy.LRU),
-        catalogue=None,
+def default_reading(machine: Machine) -> CacheReading:
+    """Until SQL was read: as large as it is where nobody has configured anything. No model is owed a share of it;
+    whoever runs borrows an equal part, and the least recently used goes first."""
+    config = CacheAllocation()
+    size = sizes(config, machine)
+    ram, ssd = (
+        Tier(bytes=each.effective_bytes, shares={}, policy=config.global_eviction_policy)
+        for each in (size.ram, size.ssd)
     )
+    return CacheReading(ram=ram, ssd=ssd, catalogue=None)
 
 
 class Caching:
@@ -67,11 +68,14 @@ class Caching:
     ) -> None:
         """``root`` holds a directory for each version. ``publish`` is called when :meth:`view` has changed,
         ``record_use`` gets what was used since it was called last, by model."""
+        self.disk_bytes: int | None = None
+        """Free on the caches' disk, their own blocks counted as free. None: not looked at yet."""
         self._root = root
+        self._node_ram_bytes = node_ram_bytes
         self._publish = publish
         self._record_use = record_use
         self._loop = asyncio.get_running_loop()
-        self._reading = default_reading(node_ram_bytes)
+        self._reading = default_reading(Machine(ram_bytes=node_ram_bytes, disk_bytes=0))
         self._configured = False
         self._surveyed = False
         self._versions: dict[str, VersionCache] = {}
@@ -88,13 +92,11 @@ class Caching:
     async def run(self) -> None:
         """Look at the disk, and keep it within its limits, for ever."""
         while True:
-            try:
+            await self._tend_disk()
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_UPKEEP_SECONDS):
                     await self._disk_due.wait()
-            except TimeoutError:
-                self._keep_up()
-            else:
-                await self._tend_disk()
+            self._keep_up()
 
     # What happens
 
@@ -200,8 +202,6 @@ class Caching:
     def _keep_up(self) -> None:
         """What time alone brings."""
         self._note_use()
-        if self._trim:  # it did not succeed
-            self._disk_due.set()
         now = self._loop.time()
         forgotten = [cache.forget_old(now) for cache in self._versions.values()]
         if any(forgotten):
@@ -219,15 +219,21 @@ class Caching:
     # The disk
 
     async def _tend_disk(self) -> None:
-        """Delete what must go, then see what is there."""
+        """Delete what must go, then see what is there. Nothing else changes the directories of those who don't run, so
+        all of it is looked at only when we have changed something."""
+        due = self._disk_due.is_set() or bool(self._trim)
         self._disk_due.clear()
-        catalogue = self._reading.catalogue
         try:
-            found = await asyncio.to_thread(partial(_tend, self._root, self._trim, catalogue, self._may_touch))
+            if due:
+                tend = partial(_tend, self._root, self._trim, self._reading.catalogue, self._may_touch)
+                self._found(await asyncio.to_thread(tend))
+            free = await asyncio.to_thread(cache_disk.free_bytes, self._root)
         except OSError as fault:
-            log.warning("The caches' directory can't be read", directory=str(self._root), reason=str(fault))
-            found = {}
-        self._found(found)
+            log.warning("The caches' directory can't be used", directory=str(self._root), reason=str(fault))
+        else:
+            self._measured(free)
+        self._surveyed = True
+        self._round()
 
     def _found(self, found: Mapping[str, OnDisk]) -> None:
         for name in found.keys() - self._versions.keys():
@@ -238,8 +244,11 @@ class Caching:
             self._describe(cache)
             if cache.empty:
                 del self._versions[name]
-        self._surveyed = True
-        self._round()
+
+    def _measured(self, free_bytes: int) -> None:
+        self.disk_bytes = free_bytes + sum(cache.ssd_seat().held for cache in self._versions.values())
+        if not self._configured:
+            self._reading = default_reading(Machine(ram_bytes=self._node_ram_bytes, disk_bytes=self.disk_bytes))
 
     def _named(self, name: str) -> tuple[str, str]:
         known = (self._reading.catalogue or {}).get(name)

@@ -15,9 +15,11 @@ from functools import partial
 import msgspec
 import psycopg
 import structlog
+from msgspec.structs import replace
 from psycopg.conninfo import make_conninfo
 
 from inference.protocol import ModelSpec
+from inference.supervisor.cache_sql import caches_read, use_write
 from inference.supervisor.cache_versions import CacheUse
 from inference.supervisor.caching import CacheReading
 from inference.supervisor.events import Wish, WishesRead
@@ -53,12 +55,15 @@ class NodeTaken(Exception):
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     ram_budget_mb: int
+    disk_bytes: int | None = None
+    """Free for the cache on the disk of its data directory; None: not known yet."""
 
 
 class Reading(msgspec.Struct, frozen=True):
     registered: bool
     """The node was unknown until now, so no observation of it is there."""
     wishes: tuple[Wish, ...]
+    caches: CacheReading
 
 
 class Store:
@@ -71,12 +76,14 @@ class Store:
         *,
         post: Callable[[WishesRead], None],
         read_caches: Callable[[CacheReading], None],
+        disk_bytes: Callable[[], int | None],
         rival_seconds: float,
     ) -> None:
         self._node = node
         self._database_url = database_url
         self._post = post
         self._read_caches = read_caches
+        self._disk_bytes = disk_bytes
         self._rival_seconds = rival_seconds
         self._rival_since: float | None = None
         self._sql = SqlThread("sql of the store")
@@ -99,8 +106,7 @@ class Store:
 
     def record_use(self, counts: Mapping[str, CacheUse]) -> None:
         """By model; what was counted since the last call."""
-        for model, use in counts.items():
-            self._use[model] = self._use.get(model, CacheUse()) + use
+        self._add_use(counts)
         self._changed.set()
 
     async def run(self) -> None:
@@ -195,17 +201,21 @@ class Store:
         unwritten, self._unwritten = self._unwritten, set()
         revived, self._revived = self._revived, set()
         observations = [self._newest[pk] for pk in unwritten]
-        write_and_read = partial(_write_and_read, self._node, not self._registered, observations, sorted(revived))
+        use, self._use = self._use, {}
+        node = replace(self._node, disk_bytes=self._disk_bytes())
+        write_and_read = partial(_write_and_read, node, not self._registered, observations, sorted(revived), use)
         try:
             reading = await self._sql.call(write_and_read, seconds=seconds)
         except BaseException as fault:
             self._unwritten |= unwritten
             self._revived |= revived
+            self._add_use(use)  # counted twice if only the answer was lost: a share is no invoice
             if isinstance(fault, Exception) and not isinstance(fault, DatabaseAway):
                 # A fault of ours is no reason to stop serving models.
                 raise DatabaseAway(f"{type(fault).__name__}: {fault}") from fault
             raise
         self._registered = True
+        self._read_caches(reading.caches)
         if reading.registered:
             # Registering made every replica cold, and this reading was of a node without observations.
             self._unwritten.update(self._newest)
@@ -213,6 +223,10 @@ class Store:
             self._changed.set()
         else:
             self._post(WishesRead(read_at=read_at, wishes=reading.wishes))
+
+    def _add_use(self, counts: Mapping[str, CacheUse]) -> None:
+        for model, use in counts.items():
+            self._use[model] = self._use.get(model, CacheUse()) + use
 
     def _say_away(self, reason: str) -> None:
         if not self._away:
@@ -225,13 +239,21 @@ class Store:
             log.info("States are recorded again")
 
 
-def _write_and_read(node: NodeIdentity, register: bool, observations: list[Observation], revived: list[int]) -> Reading:
-    """One exchange. Runs in the thread; every part may be repeated."""
+def _write_and_read(
+    node: NodeIdentity,
+    register: bool,
+    observations: list[Observation],
+    revived: list[int],
+    use: Mapping[str, CacheUse],
+) -> Reading:
+    """One exchange. Runs in the thread; every part but the last may be repeated."""
     register = register or not Node.objects.filter(name=node.name).exists()
     if register:
-        services.node_register(name=node.name, ram_budget_mb=node.ram_budget_mb, pid=os.getpid())
+        services.node_register(
+            name=node.name, ram_budget_mb=node.ram_budget_mb, pid=os.getpid(), disk_bytes=node.disk_bytes
+        )
     else:
-        services.node_heartbeat(name=node.name)
+        services.node_heartbeat(name=node.name, disk_bytes=node.disk_bytes)
     for version_pk in revived:
         services.replica_revive(node=node.name, version_pk=version_pk)
     for seen in observations:
@@ -244,7 +266,10 @@ def _write_and_read(node: NodeIdentity, register: bool, observations: list[Obser
             restarts=seen.restarts,
         )
     desired = selectors.replicas_desired(node.name)
-    return Reading(register, tuple(_wish(replica, _barred(desired)) for replica in desired))
+    wishes = tuple(_wish(replica, _barred(desired)) for replica in desired)
+    caches = caches_read(node.name)
+    use_write(use)
+    return Reading(register, wishes, caches)
 
 
 def _barred(desired: list[DesiredReplica]) -> frozenset[int]:

@@ -78,6 +78,7 @@ class Supervisor:
             settings.database_url,
             post=self.post,
             read_caches=self._caching.read,
+            disk_bytes=lambda: self._caching.disk_bytes,
             rival_seconds=settings.rival_seconds,
         )
         self._discovery = Discovery(settings.models_dirs, starter_model=settings.starter_model)

@@ -1,0 +1,54 @@
+"""What SQL and the caches of this node tell each other. Runs in the store's thread."""
+
+from collections.abc import Mapping
+
+from inference.supervisor.cache_budgets import Tier
+from inference.supervisor.cache_disk import directory_name
+from inference.supervisor.cache_versions import CacheUse, KnownVersion
+from inference.supervisor.caching import CacheReading
+from registry.cache.selectors import NodeCache
+from registry.cache.services import UseCount, cache_node_current, cache_use_add
+from registry.models import Version
+
+
+def caches_read(node: str) -> CacheReading:
+    """What is decided for this node, which has been registered."""
+    decided = cache_node_current(node=node)
+    assert decided is not None
+    return CacheReading(ram=_ram(decided), ssd=_ssd(decided), catalogue=_catalogue())
+
+
+def use_write(counts: Mapping[str, CacheUse]) -> None:
+    """Add what was asked of each model since the last time."""
+    cache_use_add(
+        counts={
+            model: UseCount(prompt_tokens=use.prompt_tokens, cached_tokens=use.cached_tokens, requests=use.requests)
+            for model, use in counts.items()
+        }
+    )
+
+
+def _ram(decided: NodeCache) -> Tier:
+    return Tier(
+        bytes=decided.sizes.ram.effective_bytes,
+        shares={model: share.ram_bytes for model, share in decided.shares.items()},
+        ceiling=decided.config.per_model_quota.ram_bytes,
+        policy=decided.config.global_eviction_policy,
+    )
+
+
+def _ssd(decided: NodeCache) -> Tier:
+    return Tier(
+        bytes=decided.sizes.ssd.effective_bytes,
+        shares={model: share.ssd_bytes for model, share in decided.shares.items()},
+        ceiling=decided.config.per_model_quota.ssd_bytes,
+        policy=decided.config.global_eviction_policy,
+    )
+
+
+def _catalogue() -> dict[str, KnownVersion]:
+    rows = Version.objects.select_related("model").only("model__name", "major", "minor", "patch", "size_bytes")
+    versions = [
+        KnownVersion(pk=row.pk, model=row.model.name, version=row.number, size_bytes=row.size_bytes) for row in rows
+    ]
+    return {directory_name(version.model, version.version): version for version in versions}
