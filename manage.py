@@ -34,6 +34,9 @@ def run() -> int:
 
         supervise()
 
+    if concerns_a_running_server(sys.argv[1:]):
+        adopt_running_settings()
+
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings")
     from django.core.management import execute_from_command_line
 
@@ -42,6 +45,23 @@ def run() -> int:
     logs.configure("WARN")  # commands say on standard output what they do; services (`prepare`) set up their own
     execute_from_command_line(sys.argv)
     return 0
+
+
+def concerns_a_running_server(arguments: list[str]) -> bool:
+    """Not what makes a database ready to be served, what changes code, and what asks for help."""
+    alone = ("prepare", "makemigrations", "spectacular", "help", "version")
+    return bool(arguments) and arguments[0] not in alone and not {"-h", "--help", "--version"} & set(arguments)
+
+
+def adopt_running_settings() -> None:
+    """Reach the server that runs, whatever shell its settings were given in."""
+    from nopenai_site import running
+
+    meant, missing = running.missing_settings(os.environ, running.found())
+    if meant is not None and missing:
+        os.environ |= missing
+        shown = " ".join(f"{name}={value}" for name, value in missing.items())
+        print(f"With the settings of the server that runs with pid {meant.pid}: {shown}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ def examine(environment: Environment) -> Iterator[Finding]:
 
 def _directories(environment: Environment) -> Iterator[Finding]:
     data_dir = environment.data_dir
+    if not data_dir.exists():
+        yield Finding("data directory", f"{data_dir} does not exist yet; the first start makes it")
+        return
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         yield Finding("data directory", f"{data_dir} can't be written", "Set NOPENAI_DATA_DIR, or its owner, right")
         return
@@ -102,7 +105,11 @@ def _running(environment: Environment) -> Iterator[Finding]:
     if pid is not None:
         yield Finding("up", f"runs with pid {pid}")
     elif not _should_answer(environment):
-        yield Finding("up", "is not running, so there is less to examine", "make run")
+        yield Finding(
+            "up",
+            f"no server runs with the data directory {environment.data_dir}, so there is less to examine",
+            "Start it with `make run`. If it runs, give doctor its environment (NOPENAI_DATA_DIR), and run as its user",
+        )
 
 
 def _should_answer(environment: Environment) -> bool:

@@ -105,9 +105,9 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
     environment = Environment(
         database_url=reader.read("DATABASE_URL", None, _url("postgresql", "postgres")),
         redis_url=reader.read("REDIS_URL", None, _url("redis", "rediss", "unix")),
-        data_dir=reader.read("NOPENAI_DATA_DIR", PROJECT_ROOT / "var", _path),
+        data_dir=reader.read("NOPENAI_DATA_DIR", PROJECT_ROOT / "var", path),
         models_dirs=reader.read("NOPENAI_MODELS_DIR", (PROJECT_ROOT / "vendor" / "layerModels",), _paths),
-        log_dir=reader.read("NOPENAI_LOG_DIR", PROJECT_ROOT / "logs", _path),
+        log_dir=reader.read("NOPENAI_LOG_DIR", PROJECT_ROOT / "logs", path),
         starter_model=reader.read("NOPENAI_STARTER_MODEL", True, _flag),
         host=host,
         port=reader.read("NOPENAI_PORT", 8080, _whole(1, 65_535)),
@@ -160,12 +160,13 @@ def _text(raw: str) -> str:
     return raw
 
 
-def _path(raw: str) -> Path:
+def path(raw: str) -> Path:
+    """A path as it stands in a variable: relative to the project's root."""
     return (PROJECT_ROOT / Path(raw).expanduser()).resolve()
 
 
 def _paths(raw: str) -> tuple[Path, ...]:
-    return tuple(_path(part) for part in raw.split(":") if part)
+    return tuple(path(part) for part in raw.split(":") if part)
 
 
 def _flag(raw: str) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from nopenai_site import environment, logs
+from nopenai_site.secret_key import secret_key_make
 from nopenai_site.up.privileges import die_with_parent
 
 ENVIRONMENT = environment.load()
+secret_key_make(ENVIRONMENT.data_dir)
 
 
 class JsonLogger(Logger):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 They import half of what the web process does, which is most of their start-up time and memory.
 """
 
+from django.utils.functional import SimpleLazyObject
 from psycopg.conninfo import conninfo_to_dict
 
 from nopenai_site import environment
@@ -11,7 +12,8 @@ from nopenai_site.secret_key import secret_key
 NOPENAI = environment.load()
 
 BASE_DIR = environment.PROJECT_ROOT
-SECRET_KEY = secret_key(NOPENAI.data_dir)
+# Read when it is first needed: most commands and processes never sign or seal anything.
+SECRET_KEY = SimpleLazyObject(lambda: secret_key(NOPENAI.data_dir))
 DEBUG = False
 ALLOWED_HOSTS: list[str] = []
 

@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError
 
-from registry.errors import ApiError
+from registry.errors import ApiError, first_line
 
 Action = Callable[[dict[str, Any]], None]
 
@@ -25,13 +26,22 @@ class OperatorCommand(BaseCommand, ABC):
         except ApiError as fault:
             raise CommandError(fault.message) from fault
         except (OperationalError, InterfaceError) as fault:
-            raise CommandError(
-                "PostgreSQL can't be reached. The embedded one runs while the server does: start it with `make run`, "
-                f"or check DATABASE_URL. ({str(fault).strip()})"
-            ) from fault
+            raise CommandError(_unreachable(fault)) from fault
 
     def table(self, rows: Sequence[tuple[str, ...]]) -> None:
         """Columns as wide as their widest cell; the first row is the head."""
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _unreachable(fault: Exception) -> str:
+    """Where the database was looked for, and how to look elsewhere."""
+    own = settings.NOPENAI
+    if own.database_url:
+        return f"PostgreSQL can't be reached: check DATABASE_URL. ({first_line(fault)})"
+    return (
+        f"PostgreSQL can't be reached. The embedded one of the data directory {own.data_dir} was looked for; it runs "
+        "while the server does: start it with `make run`. If the server runs with other settings, give this command "
+        f"the same environment (NOPENAI_DATA_DIR, DATABASE_URL). ({first_line(fault)})"
+    )

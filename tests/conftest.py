@@ -14,6 +14,7 @@ import django
 import pytest
 
 from nopenai_site import environment
+from nopenai_site.secret_key import secret_key_make
 from tests.services import running_services
 
 _FOLDERS = ("unit", "integration", "acceptance")
@@ -34,6 +35,7 @@ def _isolate() -> environment.Environment:
     os.environ["DATABASE_URL"] = environment.embedded_database_url(loaded)
     os.environ["REDIS_URL"] = environment.embedded_redis_url(loaded)
     # Named in pyproject.toml, pytest-django would load the settings before this file is read.
+    secret_key_make(loaded.data_dir)
     os.environ["DJANGO_SETTINGS_MODULE"] = "nopenai_site.settings"
     return environment.load()
 

@@ -8,12 +8,14 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nopenai_site import environment as settings
+from nopenai_site import running
 from nopenai_site.environment import BadEnvironment, Environment
 from nopenai_site.up import report
 from nopenai_site.up.directories import DirectoryFault, make_private
@@ -74,15 +76,40 @@ def _serve(environment: Environment, listening: socket.socket, lock: int, journa
         environment, listening=listening, lock=lock, journal=journal, say=_say, began_at=began_at
     )
     try:
-        asyncio.run(installation.run())
+        with _announced(environment, journal):
+            asyncio.run(installation.run())
     except StartFault as fault:
         return _refuse(fault.status, str(fault))
     except (NeverReady, PostgresFault, RedisFault, NoAccount, DirectoryFault, OSError) as fault:
         return _refuse(FAILED, str(fault))
     finally:
+        _remove_sockets(environment)
         journal.close()
     _say("Stopped.")
     return 0
+
+
+@contextlib.contextmanager
+def _announced(environment: Environment, journal: Journal) -> Iterator[None]:
+    """Let operators' commands in other shells find this server. It serves without that, too."""
+    record = None
+    try:
+        record = running.announce(environment, os.environ, pid=os.getpid())
+    except (OSError, DirectoryFault) as fault:
+        journal.log(
+            "INFO", "Commands must be given the server's settings: they can't be written down", reason=str(fault)
+        )
+    try:
+        yield
+    finally:
+        if record is not None:
+            record.unlink(missing_ok=True)
+
+
+def _remove_sockets(environment: Environment) -> None:
+    """Whatever is outside the data directory is not left behind."""
+    if not environment.run_dir.is_relative_to(environment.data_dir):
+        shutil.rmtree(environment.run_dir, ignore_errors=True)
 
 
 def _say(text: str) -> None:

@@ -3,10 +3,13 @@
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from nopenai_site import environment
+from nopenai_site.environment import PROJECT_ROOT
 from tests.installation import Installation, wait_until
 from tests.services import running_services
 
@@ -121,13 +124,23 @@ def test_the_doctor_finds_nothing_to_do_on_a_running_installation(installation: 
         assert f"ok    {subject}" in examined.stdout
 
 
+def test_a_command_from_another_shell_learns_the_servers_settings(installation: Installation) -> None:
+    given = {"PATH": installation.environment["PATH"], "NOPENAI_DATA_DIR": str(installation.data_dir)}
+    examined = subprocess.run(
+        [sys.executable, "manage.py", "doctor"], cwd=PROJECT_ROOT, env=given, capture_output=True, text=True, timeout=60
+    )
+    assert f"gateway: {installation.url} is ready" in examined.stdout
+    (said,) = [line for line in examined.stderr.splitlines() if line.startswith("With the settings of the server")]
+    assert f"pid {installation.pid}:" in said and f"NOPENAI_PORT={installation.port}" in said
+
+
 def test_the_doctor_names_each_fault_with_what_to_do(own_installation: Maker) -> None:
     absent = own_installation(NOPENAI_STARTER_MODEL="0")
     absent.data_dir.mkdir(mode=0o755)
     examined = absent.command("doctor")
     assert examined.returncode == 1
     assert f"fault data directory: others may look into {absent.data_dir}\n      → chmod 700" in examined.stdout
-    assert "fault up: is not running, so there is less to examine\n      → make run" in examined.stdout
+    assert f"fault up: no server runs with the data directory {absent.data_dir}" in examined.stdout
     assert "fault models: there is none to serve\n      → Put a GGUF into" in examined.stdout
 
 

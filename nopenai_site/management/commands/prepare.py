@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand
 from django.db import OperationalError, connection
 
 from nopenai_site import logs
+from nopenai_site.secret_key import secret_key_make
 from registry.errors import first_line
 
 UNREACHABLE = 5
@@ -34,6 +35,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, report_fd: int | None = None, **options: Any) -> None:
         logs.configure(settings.NOPENAI.log_level, module="prepare")
+        secret_key_make(settings.NOPENAI.data_dir)  # migrations seal with it
         fault = unreachable()
         if fault is not None:
             self._report(report_fd, {"fault": fault})

@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand
 
 from nopenai_site import logs
 from nopenai_site.environment import PROJECT_ROOT, Environment
+from nopenai_site.secret_key import secret_key_make
 
 if TYPE_CHECKING:
     from inference.supervisor.supervisor import Settings
@@ -42,6 +43,7 @@ def serve(adapt: "Callable[[Settings], Settings]" = lambda settings: settings) -
     """Supervise until told to stop. ``adapt`` is for tests, which bring other workers and shorter times."""
     environment: Environment = settings.NOPENAI
     logs.configure(environment.log_level, module="supervisor")
+    secret_key_make(environment.data_dir)
     asyncio.run(_run_and_exit(adapt(_settings(environment)), environment))
     raise AssertionError("the line above does not return")
 
