@@ -14,6 +14,7 @@ from django.db import connection
 from inference.protocol import (
     PROTOCOL_VERSION,
     Caches,
+    CacheView,
     Demand,
     FrameDecoder,
     ModelSpec,
@@ -71,15 +72,33 @@ class Gateway:
                             if replica.state in states:
                                 return replica
 
+    async def until_cached(self, spec: ModelSpec, true: Callable[[CacheView], bool]) -> CacheView:
+        """Read until a version's cache is as the test wants it."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                for cache in self.caches[-1].caches if self.caches else ():
+                    if (cache.model, cache.version) == (spec.model, spec.version) and true(cache):
+                        return cache
+                await self._read()
+
+    async def until_caches(self, true: Callable[[Caches], bool]) -> Caches:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not self.caches or not true(self.caches[-1]):
+                await self._read()
+        return self.caches[-1]
+
     async def read(self) -> list[Replicas]:
         """The next views of the replicas; those of the caches are kept aside."""
         while True:
-            messages = await read_messages(self._reader, self._decoder)
-            if not messages:
-                raise EOFError("the supervisor closed the connection")
-            self.caches += [message for message in messages if isinstance(message, Caches)]
-            if views := [message for message in messages if isinstance(message, Replicas)]:
+            if views := await self._read():
                 return views
+
+    async def _read(self) -> list[Replicas]:
+        messages = await read_messages(self._reader, self._decoder)
+        if not messages:
+            raise EOFError("the supervisor closed the connection")
+        self.caches += [message for message in messages if isinstance(message, Caches)]
+        return [message for message in messages if isinstance(message, Replicas)]
 
 
 class NodeProcess:
