@@ -1,23 +1,24 @@
 """Chat templates: the model's own Jinja program, rendered in a sandbox.
 
-A GGUF is a file from the internet, and so is the template in it. The sandbox refuses attribute tricks and writes; what
-it does not stop (long loops, huge output) is bounded here.
+A GGUF is a file from the internet, and so is the template in it. Jinja's sandbox refuses attribute tricks and writes;
+what it does not stop is bounded by :mod:`inference.engine.bounded_jinja`.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from inference.protocol import ChatMessage
+from inference.engine.bounded_jinja import BoundedEnvironment, Exhausted
+from inference.engine.tools.described import tool_object
+from inference.protocol import ChatMessage, Tool
 
-MAX_RENDER_SECONDS = 5.0
 MAX_RENDER_CHARACTERS = 64 * 1024 * 1024
+
+
+_PYTHON_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 
 
 class TemplateFault(Exception):
@@ -29,41 +30,84 @@ class ChatTemplate:
         """Raises:
         TemplateFault: the template has a syntax error.
         """
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _tojson
-        environment.globals |= {
+        self._environment = BoundedEnvironment()
+        self._environment.filters["tojson"] = _tojson
+        self._environment.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
             "bos_token": bos_token,
             "eos_token": eos_token,
         }
+        self._environment.begin()
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as fault:
+            self._template = self._environment.from_string(source)
+        except (jinja2.TemplateError, Exhausted, *_PYTHON_FAULTS) as fault:
             raise TemplateFault(f"the model's chat template is broken: {fault}") from fault
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True
+    ) -> str:
         """The prompt for the assistant's next message, or the messages alone.
 
         Raises:
             TemplateFault: the template refused the messages (roles in an order it does not know, say) or ran too long.
         """
-        given = [
-            {"role": message.role, "content": message.content} | ({"name": message.name} if message.name else {})
-            for message in messages
-        ]
-        deadline = time.monotonic() + MAX_RENDER_SECONDS
+        variables = {
+            "tools": [tool_object(tool) for tool in tools] or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            return self._render([_given(message, parse=True) for message in messages], variables)
+        except TemplateFault:
+            if not any(message.tool_calls for message in messages):
+                raise
+        # Most templates want a call's arguments as an object, some as the text that the model wrote.
+        return self._render([_given(message, parse=False) for message in messages], variables)
+
+    def _render(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
         parts: list[str] = []
         length = 0
+        self._environment.begin()
         try:
-            for part in self._template.generate(messages=given, add_generation_prompt=add_generation_prompt):
+            for part in self._template.generate(messages=messages, **variables):
                 parts.append(part)
                 length += len(part)
-                if length > MAX_RENDER_CHARACTERS or time.monotonic() > deadline:
+                if length > MAX_RENDER_CHARACTERS:
                     raise TemplateFault("the model's chat template does not come to an end")
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as fault:
+        except Exhausted as fault:
+            raise TemplateFault(f"the model's chat template does not come to an end: {fault}") from fault
+        except (jinja2.TemplateError, *_PYTHON_FAULTS) as fault:
             raise TemplateFault(f"the model's chat template refused the messages: {fault}") from fault
         return "".join(parts)
+
+
+def _given(message: ChatMessage, *, parse: bool) -> dict[str, Any]:
+    """A message as templates expect it; a key is there only if it has something to say."""
+    given: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name:
+        given["name"] = message.name
+    if message.reasoning:
+        given["reasoning_content"] = message.reasoning
+    if message.tool_call_id:
+        given["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        given["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call.arguments) if parse else call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    return given
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -74,6 +118,6 @@ def _strftime_now(form: str) -> str:
     return datetime.now().astimezone().strftime(form)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
     # Jinja's own escapes HTML, which templates written for models do not expect.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)

@@ -1,9 +1,11 @@
 """Chat templates are programs from files of strangers."""
 
+import time
+
 import pytest
 
 from inference.engine.template import ChatTemplate, TemplateFault
-from inference.protocol import ChatMessage
+from inference.protocol import ChatMessage, Tool, ToolCall
 
 CHATML = (
     "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -58,3 +60,106 @@ def test_output_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference.engine.template.MAX_RENDER_CHARACTERS", 1000)
     with pytest.raises(TemplateFault, match="end"):
         template("{% for i in range(90000) %}xxxxxxxxxx{{ i }}{% endfor %}").render([ChatMessage("user", "x")])
+
+
+ENDLESS = {
+    "silent loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+    "loops that write": "{% for a in range(90000) %}{% for b in range(90000) %}x{% endfor %}{% endfor %}",
+    "a doubling macro": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "a text that doubles by ~": (
+        "{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+    ),
+    "a text that doubles by +": (
+        "{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
+    ),
+    "a text that doubles by itself": (
+        "{% set ns = namespace(x='x') %}{% for a in range(60) %}"
+        "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}"
+    ),
+    "a list that doubles": (
+        "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
+    ),
+    "a huge text": "{{ 'x' * 10 ** 10 }}",
+    "a huge text by constants": "{{ 'x' * 10000000000 }}",
+    "a huge power": "{{ 9 ** 999999999 }}",
+    "a huge width": "{{ 'x' | center(10000000000) }}",
+    "a huge width of a method": "{{ 'x'.ljust(10000000000) }}",
+    "a huge format": "{{ '%10000000000d' % 1 }}",
+    "a huge format by a star": "{{ '%*d' % (10000000000, 1) }}",
+    "a huge format by a method": "{{ '{:10000000000}'.format(1) }}",
+    "a huge width among the values": "{{ '{:{w}}'.format(1, w=10000000000) }}",
+    "replacing everything": "{% set x = 'x' * 900000 %}{{ x.replace('x', x) }}",
+    "joining much": "{{ ('x' * 900000).join(['y'] * 900000) }}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
+def test_what_has_no_end_is_ended_within_its_time_and_memory(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.engine.bounded_jinja.MAX_STEPS", 100_000)
+    began = time.monotonic()
+    with pytest.raises(TemplateFault, match=r"end|broken"):
+        template(source).render([ChatMessage("user", "x")])
+    assert time.monotonic() - began < 2
+
+
+def test_the_deadline_ends_what_is_slow_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.engine.bounded_jinja.MAX_SECONDS", 0.05)
+    with pytest.raises(TemplateFault, match="seconds"):
+        template("{% for a in range(90000) %}{{ (range(50000) | list) | length }}{% endfor %}").render(
+            [ChatMessage("user", "x")]
+        )
+
+
+def test_every_rendering_begins_with_all_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.engine.bounded_jinja.MAX_STEPS", 100)
+    counting = template("{% for a in range(60) %}x{% endfor %}")
+    for _ in range(3):
+        assert counting.render([ChatMessage("user", "x")]) == "x" * 60
+
+
+def test_loops_keep_what_templates_use_of_them() -> None:
+    source = (
+        "{% for m in messages if m.role != 'system' %}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}"
+        "{{ loop.previtem.content if loop.previtem }}"
+        "{% if loop.index > 1 %}{% break %}{% endif %}{% else %}none{% endfor %}"
+    )
+    messages = [ChatMessage("system", "s"), ChatMessage("user", "a"), ChatMessage("user", "b")]
+    assert template(source).render(messages) == "0TrueFalse21FalseTrue2a"
+    assert template("{% for m in [] %}x{% else %}none{% endfor %}").render(messages) == "none"
+
+
+def test_large_numbers_are_numbers_and_no_widths() -> None:
+    source = (
+        "{% macro shown(n) %}{{ n }}{% endmacro %}{{ shown(1000000) }} {{ 1000000 | tojson }} {{ '%d' % 1000000 }} "
+        "{{ '{}'.format(1000000) }} {{ 1000000 + 1000000 }} {{ '%s' | format(1000000) }}"
+    )
+    assert template(source).render([]) == "1000000 1000000 1000000 1000000 2000000 1000000"
+
+
+WEATHER = Tool(name="get_weather", description="The weather.", parameters='{"type": "object"}')
+CALLED = ChatMessage("assistant", "", tool_calls=(ToolCall("call_1", "get_weather", '{"city": "Rome"}'),))
+TOLD = ChatMessage("tool", "Sunny.", tool_call_id="call_1")
+
+
+def test_tools_calls_and_results_reach_the_template() -> None:
+    source = (
+        "{% if tools is not none %}{% for tool in tools %}{{ tool.function | tojson }}{% endfor %}{% endif %}"
+        "{% for m in messages %}|{{ m.role }}:{{ m.content }}"
+        "{% for call in m.tool_calls %}{{ call.id }}={{ call.function.name }}({{ call.function.arguments.city }})"
+        "{% endfor %}{{ m.tool_call_id }}{{ m.reasoning_content }}{% endfor %}"
+    )
+    asked = ChatMessage("assistant", "Hi", reasoning="Hm.")
+    assert template(source).render([asked, CALLED, TOLD], [WEATHER]) == (
+        '{"name": "get_weather", "description": "The weather.", "parameters": {"type": "object"}}'
+        "|assistant:HiHm.|assistant:call_1=get_weather(Rome)|tool:Sunny.call_1"
+    )
+
+
+def test_no_tools_are_none_to_the_template() -> None:
+    assert template("{{ tools is none }}{{ tools is defined }}").render([]) == "TrueTrue"
+    assert template("{{ 'tool_calls' in messages[0] }}").render([ChatMessage("user", "x")]) == "False"
+
+
+def test_templates_that_want_arguments_as_text_get_them_so() -> None:
+    source = "{% for m in messages %}{{ 'Call: ' + m.tool_calls[0].function.arguments }}{% endfor %}"
+    assert template(source).render([CALLED]) == 'Call: {"city": "Rome"}'
