@@ -269,3 +269,64 @@ def _pad(path: Path, size_bytes: int) -> None:
     if path.stat().st_size < size_bytes:
         with path.open("r+b") as file:
             file.truncate(size_bytes)
+
+
+def write_sliding(path: Path, *, window: int = 16, context_length: int = 512, layers: int = 6, seed: int = 0) -> Path:
+    """A gemma3-type decoder: five of six layers see ``window`` tokens back only."""
+    writer = _writer(path, "gemma3")
+    writer.add_name("Sliding")
+    _add_shape(writer, context_length=context_length, layers=layers)
+    writer.add_key_length(_WIDTH // _HEADS)
+    writer.add_value_length(_WIDTH // _HEADS)
+    writer.add_sliding_window(window)
+    writer.add_rope_freq_base(10_000.0)
+    _add_tokenizer(writer, CHATML)
+    head = np.ones(_WIDTH // _HEADS, dtype=np.float32)
+    wide = np.ones(_WIDTH, dtype=np.float32)
+    tensors = dict(_tensors(layers, seed))
+    for layer in range(layers):
+        tensors |= {f"blk.{layer}.{name}.weight": head for name in ("attn_q_norm", "attn_k_norm")}
+        tensors |= {f"blk.{layer}.{name}.weight": wide for name in ("post_attention_norm", "post_ffw_norm")}
+    _finish(writer, tensors.items())
+    return path
+
+
+def write_recurrent(path: Path, *, context_length: int = 512, layers: int = 2, seed: int = 0) -> Path:
+    """A Mamba-type decoder: what it remembers of a text is one state, not a row for each token."""
+    inner, state, kernel, rank = 2 * _WIDTH, 8, 4, 4
+    writer = _writer(path, "mamba")
+    writer.add_name("Recurrent")
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    _add_tokenizer(writer, CHATML)
+    random = np.random.default_rng(seed)
+
+    def weights(*shape: int) -> NDArray[np.float32]:
+        return random.normal(0, 0.3, shape).astype(np.float32)
+
+    tensors = {"token_embd.weight": weights(sum(1 for _ in _vocabulary()), _WIDTH)}
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        tensors |= {
+            f"{block}.attn_norm.weight": np.ones(_WIDTH, dtype=np.float32),
+            f"{block}.ssm_in.weight": weights(2 * inner, _WIDTH),
+            f"{block}.ssm_conv1d.weight": weights(inner, kernel),
+            f"{block}.ssm_conv1d.bias": weights(inner),
+            f"{block}.ssm_x.weight": weights(rank + 2 * state, inner),
+            f"{block}.ssm_dt.weight": weights(inner, rank),
+            f"{block}.ssm_dt.bias": weights(inner),
+            f"{block}.ssm_a": -np.abs(weights(inner, state)),
+            f"{block}.ssm_d": weights(inner),
+            f"{block}.ssm_out.weight": weights(_WIDTH, inner),
+        }
+    tensors["output_norm.weight"] = np.ones(_WIDTH, dtype=np.float32)
+    _finish(writer, tensors.items())
+    return path

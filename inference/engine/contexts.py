@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import structlog
 
-from inference.engine.cache.state import Bytes, Layout, State, UnknownForm, join, parse
+from inference.engine.cache.state import Layout, Part, State, UnknownForm, join, parse
 from inference.engine.llama import Context, LlamaError, Model
 from inference.engine.scheduler import Limits, Pool
 
@@ -13,9 +13,6 @@ log = structlog.get_logger(module="engine")
 
 _PROOF_TOKENS = 5
 _PROOF_CUT = 3
-
-Part = tuple[Bytes, int, int]
-"""Payload, tokens in it, tokens of it that are used: see :func:`state.join`."""
 
 
 class Contexts:
@@ -57,7 +54,7 @@ class Contexts:
     def read(self, pool: Pool, slot: int) -> State | None:
         """A sequence's state, valid until the next read in its pool; None if it does not have the form we know."""
         try:
-            return parse(self._contexts[pool].read_state(slot))
+            return self._parse(self._contexts[pool], slot)
         except UnknownForm:
             return None
 
@@ -66,11 +63,13 @@ class Contexts:
         context = self.of(pool)
         if context is None:
             return False
-        size = layout.blob_bytes(sum(used for _, _, used in parts), context.streams)
+        tokens = sum(used for _, _, used in parts)
+        size = layout.blob_bytes(tokens, context.streams)
         if self._buffer.size < size:
             self._buffer = np.empty(size, np.uint8)
         blob = join(layout, parts, slot=slot, streams=context.streams, buffer=self._buffer)
-        if context.write_state(slot, blob) and context.holds(slot, sum(used for _, _, used in parts)):
+        # Beyond a sliding window the oldest position is the window's.
+        if context.write_state(slot, blob) and context.positions(slot) == (layout.first(tokens), tokens - 1):
             return True
         context.forget(slot)
         return False
@@ -95,7 +94,7 @@ class Contexts:
     def _prove(self, lanes: Context) -> Layout:
         tokens = [index % self._model.vocabulary_size for index in range(1, _PROOF_TOKENS + 1)]
         lanes.decode(tokens, range(_PROOF_TOKENS), [0] * _PROOF_TOKENS, [])
-        computed = parse(lanes.read_state(0))
+        computed = self._parse(lanes, 0)
         whole = computed.cut(0, _PROOF_TOKENS)
         parts = [
             (computed.cut(0, _PROOF_CUT), _PROOF_CUT, _PROOF_CUT),
@@ -103,13 +102,16 @@ class Contexts:
         ]
         if not self.write(Pool.LANES, 1, computed.layout, parts):
             raise UnknownForm("llama.cpp does not take a joined state")
-        if not np.array_equal(parse(lanes.read_state(1)).cut(0, _PROOF_TOKENS), whole):
+        if not np.array_equal(self._parse(lanes, 1).cut(0, _PROOF_TOKENS), whole):
             raise UnknownForm("a joined state reads out differently")
         lanes.decode(tokens[:1] * 2, [_PROOF_TOKENS] * 2, [0, 1], [0, 1])
         computed_logits, restored_logits = lanes.logits(2)
         if not np.array_equal(computed_logits, restored_logits):
             raise UnknownForm("logits after a joined state differ")
         return computed.layout
+
+    def _parse(self, context: Context, slot: int) -> State:
+        return parse(context.read_state(slot), self._model.window_tokens)
 
     def _create(self, *, tokens: int, sequences: int, unified: bool) -> Context:
         return self._model.create_context(

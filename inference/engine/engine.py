@@ -16,8 +16,8 @@ import structlog
 
 from inference.engine.cache.blocks import Missing
 from inference.engine.cache.names import Chain
-from inference.engine.cache.state import Bytes
-from inference.engine.contexts import Contexts, Part
+from inference.engine.cache.state import Bytes, Part
+from inference.engine.contexts import Contexts
 from inference.engine.embeddings import Embedder, EmbeddingJob
 from inference.engine.kv import Kv
 from inference.engine.llama import Context, FloatArray, LlamaError, Model
@@ -91,6 +91,8 @@ class _Choice:
     """The prompt's KV, of the choice that computed it, until it is restored."""
     pinned: list[bytes] = field(default_factory=list)
     """Blocks that were fetched for it and wait in RAM."""
+    saved: int = 0
+    """So many of the prompt's tokens were computed when its KV was saved last."""
     scheduled: bool = False
     """The scheduler has its sequence; it hasn't while blocks are fetched."""
 
@@ -154,7 +156,7 @@ class Engine:
         self._jobs: dict[Job, list[_Choice]] = {}
         """The choices of each that have not ended."""
         self._ended: list[_Choice] = []
-        """Choices that ended in this step: their clients are told first, then their KV is kept and their cells freed."""
+        """Choices that ended in this step. Their clients are told first, then their KV is kept, their cells freed."""
         self._outbox: list[tuple[AnyJob | None, WorkerToGateway]] = []
         self._reported_load = WorkerLoad(running=0, waiting=0)
         self._reported_cache = CacheReport()
@@ -390,6 +392,7 @@ class Engine:
                     choice.sequence.computed = 0
                     self._fail(choice.job, 500, "engine_failed", "the model failed to compute this request")
             return
+        self._save_progress(chunks)
         choosing = [_choice(chunk.sequence) for chunk in chunks if not chunk.sequence.pending]
         if choosing:
             logits = context.logits(len(choosing))
@@ -401,11 +404,24 @@ class Engine:
                     self._prompt_computed(choice, row)
                 self._advance(choice, token)
 
+    def _save_progress(self, chunks: list[Chunk]) -> None:
+        """Of prompts that are not through yet."""
+        for sequence in (chunk.sequence for chunk in chunks if chunk.sequence.pending):
+            choice = _choice(sequence)
+            if self._kv.wants_progress(sequence.computed - choice.saved):
+                assert sequence.pool is not None
+                self._kv.save(
+                    choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=False
+                )
+                choice.saved = sequence.computed
+
     def _prompt_computed(self, choice: _Choice, logits: FloatArray) -> None:
         """Others may use the prompt's KV from now on, the request's other choices first of all."""
         job, sequence = choice.job, choice.sequence
         assert sequence.pool is not None
-        self._kv.save(choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=False)
+        self._kv.save(
+            choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=self._kv.sliding
+        )
         if job.request.n > 1:
             part = self._kv.part(sequence.pool, sequence.slot)
             for index in range(1, job.request.n):

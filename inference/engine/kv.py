@@ -9,10 +9,10 @@ import structlog
 from inference.engine.cache.blocks import BlockCache, Match, Missing
 from inference.engine.cache.compatibility import compatibility
 from inference.engine.cache.disk import DiskBudget, DiskEvent, DiskTier
-from inference.engine.cache.names import Chain, owners
+from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
 from inference.engine.cache.ram import RamTier
-from inference.engine.cache.state import Bytes, Layout, UnknownForm
-from inference.engine.contexts import Contexts, Part
+from inference.engine.cache.state import Bytes, Layout, Part, UnknownForm
+from inference.engine.contexts import Contexts
 from inference.engine.llama import BUILD
 from inference.engine.scheduler import Pool
 from inference.engine.scheduler import Sequence as Tokens
@@ -39,7 +39,8 @@ class Kv:
         self._disk: DiskTier | None = None
         self._layout, self._refusal = _prove(contexts)
         self._compatibility = compatibility(files, BUILD, self._layout) if self._layout else b""
-        self._cache = BlockCache(RamTier(0))
+        self._window_tokens = max((cache.window for cache in self._layout.caches), default=0) if self._layout else 0
+        self._cache = BlockCache(RamTier(0), self._layout or Layout(0, ()))
 
     def chain(self, partition: Partition | None, shared_tokens: int) -> Chain | None:
         """The names of a request's blocks; None: nothing of it is cached."""
@@ -100,6 +101,16 @@ class Kv:
         state = self._contexts.read(pool, slot)
         if state is not None and state.tokens == computed:
             self._cache.save(chain, tokens, state, tail=tail)
+
+    @property
+    def sliding(self) -> bool:
+        """The model has a sliding window: a sequence resumes only where its state was saved as it was then."""
+        return self._window_tokens > 0
+
+    def wants_progress(self, computed: int) -> bool:
+        """Whether a prompt's KV must be saved while it is computed, of which so much came since the last time: with a
+        sliding window, what has left the window can't be saved any more."""
+        return 0 < self._window_tokens <= computed + BLOCK_TOKENS
 
     def part(self, pool: Pool, slot: int) -> Part | None:
         """A copy of all that a sequence has in its cells; None if its state can't be cut."""

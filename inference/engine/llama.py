@@ -22,8 +22,22 @@ BUILD = f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode()}
 
 _LOSSLESS_VOCABULARIES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)
 
-_BOTH_WAYS = frozenset({"gemma-embedding"})
-"""Architectures whose tokens attend to later ones, too, and whose metadata does not say so."""
+ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "llama-embed",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    }
+)
+"""Architectures whose tokens attend to later ones, too. Not all say so in their metadata."""
 
 _keep_alive: list[Any] = []
 """Callbacks handed to C must outlive it; ctypes does not hold them for us."""
@@ -89,12 +103,14 @@ class Model:
             raise LlamaError(f"llama.cpp can't load {Path(files[0]).name}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.window_tokens: int = llama_cpp.llama_model_n_swa(self._model)
+        """The sliding window of some of its layers; 0: none has one."""
         self.trained_context_tokens: int = llama_cpp.llama_model_n_ctx_train(self._model)
         self.has_decoder: bool = llama_cpp.llama_model_has_decoder(self._model)
         architecture = self._metadata("general.architecture")
         self.attends_both_ways: bool = (
             not self.has_decoder
-            or architecture in _BOTH_WAYS
+            or architecture in ENCODERS
             or self._metadata(f"{architecture}.attention.causal") == "false"
         )
         """Each token sees the whole input: it makes embeddings and can't go on with a text."""
@@ -268,11 +284,12 @@ class Context:
     def forget_all(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
 
-    def holds(self, slot: int, tokens: int) -> bool:
-        """Whether a sequence has exactly the positions 0 … tokens − 1."""
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, slot)
-        last = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
-        return (int(first), int(last)) == (0, tokens - 1)
+    def positions(self, slot: int) -> tuple[int, int]:
+        """The lowest and the highest position held for a sequence; −1 each when it has none."""
+        return (
+            int(llama_cpp.llama_memory_seq_pos_min(self._memory, slot)),
+            int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)),
+        )
 
     def read_state(self, slot: int) -> ByteArray:
         """What llama.cpp keeps of a sequence: a view into one reused buffer, valid until the next read (about 4 ms for

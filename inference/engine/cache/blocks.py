@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from inference.engine.cache.disk import DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, BlockId, Chain, Owner
 from inference.engine.cache.ram import Block, RamTier
-from inference.engine.cache.state import Bytes, State
+from inference.engine.cache.state import Bytes, Layout, Part, State, usable
 from inference.protocol import CacheReport, TierReport
 
 
@@ -19,8 +19,7 @@ from inference.protocol import CacheReport, TierReport
 class Match:
     """The beginning of a prompt that need not be computed."""
 
-    parts: tuple[tuple[Bytes, int, int], ...] = ()
-    """Payload, tokens in it, tokens of it that are used: what :func:`state.join` takes."""
+    parts: tuple[Part, ...] = ()
     tokens: int = 0
 
 
@@ -42,8 +41,9 @@ class Missing:
 class BlockCache:
     """Both tiers of one worker. Owned by the engine's thread."""
 
-    def __init__(self, ram: RamTier, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ram: RamTier, layout: Layout, clock: Callable[[], float] = time.time) -> None:
         self._ram = ram
+        self._layout = layout
         self._disk: DiskTier | None = None
         self._clock = clock
         self._prompt_tokens = self._cached_tokens = self._lookups = self._hits = self._ssd_hits = 0
@@ -99,13 +99,17 @@ class BlockCache:
         whole = len(tokens) // BLOCK_TOKENS
         while len(blocks) < whole and (block := self._ram.get(chain.block(len(blocks), tokens).name)):
             blocks.append(block)
-        parts = [(block.payload, BLOCK_TOKENS, BLOCK_TOKENS) for block in blocks]
         index = len(blocks)
         rest = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
-        if rest and (found := self._ram.longest(chain.parent(index, tokens), chain.owner(index), rest)):
-            blocks.append(found[0])
-            parts.append((found[0].payload, found[0].id.tokens, found[1]))
-        return self._hit(blocks, parts, len(tokens) - 1)
+        most = len(tokens) - 1
+        best = self._usable([(block, BLOCK_TOKENS) for block in blocks], most)
+        for similar in self._ram.similar(chain.parent(index, tokens), chain.owner(index), rest):
+            candidate = self._usable([*((block, BLOCK_TOKENS) for block in blocks), similar], most)
+            if candidate[1].tokens > best[1].tokens:
+                best = candidate
+                break  # those that follow share less with the prompt
+        self._note_hit(best[0])
+        return best[1]
 
     def count(self, prompt_tokens: int, cached_tokens: int) -> None:
         """A prompt was begun, and so much of it did not have to be computed."""
@@ -124,7 +128,7 @@ class BlockCache:
         if tail and rest:
             kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
         self.unpin([block.id.name for block in kept])
-        self._ram.touch(kept, self._clock())
+        self._touch(kept)
         self.save_seconds += time.perf_counter() - began
 
     def wants(self, chain: Chain, tokens: Sequence[int], count: int, *, tail: bool) -> bool:
@@ -132,8 +136,10 @@ class BlockCache:
         if not self.enabled:
             return False
         whole, rest = divmod(count, BLOCK_TOKENS)
-        if any(chain.block(index, tokens).name not in self._ram for index in range(whole)):
-            return True
+        for index in range(whole):
+            block = self._ram.get(chain.block(index, tokens).name)
+            if block is None or (self._lacks_rows(block) and index * BLOCK_TOKENS >= self._layout.first(count)):
+                return True
         return tail and rest > 0 and chain.tail(whole, tokens, rest).name not in self._ram
 
     def use_disk(self, disk: DiskTier) -> None:
@@ -180,32 +186,39 @@ class BlockCache:
                     missing.ids.append((id, chain.owner(index), _slice(tokens, index, count)))
                 return
 
-    def _hit(self, blocks: list[Block], parts: list[tuple[Bytes, int, int]], most: int) -> Match:
-        total = sum(used for _, _, used in parts)
-        while parts and total > most:
-            payload, held, used = parts.pop()
-            total -= used
-            if keep := min(used, most - total):
-                parts.append((payload, held, keep))
-                total += keep
-                break
-        blocks = blocks[: len(parts)]
-        self._ram.touch(blocks, self._clock())
+    def _usable(self, blocks: list[tuple[Block, int]], most: int) -> tuple[list[Block], Match]:
+        """What of these blocks' leading tokens can be restored, ``most`` at most."""
+        parts = _first([(block.payload, block.id.tokens, used) for block, used in blocks], most)
+        parts = _first(parts, usable(self._layout, parts))
+        return [block for block, _ in blocks[: len(parts)]], Match(tuple(parts), sum(used for _, _, used in parts))
+
+    def _note_hit(self, blocks: list[Block]) -> None:
+        self._touch(blocks)
         self._ssd_hits += any(block.fetched for block in blocks)
         for block in blocks:
             block.fetched = False
-        return Match(tuple(parts), total)
+
+    def _touch(self, blocks: list[Block]) -> None:
+        self._ram.touch(blocks, self._clock())
+        if self._disk is not None:
+            self._disk.touch([block.id.name for block in blocks])
+
+    def _lacks_rows(self, block: Block) -> bool:
+        """Its tokens had left the sliding window when it was cut; another state may have more of them."""
+        return self._layout.rows_held(block.payload.nbytes, block.id.tokens) < block.id.tokens
 
     def _keep(self, id: BlockId, owner: Owner, tokens: Sequence[int], index: int, state: State) -> list[Block]:
         """The block in RAM, pinned, as it is or newly cut; nothing when there is no room for it."""
+        start = index * BLOCK_TOKENS
         block = self._ram.get(id.name)
         if block is None:
-            start = index * BLOCK_TOKENS
             payload = state.cut(start, start + id.tokens)
             if not self._ram.insert(id, owner, _slice(tokens, index, id.tokens), payload, self._clock()):
                 return []
             block = self._ram.get(id.name)
             assert block is not None
+        elif self._lacks_rows(block) and not self._ram.replace(block, state.cut(start, start + id.tokens)):
+            return []
         self._ram.pin(id.name)
         if self._disk is not None and not self._disk.holds(id.name):
             self._disk.put(id, block.payload, owner.key, owner.label)
@@ -214,3 +227,13 @@ class BlockCache:
 
 def _slice(tokens: Sequence[int], index: int, count: int) -> tuple[int, ...]:
     return tuple(tokens[index * BLOCK_TOKENS : index * BLOCK_TOKENS + count])
+
+
+def _first(parts: list[Part], tokens: int) -> list[Part]:
+    """The parts of the first ``tokens`` tokens."""
+    kept: list[Part] = []
+    for payload, held, used in parts:
+        if tokens > 0:
+            kept.append((payload, held, min(used, tokens)))
+        tokens -= used
+    return kept

@@ -64,6 +64,14 @@ class RamTier:
         self.used_bytes += payload.nbytes
         return True
 
+    def replace(self, block: Block, payload: Bytes) -> bool:
+        """Give a block a payload that is larger, unless somebody waits to use it. False: there is no room, and it is
+        gone."""
+        if payload.nbytes <= block.payload.nbytes or block.pins:
+            return True
+        self._drop(block)
+        return self.insert(block.id, block.owner, block.tokens, payload, block.used_at)
+
     def touch(self, blocks: Iterable[Block], now: float) -> None:
         """These blocks of one chain, from its root on, were used. The leaf counts as used first, so that under LRU a
         chain goes from its end: a block without its parent could never be found again."""
@@ -83,20 +91,16 @@ class RamTier:
             self._pinned.discard(name)
             self._shrink()
 
-    def longest(self, parent: bytes, owner: Owner, tokens: Sequence[int]) -> tuple[Block, int] | None:
-        """The block after ``parent`` that begins most like ``tokens``, and how many tokens they share (at least one).
+    def similar(self, parent: bytes, owner: Owner, tokens: Sequence[int]) -> list[tuple[Block, int]]:
+        """Blocks after ``parent`` that begin like ``tokens``, and how many tokens they share: the most first.
 
         The KV of a token depends on the tokens before it only, so any beginning of a block may be used.
         """
-        best: tuple[Block, int] | None = None
         names = self._children.get((parent, owner.root), {})
         wanted = tuple(tokens[:BLOCK_TOKENS])
-        for _, name in zip(range(_SIBLINGS_COMPARED), reversed(names), strict=False):
-            block = self._blocks[name]
-            common = _common(block.tokens, wanted)
-            if common > (best[1] if best else 0):
-                best = block, common
-        return best
+        newest = [self._blocks[name] for _, name in zip(range(_SIBLINGS_COMPARED), reversed(names), strict=False)]
+        found = [(block, common) for block in newest if (common := _common(block.tokens, wanted))]
+        return sorted(found, key=lambda each: -each[1])
 
     def set_budget(self, budget_bytes: int, *, least_frequently_used_first: bool) -> None:
         self.budget_bytes = budget_bytes
@@ -140,15 +144,18 @@ class RamTier:
         name = self._ranking.victim(self._pinned)
         if name is None:
             return False
-        block = self._blocks.pop(name)
-        self._ranking.remove(name)
+        self._drop(self._blocks[name])
+        self.evicted += 1
+        return True
+
+    def _drop(self, block: Block) -> None:
+        del self._blocks[block.id.name]
+        self._ranking.remove(block.id.name)
         siblings = self._children[block.id.parent, block.owner.root]
-        del siblings[name]
+        del siblings[block.id.name]
         if not siblings:
             del self._children[block.id.parent, block.owner.root]
         self.used_bytes -= block.payload.nbytes
-        self.evicted += 1
-        return True
 
 
 def _ranking(least_frequently_used_first: bool) -> Ranking[bytes]:

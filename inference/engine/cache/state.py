@@ -13,13 +13,18 @@
             for each layer (V):  the same; or, transposed: i32 type, u32 element bytes, u32 rows,
                                  for each row an element for each cell
 
+Of layers with a sliding window only the last tokens have rows: a range that was cut lacks those of its older tokens,
+and a beginning of a sequence can be joined only where the rows that its next token will look back on are all there
+(:func:`usable`).
+
 The form is internal to llama.cpp (this is version 0.3.36 of llama-cpp-python). Whatever does not parse to the last byte
 is refused with :class:`UnknownForm`, and at load a round trip is proven on the model itself, so that another form can
 cost the cache, never a wrong token. Recurrent models have no rows to cut and are among the refused.
 """
 
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +33,9 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.intp] | None
 """Where the cell of each position is; None: in order."""
+
+Part = tuple[Bytes, int, int]
+"""What :meth:`State.cut` gave, how many tokens it has, and how many of these, the first ones, are to be used."""
 
 _WORD_BYTES = 4
 _CELL = np.dtype([("position", "<i4"), ("sequences", "<u4"), ("sequence", "<i4")])
@@ -51,8 +59,18 @@ class Field:
 @dataclass(frozen=True, slots=True)
 class Cache:
     transposed: bool
+    window: int
+    """A token sees so many, itself included; 0: all before it."""
     fields: tuple[Field, ...]
     """K of all layers, then V of all layers."""
+
+    @property
+    def token_bytes(self) -> int:
+        return sum(field.rows * field.cell_bytes for field in self.fields)
+
+    def first(self, tokens: int) -> int:
+        """The first of so many tokens whose rows the next one looks at: a window includes the token that looks."""
+        return max(0, tokens - self.window + 1) if self.window else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +80,34 @@ class Layout:
     magic: int
     caches: tuple[Cache, ...]
 
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of KV that one token has."""
-        return sum(field.rows * field.cell_bytes for cache in self.caches for field in cache.fields)
+    def first(self, tokens: int) -> int:
+        """The first of so many tokens whose rows are wanted in every cache."""
+        return max((cache.first(tokens) for cache in self.caches), default=0)
 
-    def blob_bytes(self, cells: int, streams: int) -> int:
-        heads = 0
+    def blob_bytes(self, tokens: int, streams: int) -> int:
+        size = 2 * _WORD_BYTES
         for cache in self.caches:
-            heads += (1 + streams) * _WORD_BYTES + cells * _CELL.itemsize + 2 * _WORD_BYTES
-            heads += sum(len(field.head) for field in cache.fields)
-        return 2 * _WORD_BYTES + heads + cells * self.token_bytes
+            cells = tokens - cache.first(tokens)
+            size += (1 + streams) * _WORD_BYTES + cells * _CELL.itemsize + 2 * _WORD_BYTES
+            size += sum(len(field.head) for field in cache.fields) + cells * cache.token_bytes
+        return size
+
+    def rows_held(self, payload_bytes: int, tokens: int) -> int:
+        """How many of a part's tokens, its last ones, have rows in the caches with a window."""
+        everywhere = sum(cache.token_bytes for cache in self.caches if not cache.window)
+        windowed = sum(cache.token_bytes for cache in self.caches if cache.window)
+        return (payload_bytes - tokens * everywhere) // windowed if windowed else tokens
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One cache's rows of one sequence."""
+
+    first: int
+    """The position of the first token that has rows."""
+    order: Order
+    fields: tuple[Bytes, ...]
+    """Of shape (rows, cells, cell_bytes) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,87 +116,122 @@ class State:
 
     layout: Layout
     tokens: int
-    fields: tuple[Bytes, ...]
-    """Of shape (rows, cells, cell_bytes) each."""
-    order: Order
+    views: tuple[View, ...]
 
     def cut(self, start: int, end: int) -> Bytes:
         """KV of the tokens from ``start`` up to ``end``, as bytes of their own."""
-        out = np.empty((end - start) * self.layout.token_bytes, np.uint8)
+        parts = [part for view in self.views for part in _rows(view, max(start, view.first), max(end, view.first))]
+        out = np.empty(sum(part.size for part in parts), np.uint8)
         at = 0
-        for field in self.fields:
-            part = field[:, start:end] if self.order is None else field[:, self.order[start:end]]
+        for part in parts:
             out[at : at + part.size].reshape(part.shape)[...] = part
             at += part.size
         return out
 
 
-def parse(blob: Bytes) -> State:
+def parse(blob: Bytes, window: int = 0) -> State:
     """Take a state apart.
 
+    Args:
+        window: the model's sliding window, if some of its layers have one.
+
     Raises:
-        UnknownForm: it is not of the form above, or its positions are not 0, 1, 2, … n − 1.
+        UnknownForm: it is not of the form above, or tokens are missing that should be there.
     """
     reader = _Reader(blob)
     magic, _sequence = reader.word(), reader.word()
     caches: list[Cache] = []
-    views: list[Bytes] = []
-    orders: list[Order] = []
+    views: list[View] = []
     while not reader.at_end:
         streams_behind, cells = _the_stream(reader)
-        positions = reader.take(cells * _CELL.itemsize).view(_CELL)["position"]
-        orders.append(_order(positions))
+        first, order = _order(reader.take(cells * _CELL.itemsize).view(_CELL)["position"])
         transposed, layers = reader.word(), reader.word()
         if transposed > 1:
             raise UnknownForm("no flag where 'V is transposed' should be")
-        fields = []
-        for part in range(2 * layers):
-            field, view = reader.field(cells, transposed=bool(transposed) and part >= layers)
-            fields.append(field)
-            views.append(view)
-        caches.append(Cache(bool(transposed), tuple(fields)))
+        fields = [reader.field(cells, transposed=bool(transposed) and part >= layers) for part in range(2 * layers)]
+        # Layers that see everything come first, in a cache of their own; those with a window follow.
+        caches.append(Cache(bool(transposed), window if views else 0, tuple(field for field, _ in fields)))
+        views.append(View(first, order, tuple(rows for _, rows in fields)))
         if any(reader.word() for _ in range(streams_behind)):
             raise UnknownForm("two streams hold cells of one sequence")
-    tokens = views[0].shape[1] if views else 0
-    if not tokens or any(view.shape[1] != tokens for view in views) or not _all_same(orders):
+    ends = {view.first + (view.fields[0].shape[1] if view.fields else 0) for view in views}
+    tokens = max(ends, default=0)
+    if (
+        len(ends) != 1
+        or not tokens
+        or any(view.first > cache.first(tokens) for view, cache in zip(views, caches, strict=True))
+    ):
         raise UnknownForm("the caches hold different tokens")
-    return State(Layout(magic, tuple(caches)), tokens, tuple(views), orders[0])
+    return State(Layout(magic, tuple(caches)), tokens, tuple(views))
 
 
-def join(
-    layout: Layout, parts: Sequence[tuple[Bytes, int, int]], *, slot: int, streams: int, buffer: Bytes | None = None
-) -> Bytes:
-    """A state to be set, of the tokens of all parts in order.
+def usable(layout: Layout, parts: Sequence[Part]) -> int:
+    """Of how many leading tokens of the parts a state can be joined: without sliding windows, of all."""
+    starts = list(itertools.accumulate((used for _, _, used in parts), initial=0))
+    total, index = starts[-1], len(parts) - 1
+    while index >= 0 and starts[index + 1] > layout.first(total):
+        payload, held, _ = parts[index]
+        without_rows = starts[index] + held - layout.rows_held(payload.nbytes, held)
+        if without_rows > max(starts[index], layout.first(total)):
+            # Whatever ends in this part or soon behind it needs rows that it does not have: end before it.
+            total = starts[index]
+        index -= 1
+    return total
+
+
+def join(layout: Layout, parts: Sequence[Part], *, slot: int, streams: int, buffer: Bytes | None = None) -> Bytes:
+    """A state to be set, of the tokens of all parts in order, which must be :func:`usable` all.
 
     Args:
-        parts: what :meth:`State.cut` gave, how many tokens it has, and how many of these are to be used.
         slot: the sequence that it is for.
         streams: how many the context has: 1 in the unified layout, else one for each sequence.
         buffer: memory to build it in, if it is large enough.
     """
-    cells = sum(used for _, _, used in parts)
-    size = layout.blob_bytes(cells, streams)
+    tokens = sum(used for _, _, used in parts)
+    size = layout.blob_bytes(tokens, streams)
     out = buffer[:size] if buffer is not None and buffer.size >= size else np.empty(size, np.uint8)
     stream = slot if streams > 1 else 0
     writer = _Writer(out)
     writer.words(layout.magic, slot)
     offsets = [0] * len(parts)
     for cache in layout.caches:
+        first = cache.first(tokens)
+        cells = tokens - first
         writer.words(streams, *[0] * stream, cells)
-        writer.bytes(_cells(cells, slot))
+        writer.bytes(_cells(first, tokens, slot))
         writer.words(cache.transposed, len(cache.fields) // 2)
+        spans = list(_spans(layout, cache, parts, first))
         for field in cache.fields:
             writer.bytes(np.frombuffer(field.head, np.uint8))
             region = writer.room(field.rows * cells * field.cell_bytes).reshape(field.rows, cells, field.cell_bytes)
-            at = 0
-            for index, (payload, held, used) in enumerate(parts):
-                length = field.rows * held * field.cell_bytes
-                part = payload[offsets[index] : offsets[index] + length].reshape(field.rows, held, field.cell_bytes)
-                region[:, at : at + used] = part[:, :used]
+            for index, (rows, skipped, at, count) in enumerate(spans):
+                length = field.rows * rows * field.cell_bytes
+                payload = parts[index][0][offsets[index] : offsets[index] + length]
                 offsets[index] += length
-                at += used
+                if count:
+                    kept = payload.reshape(field.rows, rows, field.cell_bytes)[:, skipped : skipped + count]
+                    region[:, at : at + count] = kept
         writer.words(*[0] * (streams - 1 - stream))
     return out
+
+
+def _rows(view: View, start: int, end: int) -> Iterator[Bytes]:
+    """Each field's rows of the tokens from ``start`` up to ``end``."""
+    wanted = slice(start - view.first, end - view.first)
+    for field in view.fields:
+        yield field[:, wanted] if view.order is None else field[:, view.order[wanted]]
+
+
+def _spans(layout: Layout, cache: Cache, parts: Sequence[Part], first: int) -> Iterator[tuple[int, int, int, int]]:
+    """For each part: how many of its tokens have rows in this cache, how many of those rows to skip, and where in the
+    state how many of them go."""
+    start = 0
+    for payload, held, used in parts:
+        rows = layout.rows_held(payload.nbytes, held) if cache.window else held
+        begin = max(start + held - rows, first)
+        count = max(0, start + used - begin)
+        yield rows, begin - (start + held - rows) if count else 0, begin - first, count
+        start += used
 
 
 def _the_stream(reader: "_Reader") -> tuple[int, int]:
@@ -173,24 +243,21 @@ def _the_stream(reader: "_Reader") -> tuple[int, int]:
     raise UnknownForm("no stream holds any cells")
 
 
-def _order(positions: npt.NDArray[np.int32]) -> Order:
-    expected = np.arange(positions.size)
+def _order(positions: npt.NDArray[np.int32]) -> tuple[int, Order]:
+    """The first position, and where the cell of each is."""
+    first = int(positions.min())
+    expected = np.arange(first, first + positions.size)
     if np.array_equal(positions, expected):
-        return None
+        return first, None
     order = np.argsort(positions)
     if not np.array_equal(positions[order], expected):
-        raise UnknownForm("the positions are not 0, 1, 2, …")
-    return order
+        raise UnknownForm("there are gaps between the positions")
+    return first, order
 
 
-def _all_same(orders: Sequence[Order]) -> bool:
-    first = orders[0]
-    return all(other is first if first is None or other is None else np.array_equal(first, other) for other in orders)
-
-
-def _cells(count: int, slot: int) -> Bytes:
-    cells = np.zeros(count, _CELL)
-    cells["position"] = np.arange(count)
+def _cells(first: int, end: int, slot: int) -> Bytes:
+    cells = np.zeros(end - first, _CELL)
+    cells["position"] = np.arange(first, end)
     cells["sequences"] = 1
     cells["sequence"] = slot
     return cells.view(np.uint8)

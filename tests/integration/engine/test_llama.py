@@ -24,7 +24,7 @@ def test_a_sequence_copied_to_the_long_context_gives_the_same_logits_to_the_last
     state = parse(lanes.read_state(slot))
     whole = (state.cut(0, len(tokens)), len(tokens), len(tokens))
     assert long.write_state(2, join(state.layout, [whole], slot=2, streams=1))
-    assert long.holds(2, len(tokens))
+    assert long.positions(2) == (0, len(tokens) - 1)
     rows = []
     for context, where in ((lanes, slot), (long, 2)):
         context.decode([400], [len(tokens)], [where], [0])

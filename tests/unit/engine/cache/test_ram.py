@@ -89,15 +89,15 @@ def test_the_block_that_begins_most_like_the_prompt_is_found() -> None:
     insert(tier, 1, parent=7, tokens=(5, 6, 7, 8))
     insert(tier, 2, parent=7, tokens=(5, 6, 9))
     insert(tier, 3, parent=8, tokens=(5, 6, 9, 9))
-    block, common = tier.longest(name(7), OWNER, [5, 6, 9, 9, 9])  # type: ignore[misc]
-    assert (block.id.name, common) == (name(2), 3)
-    assert tier.longest(name(7), OWNER, [6]) is None
+    found = tier.similar(name(7), OWNER, [5, 6, 9, 9, 9])
+    assert [(block.id.name, common) for block, common in found] == [(name(2), 3), (name(1), 2)]
+    assert tier.similar(name(7), OWNER, [6]) == []
 
 
 def test_nobody_compares_his_prompt_with_a_strangers_block() -> None:
     tier = RamTier(100)
     insert(tier, 1, parent=7, tokens=(5, 6, 7, 8))
-    assert tier.longest(name(7), STRANGER, [5, 6, 7, 8]) is None
+    assert tier.similar(name(7), STRANGER, [5, 6, 7, 8]) == []
 
 
 class Tier(RuleBasedStateMachine):
@@ -117,8 +117,8 @@ class Tier(RuleBasedStateMachine):
 
     @rule(index=st.integers(1, 12))
     def match(self, index: int) -> None:
-        found = self.tier.longest(name(0), OWNER, [index])
-        assert found is None or found[0].tokens[0] == index
+        found = self.tier.similar(name(0), OWNER, [index])
+        assert all(block.tokens[0] == index for block, _ in found)
 
     @rule(indexes=st.lists(st.integers(1, 12), unique=True))
     def touch(self, indexes: list[int]) -> None:

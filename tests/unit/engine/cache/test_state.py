@@ -1,5 +1,6 @@
 """Sequence state in llama.cpp's form, written here independently, cut and joined."""
 
+import itertools
 import struct
 
 import numpy as np
@@ -7,21 +8,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine.cache.state import Bytes, UnknownForm, join, parse
+from inference.engine.cache.state import Bytes, Layout, Part, UnknownForm, join, parse, usable
 
 MAGIC = 0xAF143CD8
 
 
 def written(
-    *, positions: list[int], slot: int, streams: int, transposed: bool, layers: int, caches: int, seed: int = 0
+    *,
+    positions: list[int],
+    slot: int,
+    streams: int,
+    transposed: bool,
+    layers: int,
+    caches: int,
+    seed: int = 0,
+    window: int = 0,
 ) -> tuple[Bytes, list[Bytes]]:
-    """A state as llama.cpp writes it, and its KV by token, in the order of the positions."""
+    """A state as llama.cpp writes it, and its KV by token, in the order of the positions. With a window the second
+    cache holds the last ``window`` tokens only."""
     random = np.random.default_rng(seed)
-    cells = len(positions)
+    everyone = positions
     blob = struct.pack("<II", MAGIC, slot)
     by_token: list[list[Bytes]] = [[] for _ in positions]
     stream = slot if streams > 1 else 0
-    for _ in range(caches):
+    for cache in range(caches):
+        positions = [each for each in everyone if not (cache and window) or each >= len(everyone) - window]
+        cells = len(positions)
         blob += struct.pack("<I", streams) + bytes(4 * stream) + struct.pack("<I", cells)
         for position in positions:
             blob += struct.pack("<iIi", position, 1, slot)
@@ -60,7 +72,7 @@ def test_a_token_has_its_own_kv_wherever_its_cell_is(shape: dict[str, int], posi
     assert state.tokens == 12
     one = state.cut(at, at + 1)
     assert np.array_equal(np.sort(one), np.sort(by_token[at]))
-    assert one.size == state.layout.token_bytes
+    assert one.size == sum(cache.token_bytes for cache in state.layout.caches)
 
 
 @settings(max_examples=100, deadline=None)
@@ -111,10 +123,70 @@ def test_positions_with_gaps_are_refused(positions: list[int]) -> None:
     blob = bytearray(written(positions=[0, 1, 2], slot=0, streams=1, transposed=False, layers=1, caches=1)[0].tobytes())
     for index, position in enumerate(positions):
         struct.pack_into("<i", blob, 16 + 12 * index, position)
-    with pytest.raises(UnknownForm, match="positions"):
+    with pytest.raises(UnknownForm, match=r"gaps|different"):
         parse(np.frombuffer(bytes(blob), np.uint8))
 
 
 def test_a_state_without_cells_is_refused() -> None:
     with pytest.raises(UnknownForm, match="no stream"):
         parse(np.frombuffer(struct.pack("<IIIII", MAGIC, 0, 2, 0, 0), np.uint8))
+
+
+# --- Sliding windows -------------------------------------------------------------------------------------------------
+
+SLIDING = {"slot": 0, "streams": 1, "transposed": False, "layers": 2, "caches": 2}
+
+
+def cut_at(ends: list[int], *, saved_at: list[int], window: int) -> tuple[Layout, list[Part]]:
+    """Parts that end at ``ends``, each cut from the state of a sequence as long as ``saved_at`` says."""
+    parts: list[Part] = []
+    start = 0
+    for end, tokens in zip(ends, saved_at, strict=True):
+        blob, _ = written(positions=list(range(tokens)), window=window, **SLIDING)  # type: ignore[arg-type]
+        state = parse(blob, window)
+        parts.append((state.cut(start, end), end - start, end - start))
+        start = end
+    return state.layout, parts
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 9, 40])
+def test_a_state_with_a_window_is_joined_of_what_was_cut_from_it(tokens: int) -> None:
+    layout, parts = cut_at([tokens // 2, tokens], saved_at=[tokens, tokens], window=8)
+    assert usable(layout, parts) == tokens
+    joined = parse(join(layout, parts, slot=0, streams=1), 8)
+    blob, _ = written(positions=list(range(tokens)), window=8, **SLIDING)  # type: ignore[arg-type]
+    whole = parse(blob, 8)
+    assert (joined.tokens, joined.views[0].first, joined.views[1].first) == (tokens, 0, max(0, tokens - 7))
+    last = max(0, tokens - 7)
+    assert np.array_equal(joined.cut(last, tokens), whole.cut(last, tokens))
+
+
+def test_a_beginning_whose_window_was_not_kept_is_not_used() -> None:
+    layout, parts = cut_at([16, 32], saved_at=[40, 40], window=8)
+    assert usable(layout, parts) == 0
+
+
+def test_a_beginning_that_was_saved_when_it_was_the_end_is_used() -> None:
+    layout, parts = cut_at([16, 32], saved_at=[16, 40], window=8)
+    assert usable(layout, parts) == 16
+    assert parse(join(layout, parts[:1], slot=0, streams=1), 8).tokens == 16
+
+
+def test_all_is_used_where_only_what_nobody_looks_at_is_missing() -> None:
+    layout, parts = cut_at([16, 32, 40], saved_at=[40, 40, 40], window=8)
+    assert usable(layout, parts) == 40
+    assert usable(layout, [*parts[:2], (*parts[2][:2], 7)]) == 39, "a window's oldest row was kept, too"
+    assert usable(layout, [*parts[:2], (*parts[2][:2], 6)]) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.data(), st.integers(1, 24))
+def test_what_is_usable_has_every_row_that_is_looked_at(lengths: list[int], data: st.DataObject, window: int) -> None:
+    ends = list(itertools.accumulate(lengths))
+    saved_at = [data.draw(st.integers(end, ends[-1] + 5)) for end in ends]
+    layout, parts = cut_at(ends, saved_at=saved_at, window=window)
+    total = usable(layout, parts)
+    assert total in (0, *ends)
+    for index in range(max(0, total - window + 1), total):
+        part = next(at for at, end in enumerate(ends) if index < end)
+        assert index >= saved_at[part] - window, "a row that a later token looks at was not in the state"

@@ -1,0 +1,345 @@
+"""KV that was saved and restored, on real contexts of three shapes: what was computed comes back to the last bit.
+
+Texts are compared between runs with the same batch shapes only: llama.cpp rounds differently for others.
+"""
+
+import itertools
+import os
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.engine.cache.state import Part, UnknownForm, parse
+from inference.engine.contexts import Contexts
+from inference.engine.engine import Engine, Job
+from inference.engine.llama import Model, silence_native_log
+from inference.engine.scheduler import Limits, Pool
+from inference.protocol import (
+    CacheBudget,
+    CacheReport,
+    Delta,
+    Failed,
+    Finished,
+    FinishReason,
+    Generate,
+    Partition,
+    Sampling,
+    WorkerToGateway,
+)
+from tests import gguf_files
+
+LIMITS = Limits(lanes=4, lane_tokens=256, long_slots=2, long_tokens=512)
+ALICE = Partition(name="alice", key=b"a" * 32)
+BOB = Partition(name="bob", key=b"b" * 32)
+ROOMY = CacheBudget(ram_bytes=64 << 20, ssd_bytes=64 << 20)
+PROMPTS = {
+    "english": "The quick brown fox jumps over the lazy dog, and then it rests in the shade of an old oak. " * 8,
+    "arabic": "مرحبا بالعالم. الشمس تشرق من الشرق وتغرب في الغرب كل يوم. " * 4,
+    "chinese": "你好,世界。今天的天气很好,我们去公园散步吧。" * 8,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    silence_native_log(lambda level, text: None, verbose=False)
+    folder = tmp_path_factory.mktemp("models")
+    gguf_files.write_model(folder / "llama.gguf")
+    gguf_files.write_sliding(folder / "sliding.gguf", window=16)
+    gguf_files.write_recurrent(folder / "recurrent.gguf")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path, smollm2: Path) -> Callable[[str], tuple[Model, Path]]:
+    loaded: dict[str, tuple[Model, Path]] = {}
+
+    def load(name: str) -> tuple[Model, Path]:
+        if name not in loaded:
+            path = smollm2 if name == "smollm2" else folder / f"{name}.gguf"
+            loaded[name] = Model([str(path)], lambda _: None), path
+        return loaded[name]
+
+    return load
+
+
+Models = Callable[[str], tuple[Model, Path]]
+
+
+# --- Contexts --------------------------------------------------------------------------------------------------------
+
+
+def greedy(contexts: Contexts, pool: Pool, slot: int, token: int, position: int, count: int = 12) -> np.ndarray:
+    """Logits of ``count`` greedy steps, the first of which computes ``token``."""
+    context = contexts.of(pool)
+    assert context is not None
+    rows = []
+    for at in range(position, position + count):
+        context.decode([token], [at], [slot], [0])
+        rows.append(context.logits(1)[0].copy())
+        token = int(rows[-1].argmax())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["llama", "sliding", "smollm2"])
+@pytest.mark.parametrize("language", PROMPTS)
+@pytest.mark.parametrize("pool", Pool)
+def test_logits_after_a_restore_are_those_of_where_it_was_computed(
+    models: Models, name: str, language: str, pool: Pool
+) -> None:
+    model, _ = models(name)
+    contexts = Contexts(model, LIMITS, 2)
+    layout = contexts.prove()
+    tokens = model.tokenize(PROMPTS[language], add_special=True)[:150]
+    lanes = contexts.of(Pool.LANES)
+    assert lanes is not None
+    lanes.decode(tokens, range(len(tokens)), [2] * len(tokens), [])
+    state = contexts.read(Pool.LANES, 2)
+    assert state is not None and state.tokens == len(tokens)
+    borders = [0, 64, 128, len(tokens)]
+    parts: list[Part] = [
+        (state.cut(start, end), end - start, end - start) for start, end in itertools.pairwise(borders)
+    ]
+    assert contexts.write(pool, 1, layout, parts)
+    computed = greedy(contexts, Pool.LANES, 2, tokens[0], len(tokens))
+    restored = greedy(contexts, pool, 1, tokens[0], len(tokens))
+    assert np.array_equal(computed, restored)
+
+
+def test_a_recurrent_model_is_told_apart(models: Models) -> None:
+    model, _ = models("recurrent")
+    contexts = Contexts(model, LIMITS, 2)
+    with pytest.raises(UnknownForm):
+        contexts.prove()
+
+
+def test_a_state_of_another_model_is_refused_and_leaves_nothing(models: Models) -> None:
+    contexts, others = (Contexts(models(name)[0], LIMITS, 2) for name in ("llama", "sliding"))
+    lanes = others.of(Pool.LANES)
+    assert lanes is not None
+    lanes.decode([1, 2, 3], range(3), [0] * 3, [])
+    foreign = parse(lanes.read_state(0))
+    assert not contexts.write(Pool.LANES, 0, foreign.layout, [(foreign.cut(0, 3), 3, 3)])
+    assert contexts.read(Pool.LANES, 0) is None
+
+
+# --- The engine ------------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """An engine in this process, and what it says."""
+
+    def __init__(self, model: Model, path: Path, directory: Path | None, limits: Limits = LIMITS) -> None:
+        self._messages: queue.SimpleQueue[tuple[Job | None, WorkerToGateway]] = queue.SimpleQueue()
+        self._ids = 0
+        self.report = CacheReport()
+        self.engine = Engine(
+            model, limits, 2, self._take, files=(str(path),), cache_directory=directory, on_death=lambda: os.abort()
+        )
+        self.engine.start()
+
+    def _take(self, messages: list[tuple[Job | None, WorkerToGateway]]) -> None:
+        for message in messages:
+            self._messages.put(message)
+
+    def submit(self, tokens: list[int], **fields: object) -> Job:
+        self._ids += 1
+        more = {"max_tokens": 8, "sampling": Sampling(temperature=0), "ignore_eos": True, "partition": ALICE} | fields
+        shared = more.pop("shared_tokens", 0)
+        request = Generate(id=self._ids, request_id=str(self._ids), **more)  # type: ignore[arg-type]
+        limit = len(tokens) + (request.max_tokens or 0)
+        job = Job(peer=0, request=request, tokens=tokens, limit=limit, shared_tokens=shared)  # type: ignore[arg-type]
+        self.engine.submit(job)
+        return job
+
+    def run(self, tokens: list[int], **fields: object) -> tuple[list[str], Finished]:
+        """The texts of all choices, and the end."""
+        return self.finish([self.submit(tokens, **fields)])[0]
+
+    def finish(self, jobs: list[Job]) -> list[tuple[list[str], Finished]]:
+        texts = {job: [""] * job.request.n for job in jobs}
+        ends: dict[Job, Finished] = {}
+        while len(ends) < len(jobs):
+            job, message = self._messages.get(timeout=60)
+            if isinstance(message, CacheReport):
+                self.report = message
+            assert not isinstance(message, Failed), message
+            if job in texts and isinstance(message, Delta):
+                texts[job][message.index] += message.text
+            if job in texts and isinstance(message, Finished):
+                ends[job] = message
+        return [(texts[job], ends[job]) for job in jobs]
+
+    def until_report(self, wanted: Callable[[CacheReport], bool]) -> CacheReport:
+        while not wanted(self.report):
+            _, message = self._messages.get(timeout=60)
+            if isinstance(message, CacheReport):
+                self.report = message
+        return self.report
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(models: Models, tmp_path: Path) -> Iterator[Start]:
+    engines: list[Running] = []
+
+    def start(name: str = "llama", *, budget: CacheBudget = ROOMY, limits: Limits = LIMITS) -> Running:
+        running = Running(*models(name), tmp_path / "kv", limits)
+        running.engine.set_cache_budget(budget)
+        engines.append(running)
+        return running
+
+    yield start
+    for running in engines:
+        running.engine.stop()
+
+
+def text_tokens(models: Models, name: str, language: str = "english", count: int = 140) -> list[int]:
+    return models(name)[0].tokenize(PROMPTS[language], add_special=True)[:count]
+
+
+@pytest.mark.parametrize("name", ["llama", "sliding", "smollm2"])
+@pytest.mark.parametrize("language", PROMPTS)
+def test_a_conversation_that_returns_computes_its_new_tokens_only_also_after_a_restart(
+    models: Models, start: Start, name: str, language: str
+) -> None:
+    model, _ = models(name)
+    first = start(name)
+    prompt = text_tokens(models, name, language)
+    (text,), _ = first.run(prompt)
+    answered = [*prompt, *model.tokenize(text, add_special=False)]
+    turn_two = [*answered, *prompt[1:20]]
+    from_ram, end = first.run(turn_two)
+    kept = end.cached_tokens
+    assert kept >= len(prompt) - 1
+    written = first.until_report(lambda report: report.ssd.blocks >= report.ram.blocks)
+    assert written.ssd.blocks == written.ram.blocks
+    first.engine.stop()
+    second = start(name)
+    from_ssd, end = second.run(turn_two)
+    assert end.cached_tokens >= 128
+    if end.cached_tokens == kept:
+        assert from_ssd == from_ram
+    assert second.until_report(lambda report: report.hits == 1).ssd_hits == 1
+
+
+def test_a_recurrent_model_answers_and_caches_nothing(models: Models, start: Start) -> None:
+    running = start("recurrent")
+    prompt = text_tokens(models, "recurrent")
+    first, _ = running.run(prompt)
+    again, end = running.run(prompt)
+    assert (first, end.cached_tokens) == (again, 0)
+    report = running.until_report(lambda report: bool(report.ram.reason))
+    assert "can't be cut" in report.ram.reason and not report.ssd.enabled
+
+
+def test_a_prompt_comes_from_the_cache_short_of_its_last_token(models: Models, start: Start) -> None:
+    running = start()
+    prompt = text_tokens(models, "llama", count=100)
+    running.run(prompt)
+    assert running.run(prompt)[1].cached_tokens == 99
+
+
+def test_two_tenants_with_the_same_prompt_share_no_block(models: Models, start: Start) -> None:
+    running = start()
+    prompt = text_tokens(models, "llama")
+    _, cold = running.run(prompt, partition=ALICE)
+    before = running.until_report(lambda report: report.lookups == 1 and report.ram.blocks > 0).ram.blocks
+    _, stranger = running.run(prompt, partition=BOB)
+    assert (cold.cached_tokens, stranger.cached_tokens) == (0, 0)
+    assert (
+        running.until_report(lambda report: report.lookups == 2 and report.ram.blocks > before).ram.blocks == 2 * before
+    )
+
+
+def test_a_salt_parts_requests_of_one_tenant(models: Models, start: Start) -> None:
+    running = start()
+    prompt = text_tokens(models, "llama")
+    salted = Partition(name="alice", key=b"a" * 32, salt="pepper")
+    running.run(prompt, partition=ALICE)
+    assert running.run(prompt, partition=salted)[1].cached_tokens == 0
+    assert running.run(prompt, partition=salted)[1].cached_tokens == len(prompt) - 1
+
+
+def test_a_declared_prompt_is_computed_once_for_all_tenants(models: Models, start: Start) -> None:
+    running = start()
+    prompt = text_tokens(models, "llama")
+    shared = {"shared_name": "ours", "shared_key": b"s" * 32, "shareable_messages": 1}
+    partitions = [Partition(name=name, key=name[:1].encode() * 32, **shared) for name in ("alice", "bob")]  # type: ignore[arg-type]
+    running.run(prompt, partition=partitions[0], shared_tokens=130)
+    assert running.run(prompt, partition=partitions[1], shared_tokens=130)[1].cached_tokens == 128
+
+
+def test_a_request_without_a_partition_leaves_nothing_behind(models: Models, start: Start) -> None:
+    running = start()
+    prompt = text_tokens(models, "llama")
+    running.run(prompt, partition=None)
+    assert running.run(prompt)[1].cached_tokens == 0
+
+
+def test_choices_share_the_computing_of_their_prompt(models: Models, start: Start) -> None:
+    running = start(budget=CacheBudget(ram_bytes=0, ssd_bytes=0))
+    prompt = text_tokens(models, "llama")
+    texts, end = running.run(prompt, n=3, sampling=Sampling(temperature=1.0, seed=7))
+    assert (end.prompt_tokens, end.completion_tokens, end.reason) == (len(prompt), 24, FinishReason.LENGTH)
+    assert len(set(texts)) == 3
+    assert running.run(prompt, n=3, sampling=Sampling(temperature=1.0, seed=7))[0] == texts
+
+
+def test_greedy_choices_are_alike(models: Models, start: Start) -> None:
+    running = start()
+    texts, _ = running.run(text_tokens(models, "llama"), n=2)
+    assert texts[0] == texts[1]
+
+
+def test_ram_never_exceeds_its_budget_and_what_goes_out_is_still_on_ssd(models: Models, start: Start) -> None:
+    token_bytes = 256
+    budget = CacheBudget(ram_bytes=300 * token_bytes, ssd_bytes=64 << 20)
+    running = start(budget=budget)
+    prompts = [text_tokens(models, "llama", count=120 + index)[index:] for index in range(6)]
+    for prompt in prompts:
+        running.run(prompt)
+    report = running.until_report(lambda report: report.ssd.blocks >= 12)
+    assert report.ram.bytes <= budget.ram_bytes and report.ram.evicted_blocks > 0
+    assert running.run(prompts[0])[1].cached_tokens >= 64
+    assert running.until_report(lambda report: report.ssd_hits == 1).ram.bytes <= budget.ram_bytes
+
+
+def test_a_budget_of_nothing_empties_both_tiers(models: Models, start: Start, tmp_path: Path) -> None:
+    running = start()
+    prompt = text_tokens(models, "llama")
+    running.run(prompt)
+    running.until_report(lambda report: report.ssd.blocks > 0)
+    running.engine.set_cache_budget(CacheBudget(ram_bytes=0, ssd_bytes=0))
+    report = running.until_report(lambda report: not report.ram.enabled and report.ssd.bytes == 0)
+    assert (report.ram.bytes, report.ssd.blocks) == (0, 0)
+    assert running.run(prompt)[1].cached_tokens == 0
+    assert not list((tmp_path / "kv").rglob("*.kv"))
+
+
+def test_sequences_that_outgrow_the_long_pool_together_give_way_and_all_end(models: Models, start: Start) -> None:
+    running = start()
+    prompts = [text_tokens(models, "llama", count=270 - index)[index:] for index in range(3)]
+    jobs = [running.submit(prompt, max_tokens=512 - len(prompt)) for prompt in prompts]
+    for prompt, (_, end) in zip(prompts, running.finish(jobs), strict=True):
+        assert end.completion_tokens == 512 - len(prompt)
+    running.until_report(lambda report: report.context_tokens == 0)
+
+
+def test_what_is_cancelled_while_it_waits_for_the_disk_leaves_nothing_pinned(models: Models, start: Start) -> None:
+    first = start()
+    prompt = text_tokens(models, "llama")
+    first.run(prompt)
+    first.until_report(lambda report: report.ssd.blocks >= report.ram.blocks > 0)
+    first.engine.stop()
+    second = start()
+    job = second.submit(prompt)
+    second.engine.cancel(job)
+    (_, end) = second.finish([job])[0]
+    assert end.reason is FinishReason.CANCELLED
+    second.engine.set_cache_budget(CacheBudget(ram_bytes=0, ssd_bytes=0))
+    assert second.until_report(lambda report: not report.ram.enabled).ram.bytes == 0
