@@ -169,6 +169,8 @@ UNFOLD = {
                     _page("Versions", "history", "registry_version", "registry.view_version"),
                     _page("Replicas", "memory", "registry_replica", "registry.view_replica"),
                     _page("Nodes", "dns", "registry_node", "registry.view_node"),
+                    _page("KV cache", "cached", "registry_cacherevision", "registry.view_cacherevision"),
+                    _page("Shared prompts", "communities", "registry_sharedprompt", "registry.view_sharedprompt"),
                 ],
             },
             {

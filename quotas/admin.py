@@ -5,13 +5,14 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.html import format_html
 
 from quotas import selectors, services
 from quotas.callers import Role
 from quotas.models import ApiKey, Tenant
-from registry.staff import ServiceAdmin, bulk_action, coloured, column, counted, post_action, refusals_shown
+from registry.staff import ServiceAdmin, become, bulk_action, coloured, column, counted, post_action, refusals_shown
 
 
 @admin.register(Tenant)
@@ -20,6 +21,8 @@ class TenantAdmin(ServiceAdmin):
     list_display = ("name", "active_keys", "created_at")
     search_fields = ("name",)
     fields = ("name",)
+    actions_row = ("erase_cache",)
+    actions_detail = ("erase_cache",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
         return selectors.tenants_list()
@@ -32,12 +35,23 @@ class TenantAdmin(ServiceAdmin):
         """What a tenant used must stay accountable."""
         return False
 
+    def has_erase_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.has_perm("quotas.change_tenant"))
+
     def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
-        _become(obj, services.tenant_create(name=obj.name))
+        become(obj, services.tenant_create(name=obj.name))
 
     @column("working keys", ordering="active_keys")
     def active_keys(self, tenant: Any) -> int:
         return int(tenant.active_keys)
+
+    @post_action("Erase cache", icon="ink_eraser", permission="erase")
+    def erase_cache(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tenant = get_object_or_404(Tenant, pk=object_id)
+        with refusals_shown(request):
+            services.partition_erase(tenant=tenant.name)
+            messages.success(request, f"What was cached for {tenant.name} is out of reach, in memory and on disk.")
+        return self.back(request)
 
 
 @admin.register(ApiKey)
@@ -85,7 +99,7 @@ class ApiKeyAdmin(ServiceAdmin):
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         tenant = obj.tenant.name if obj.tenant_id else services.DEFAULT_TENANT
         key, secret = services.key_create(tenant=tenant, name=obj.name, role=obj.role, expires_at=obj.expires_at)
-        _become(obj, key)
+        become(obj, key)
         _show_secret(request, key, secret)
 
     @column("key", ordering="prefix")
@@ -120,11 +134,6 @@ class ApiKeyAdmin(ServiceAdmin):
         for key in keys:
             services.key_revoke(key_pk=key.pk)
         counted(request, len(keys), "revoked")
-
-
-def _become(obj: Any, row: Any) -> None:
-    """Django's admin goes on with the object of its form: make it the row that the service wrote."""
-    obj.__dict__.update(row.__dict__)
 
 
 def _show_secret(request: HttpRequest, key: ApiKey, secret: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from django.db import transaction
 
-from registry import services
+from registry import listing, services
 from registry.capability_words import capabilities_checked
 from registry.errors import Conflict
 from registry.models import Model, Version
@@ -57,3 +57,24 @@ def model_forget(*, name: str) -> None:
         if not forgettable(model=model):
             raise Conflict(f"“{name}” still has a file: move it out of the models directory first, or disable it.")
         model.delete()
+
+
+def version_forget(*, name: str, number: str) -> None:
+    """Delete a version whose file has vanished or was replaced.
+
+    Raises:
+        ModelNotFound: with the nearest ids.
+        NotFound: naming the versions there are.
+        Conflict: its file is still there, or it is the one that the bare id means.
+    """
+    with transaction.atomic():
+        version = listing.version_find(name=name, number=number)
+        if version.file_state not in (Version.FileState.MISSING, Version.FileState.REPLACED):
+            raise Conflict(f"{version} still has a file: move it out of the models directory first.")
+        # Without it, the next scan would promote whatever there is, which nobody has decided.
+        if version.model.promoted_id == version.pk:
+            raise Conflict(
+                f"{version} is what “{version.model.name}” means. Promote another version first, or delete the model "
+                "as a whole."
+            )
+        version.delete()

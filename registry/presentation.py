@@ -11,9 +11,11 @@ _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 def model_fields(model: catalogue.Model, *, state: str = "cold") -> dict[str, Any]:
     """The fields of ``GET /v1/models/{id}``. ``state`` is that of the promoted version's best replica.
 
-    While no version is promoted, the newest one is shown: its health says why it can't answer.
+    While no version is promoted, the newest one is shown: its health says why it can't answer. ``reason`` is there
+    only where there is one.
     """
     version = model.promoted or next(iter(model.versions.values()), None)
+    reason = {"reason": version.health_reason} if version and version.health_reason else {}
     return {
         "id": model.id,
         "object": "model",
@@ -33,7 +35,13 @@ def model_fields(model: catalogue.Model, *, state: str = "cold") -> dict[str, An
         "health_status": version.health if version else catalogue.Health.UNKNOWN,
         "state": state,
         "use_count": model.use_count,
+        **reason,
     }
+
+
+def promotion(model_id: str, number: str) -> str:
+    """How an operator makes a version the one that serves."""
+    return f".venv/bin/python manage.py models promote {model_id}@{number}"
 
 
 def count_text(count: int | None) -> str | None:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from registry.errors import InvalidRequest, ModelNotFound, NotFound
 from registry.hashing import versions_hash
 from registry.models import Model, Node, Replica, Version
+from registry.presentation import promotion
 from registry.registering import model_register
 from registry.scanning import ScanReport, models_scan
 
@@ -55,14 +56,12 @@ def model_set_default(*, name: str) -> Model:
 
     Raises:
         ModelNotFound: as :func:`model_named`.
-        InvalidRequest: when it is disabled: every request without a model would then fail.
+        InvalidRequest: when it can't answer: every request without a model would then fail.
     """
     with transaction.atomic():
         model = model_named(name=name)
-        if not model.enabled:
-            raise InvalidRequest(
-                f"“{model.name}” is disabled; enable it before making it the default.", param="model_id"
-            )
+        if why := _why_not(model):
+            raise InvalidRequest(f"“{model.name}” can't be the default: {why}", param="model_id")
         _lock_default()
         Model.objects.filter(is_default=True).exclude(pk=model.pk).update(is_default=False)
         Model.objects.filter(pk=model.pk, is_default=False).update(is_default=True)
@@ -203,6 +202,22 @@ def _desire(*, node: Node, version: Version, state: Replica.Desired) -> int:
     if created:
         return 1
     return Replica.objects.filter(pk=replica.pk).exclude(desired=state).update(desired=state)
+
+
+def _why_not(model: Model) -> str:
+    """What keeps a model from answering under its bare id, and what to do about it; empty where nothing does."""
+    if not model.enabled:
+        return f"it is disabled. Enable it first: .venv/bin/python manage.py models enable {model.name}"
+    version = model.promoted
+    if version is not None and version.servable:
+        return ""
+    better = next((other for other in model.versions.order_by("-major", "-minor", "-patch") if other.servable), None)
+    if better is not None:
+        state = f"{version} can't be served ({version.health_reason})" if version else "no version of it is promoted"
+        return f"{state}. Promote one first: {promotion(model.name, better.number)}"
+    version = version or model.versions.first()
+    reason = (version.health_reason or version.get_file_state_display()) if version else "it has no version"
+    return f"it can't answer ({reason}). Put its file right first, or choose another model."
 
 
 def _lock_default() -> None:

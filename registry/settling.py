@@ -9,6 +9,7 @@ from django.utils import timezone
 from registry.discovery.layout import Content, Found, Number
 from registry.discovery.placement import FIRST, Known, Placement, Placements, next_number
 from registry.models import Model, Version
+from registry.presentation import promotion
 
 FileState = Version.FileState
 HealthStatus = Version.HealthStatus
@@ -280,7 +281,8 @@ def version_replaced(version: Version, *, by: Version) -> None:
         version,
         file_state=FileState.REPLACED,
         health=HealthStatus.UNHEALTHY,
-        health_reason=f"its file was replaced; the new content is version {by.number}, which can be promoted",
+        health_reason=f"its file was replaced; the new content is version {by.number}, which serves once an operator "
+        f"promotes it: {promotion(by.model.name, by.number)}",
     )
 
 

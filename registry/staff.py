@@ -94,6 +94,11 @@ def post_action(description: str, *, icon: str, permission: str = "change") -> C
     return decorate
 
 
+def become(obj: Any, row: Any) -> None:
+    """Django's admin goes on with the object of its form: make it the row that the service wrote."""
+    obj.__dict__.update(row.__dict__)
+
+
 class ServiceAdmin(ModelAdmin):  # type: ignore[misc] # Unfold has no types
     """A page over rows that are written by services."""
 

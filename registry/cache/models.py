@@ -10,7 +10,7 @@ class CacheRevision(models.Model):
 
     number = models.PositiveIntegerField(primary_key=True)
     config = models.JSONField(help_text="As registry.cache.configuration.CacheAllocation.")
-    author = models.CharField(max_length=200, blank=True, help_text="The key or the user that set it.")
+    author = models.CharField(max_length=200, blank=True)
     comment = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 

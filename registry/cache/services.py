@@ -53,10 +53,15 @@ def cache_allocation_update(*, changes: Mapping[str, Any], author: str, comment:
     """
     _one_at_a_time()
     before = selectors.cache_configured_load()
+    after = cache_allocation_changed(config=before.config, changes=changes)
+    return _keep(after, before, author=author, comment=comment)
+
+
+def cache_allocation_changed(*, config: CacheAllocation, changes: Mapping[str, Any]) -> CacheAllocation:
+    """What a change would make of a configuration. Raises as :func:`cache_allocation_update`; writes nothing."""
     if "model_priorities" in changes:
         changes = {**changes, "model_priorities": _of_known_models(changes["model_priorities"])}
-    after = configuration.changed(_without_vanished_models(before.config), changes)
-    return _keep(after, before, author=author, comment=comment)
+    return configuration.changed(_without_vanished_models(config), changes)
 
 
 @transaction.atomic

@@ -27,7 +27,8 @@ def capabilities(header: GgufHeader) -> tuple[str, ...]:
     """Of ``chat``, ``completion``, ``embedding``, ``tools``, sorted; nothing for what we can't serve.
 
     1. An encoder, or a decoder that names how its tokens are pooled (converters write that for embedding models
-       only), gives embeddings and nothing else; one that is pooled into a rank gives none either.
+       only), gives embeddings and nothing else; one that is pooled into a rank, or an encoder that names no pooling
+       by ``none``, has no vector of a text and gives none either.
     2. Another decoder with a tokenizer completes text; with a chat template it also chats, and it uses tools if the
        template knows what to do with them.
     """
@@ -35,7 +36,9 @@ def capabilities(header: GgufHeader) -> tuple[str, ...]:
         return ()
     if header.pooling == "rank":
         return ()
-    if header.architecture in ENCODERS or not header.causal or header.pooling in ("mean", "cls", "last"):
+    if header.architecture in ENCODERS or not header.causal:
+        return () if header.pooling == "none" else ("embedding",)
+    if header.pooling in ("mean", "cls", "last"):
         return ("embedding",)
     if not header.has_chat_template:
         return ("completion",)

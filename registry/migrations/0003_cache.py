@@ -66,10 +66,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("number", models.PositiveIntegerField(primary_key=True, serialize=False)),
                 ("config", models.JSONField(help_text="As registry.cache.configuration.CacheAllocation.")),
-                (
-                    "author",
-                    models.CharField(blank=True, help_text="The key or the user that set it.", max_length=200),
-                ),
+                ("author", models.CharField(blank=True, max_length=200)),
                 ("comment", models.CharField(blank=True, max_length=500)),
                 ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],

@@ -1,4 +1,4 @@
-"""``manage.py models list|add|load|unload|scan``."""
+"""``manage.py models list|add|load|unload|scan|promote|enable|disable|default|delete``."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,13 +8,15 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 
-from registry import listing, services
+from registry import editing, listing, services
 from registry.command import Action, OperatorCommand
+from registry.errors import InvalidRequest
 from registry.models import Replica
+from registry.presentation import promotion
 
 
 class Command(OperatorCommand):
-    help = "List, add, load, unload and scan for models."
+    help = "List, add, load, unload, promote, enable, disable and delete models; choose the default; scan for them."
 
     def add_arguments(self, parser: CommandParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True)
@@ -35,6 +37,16 @@ class Command(OperatorCommand):
             command.add_argument("id", help="<id> or <id>@<version>")
             command.add_argument("--node", help="every node if absent")
         commands.add_parser("scan", help="look through the models directories now")
+        promote = commands.add_parser("promote", help="make a version the one that the bare id means")
+        promote.add_argument("id", help="<id>@<version>")
+        for name, help_text in (
+            ("enable", "let a model answer requests"),
+            ("disable", "let it answer none; running requests finish"),
+            ("default", "let it answer requests that name no model"),
+        ):
+            commands.add_parser(name, help=help_text).add_argument("id")
+        delete = commands.add_parser("delete", help="forget a model, or a version, whose files are gone")
+        delete.add_argument("id", help="<id> or <id>@<version>")
 
     def actions(self) -> Mapping[str, Action]:
         return {
@@ -43,6 +55,11 @@ class Command(OperatorCommand):
             "load": self._load,
             "unload": self._unload,
             "scan": self._scan,
+            "promote": self._promote,
+            "enable": self._enable,
+            "disable": self._disable,
+            "default": self._default,
+            "delete": self._delete,
         }
 
     def _list(self, options: dict[str, Any]) -> None:
@@ -75,7 +92,8 @@ class Command(OperatorCommand):
         self.stdout.write(f"{version} is registered: {version.path}")
         if version.model.promoted_id != version.pk:
             self.stdout.write(
-                f"“{version.model.name}” still means {version.model.promoted}, until the new version is promoted."
+                f"“{version.model.name}” still means {version.model.promoted}. To change that: "
+                f"{promotion(version.model.name, version.number)}"
             )
 
     def _load(self, options: dict[str, Any]) -> None:
@@ -107,6 +125,34 @@ class Command(OperatorCommand):
                 self.stdout.write(f"{label}: {name}")
         for name, reason in report.unusable.items():
             self.stdout.write(f"Can't be used: {name}: {reason}")
+
+    def _promote(self, options: dict[str, Any]) -> None:
+        name, at, number = options["id"].partition("@")
+        if not at:
+            known = ", ".join(version.number for version in listing.versions_list(name=name)) or "none"
+            raise InvalidRequest(f"Say which version of “{name}”, as {name}@<version>; it has: {known}.")
+        version = services.version_promote(name=name, number=number)
+        self.stdout.write(f"“{version.model.name}” now means {version}.")
+
+    def _enable(self, options: dict[str, Any]) -> None:
+        model = services.model_enable(name=options["id"], enabled=True)
+        self.stdout.write(f"“{model.name}” is enabled.")
+
+    def _disable(self, options: dict[str, Any]) -> None:
+        model = services.model_enable(name=options["id"], enabled=False)
+        self.stdout.write(f"“{model.name}” is disabled: it answers no request.")
+
+    def _default(self, options: dict[str, Any]) -> None:
+        model = services.model_set_default(name=options["id"])
+        self.stdout.write(f"“{model.name}” answers requests that name no model.")
+
+    def _delete(self, options: dict[str, Any]) -> None:
+        name, at, number = options["id"].partition("@")
+        if at:
+            editing.version_forget(name=name, number=number)
+        else:
+            editing.model_forget(name=name)
+        self.stdout.write(f"“{options['id']}” is deleted.")
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

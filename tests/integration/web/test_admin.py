@@ -16,12 +16,13 @@ from quotas import callers, selectors
 from quotas import services as quotas
 from quotas.models import ApiKey, Tenant
 from registry import services
-from registry.models import Model, Node, Replica, Version
+from registry.cache import services as cache
+from registry.models import CacheRevision, Model, Node, Replica, SharedPrompt, Version
 from tests.gguf_files import write_model
 
 pytestmark = pytest.mark.django_db
 
-LISTS = [Model, Version, Replica, Node, Tenant, ApiKey, User, Group]
+LISTS = [Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group]
 
 
 @pytest.fixture
@@ -47,6 +48,8 @@ def furnished(models: Path) -> None:
     quotas.tenant_create(name="acme")
     quotas.key_create(tenant="acme", name="ci", role="admin")
     Group.objects.create(name="night shift")
+    cache.cache_allocation_update(changes={"global_cache_ram_gb": 2, "model_priorities": {"tiny": 7}}, author="root")
+    cache.shared_prompt_create(name="support", text="You help. " * 50)
 
 
 def url(model: Any, page: str, *arguments: object) -> str:
@@ -95,7 +98,7 @@ def test_every_row_has_a_page(root: Client, furnished: None, model: Any) -> None
         assert root.get(url(model, "history", row.pk)).status_code == 200
 
 
-@pytest.mark.parametrize("model", [Tenant, ApiKey, User, Group])
+@pytest.mark.parametrize("model", [CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group])
 def test_what_can_be_added_has_a_form(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 200
 
