@@ -15,6 +15,7 @@ import msgspec
 
 from registry.catalogue import Catalogue, Health, Model, Version
 from registry.errors import InvalidRequest, ModelNotFound, Unavailable
+from registry.presentation import promotion
 from routing.decision import Refusal
 
 AUTO = "auto"
@@ -26,8 +27,6 @@ _NEAREST_AMONG = 2000
 """Ids compared with a misspelt one, at most: a wrong name must not stop the event loop for longer than a few ms."""
 
 _HEALTH_RANK = {Health.HEALTHY: 0, Health.DEGRADED: 1, Health.UNKNOWN: 2, Health.LOADING: 2}
-
-_NOT_PROMOTED = "has no version that is promoted to serve"
 
 Rank = tuple[bool, bool, int]
 
@@ -117,13 +116,13 @@ class RouteTable:
         if not model.enabled:
             return ModelNotFound(f"The model '{model_id}' is disabled. An operator can enable it.", param="model")
         version = model.versions[number] if at else model.promoted
-        reason = _unusable(model, version) if version else _NOT_PROMOTED
+        reason = _unusable(model, version) if version else _unpromoted(model)
         return Unavailable(f"The model '{name}' can't answer: it {reason}.", code="no_healthy_model", retry_after=30)
 
     def _refusal(self, model: Model, capabilities: frozenset[str]) -> Refusal:
         version = model.promoted
         if version is None:
-            return Refusal(model.id, _NOT_PROMOTED)
+            return Refusal(model.id, _unpromoted(model))
         if model.alias_of is not None:
             return Refusal(model.id, f"is another name of '{model.alias_of}'")
         missing = capabilities - version.capabilities
@@ -177,6 +176,16 @@ def _unusable(model: Model, version: Version) -> str:
     if not version.files:
         return "has no file"
     return ""
+
+
+def _unpromoted(model: Model) -> str:
+    """Why a model without a promoted version can't answer: what is wrong with its newest one, if anything is."""
+    newest = next(iter(model.versions.values()), None)
+    if newest is None:
+        return "has no version"
+    return _unusable(model, newest) or (
+        f"has no version that is promoted to serve; an operator does it with: {promotion(model.id, newest.version)}"
+    )
 
 
 def _unknown(name: str, ids: list[str]) -> str:

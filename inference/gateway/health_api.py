@@ -15,7 +15,10 @@ from inference.gateway.call import Call
 from inference.gateway.models_api import counts_by_state, timestamp
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
-from registry.catalogue import Health
+from registry.catalogue import Health, Model
+
+_NOT_PROMOTED = "not_promoted"
+_ANSWERS = {Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN, Health.LOADING}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,8 +43,8 @@ class HealthApi:
         snapshot = self._state.snapshot
         reasons = [*self._database_reasons(now), *self._supervisor_reasons()]
         models = snapshot.catalogue.models.values() if snapshot else ()
-        versions = [model.promoted for model in models if model.enabled and model.promoted]
-        if snapshot and not any(version.health is not Health.UNHEALTHY for version in versions):
+        health = [_health_of(model) for model in models if model.enabled]
+        if snapshot and not any(known in _ANSWERS for known in health):
             reasons.append("No model can answer: put a GGUF into the models directory, or see GET /v1/models.")
         return {
             "status": "starting" if snapshot is None else "degraded" if reasons else "ok",
@@ -61,7 +64,7 @@ class HealthApi:
             "models": {
                 "total": len(models),
                 "enabled": sum(model.enabled for model in models),
-                "by_health": _counts([version.health for version in versions]),
+                "by_health": _counts(health),
                 "by_state": counts_by_state(self._state.replicas),
             },
         }
@@ -80,5 +83,13 @@ class HealthApi:
         return [f"The supervisor can't be reached since {timestamp(self._replicas.since)}: no model can be loaded."]
 
 
-def _counts(values: list[Health]) -> dict[str, int]:
-    return {str(value): values.count(value) for value in Health if value in values}
+def _health_of(model: Model) -> str:
+    """One word for every model, so that the counts add up: where nothing serves, the newest version says why."""
+    version = model.promoted or next(iter(model.versions.values()), None)
+    if model.promoted is None and (version is None or version.health is not Health.UNHEALTHY):
+        return _NOT_PROMOTED
+    return version.health if version else _NOT_PROMOTED
+
+
+def _counts(values: list[str]) -> dict[str, int]:
+    return {str(word): values.count(word) for word in (*Health, _NOT_PROMOTED) if word in values}

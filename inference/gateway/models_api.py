@@ -12,9 +12,9 @@ from inference.gateway.call import Call
 from inference.gateway.replicas import View, state_of
 from inference.gateway.state import GatewayState, Snapshot
 from inference.protocol import ReplicaState
-from registry.catalogue import Model, Version
+from registry.catalogue import Health, Model, Version
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, NotFound
-from registry.presentation import model_fields
+from registry.presentation import model_fields, promotion
 
 _encode = msgspec.json.Encoder().encode
 _MODELS = "/v1/models/"
@@ -173,8 +173,8 @@ def counts_by_state(view: View) -> Mapping[str, int]:
 def _health_reason(model: Model, version: Version | None) -> str:
     if version is None:
         return "no version is known"
-    if model.promoted is None:
-        return "no version is promoted to serve"
+    if model.promoted is None and version.health is not Health.UNHEALTHY:
+        return f"no version is promoted to serve; an operator does it with: {promotion(model.id, version.version)}"
     return version.health_reason
 
 

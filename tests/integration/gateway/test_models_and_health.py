@@ -120,6 +120,35 @@ async def test_live_ready_and_overall_health(start_rig: StartRig) -> None:
     assert body["models"] == {"total": 1, "enabled": 1, "by_health": {"healthy": 1}, "by_state": {}}
 
 
+async def test_every_enabled_model_is_counted_under_one_word(start_rig: StartRig) -> None:
+    assert PLAIN.promoted is not None
+    cut = replace(PLAIN.promoted, pk=3, health=Health.UNHEALTHY, health_reason="30.0 MB of 98.4 MB are there")
+    broken = replace(a_model("broken", 3), promoted=None, versions={"1.0.0": cut})
+    waiting = replace(a_model("waiting", 4), promoted=None)
+    rig = await start_rig(PLAIN, broken, waiting, replace(a_model("off", 5), enabled=False))
+    counts = (await get(rig, "/health"))["models"]
+    assert (counts["total"], counts["enabled"]) == (4, 3)
+    assert counts["by_health"] == {"healthy": 1, "unhealthy": 1, "not_promoted": 1}
+
+
+async def test_a_broken_file_is_told_with_its_reason_wherever_its_model_is_shown(start_rig: StartRig) -> None:
+    assert PLAIN.promoted is not None
+    why = "30.0 MB of 98.4 MB are there: it is still being copied, or was truncated"
+    cut = replace(PLAIN.promoted, health=Health.UNHEALTHY, health_reason=why)
+    rig = await start_rig(replace(PLAIN, promoted=None, versions={"1.0.0": cut}))
+    assert (await get(rig, "/v1/models"))["data"][0]["reason"] == why
+    assert (await get(rig, "/v1/models/plain/health"))["reasons"] == [why]
+    request = {"model": "plain", "messages": [{"role": "user", "content": "Hello!"}]}
+    async with rig.client.post("/v1/chat/completions", json=request) as response:
+        assert (response.status, why in (await response.json())["error"]["message"]) == (503, True)
+
+
+async def test_a_version_that_waits_for_its_promotion_says_how(start_rig: StartRig) -> None:
+    rig = await start_rig(replace(PLAIN, promoted=None))
+    (reason,) = (await get(rig, "/health/model/plain"))["reasons"]
+    assert reason.endswith("manage.py models promote plain@1.0.0")
+
+
 async def test_health_tells_that_the_supervisor_is_away(start_rig: StartRig) -> None:
     rig = await start_rig(PLAIN)
     await rig.supervisor.stop()

@@ -74,11 +74,55 @@ def test_load_and_unload_ask_the_nodes(folder: Path) -> None:
     assert Replica.objects.get().desired == "stopped"
 
 
+def test_a_replaced_file_is_promoted_as_the_reason_says_and_its_old_version_deleted(folder: Path) -> None:
+    write_model(folder / "tiny.gguf")
+    models("scan")
+    write_model(folder / "tiny.gguf", layers=3)
+    models("scan")
+    reason = version_of("tiny", "1.0.0").health_reason
+    assert reason.endswith(".venv/bin/python manage.py models promote tiny@1.0.1")
+    with pytest.raises(CommandError, match=r"can't be the default: .*models promote tiny@1\.0\.1"):
+        models("default", "tiny")
+    with pytest.raises(CommandError, match="Promote another version first"):
+        models("delete", "tiny@1.0.0")
+
+    assert models("promote", "tiny@1.0.1") == "“tiny” now means tiny@1.0.1.\n"
+
+    assert models("default", "tiny") == "“tiny” answers requests that name no model.\n"
+    assert models("delete", "tiny@1.0.0") == "“tiny@1.0.0” is deleted.\n"
+    assert json.loads(models("list", "--json"))["versions"] == ["1.0.1"]
+
+
+def test_a_model_is_disabled_and_enabled(folder: Path) -> None:
+    write_model(folder / "tiny.gguf")
+    models("scan")
+    assert "answers no request" in models("disable", "tiny")
+    with pytest.raises(CommandError, match=r"it is disabled\. Enable it first: .*models enable tiny"):
+        models("default", "tiny")
+    assert models("enable", "tiny") == "“tiny” is enabled.\n"
+
+
+def test_what_has_vanished_is_deleted_and_what_is_there_is_not(folder: Path) -> None:
+    file = write_model(folder / "tiny.gguf")
+    models("scan")
+    with pytest.raises(CommandError, match="still has a file"):
+        models("delete", "tiny")
+    file.unlink()
+    models("scan")
+    with pytest.raises(CommandError, match="can't be the default: it can't answer"):
+        models("default", "tiny")
+    assert models("delete", "tiny") == "“tiny” is deleted.\n"
+    assert "No model is known yet" in models("list")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("load", "tinny"), "Nearest: tiny"),
         (("load", "tiny@2.0.0"), "it has: 1.0.0"),
+        (("promote", "tiny"), "Say which version of “tiny”, as tiny@<version>; it has: 1.0.0"),
+        (("promote", "tiny@2.0.0"), "it has: 1.0.0"),
+        (("delete", "tiny@1.0.0"), "still has a file"),
         (("load", "tiny"), "no supervisor has started yet"),
         (("add", "x", "/etc/hosts"), "does not lie below a models directory"),
     ],

@@ -181,7 +181,7 @@ def test_one_model_is_the_default(tiny: Version, scan: Scan, models_dir: Path) -
 def test_a_disabled_model_can_not_become_the_default(tiny: Version) -> None:
     model_enable(name="tiny", enabled=False)
 
-    with pytest.raises(InvalidRequest, match="enable it"):
+    with pytest.raises(InvalidRequest, match="Enable it"):
         model_set_default(name="tiny")
 
 
