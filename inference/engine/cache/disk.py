@@ -6,11 +6,16 @@ index.py    what is held, who goes first
 pacing.py   the rate and the day's budget of bytes to write
 store.py    these together, synchronous: blocks within a budget
 mailbox.py  what is asked of the thread, and in which order it gets to it
+events.py   what happens, counted and told
 outage.py   how long nothing is written after a fault
 disk.py     the thread
 
 One thread, so that one owner changes the index and the directory. A fetch goes before all writes that wait, so it waits
-for the one in work at most (measured: 1 ms for 1.5 MB that the page cache takes).
+for the one in work at most.
+
+Measured (2 cores, others at work on them, blocks of 1.5 MB, whose 64 tokens take 225 ms to compute): ``put`` 0.07 ms
+in the caller's thread; a write 0.8 ms on tmpfs and 1–4 ms on ext4; a fetch of 16 blocks 8–15 ms out of the page cache,
+30 ms out of the disk; opening 0.1 s for 10,000 blocks.
 
 **When the disk fails** (full, read-only, I/O errors, gone; or another worker has the directory): nothing is written,
 ``report`` says so with the reason, and the blocks that wait are dropped. What can be read is still served. The first
@@ -23,26 +28,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import numpy as np
 import structlog
 
+from inference.engine.cache.events import DiskEvent, DiskEventKind, Events, call
 from inference.engine.cache.files import Format, Label, partition_digest
 from inference.engine.cache.mailbox import Chore, Fetch, Mailbox, Task, Uses, Write
 from inference.engine.cache.names import BlockId
 from inference.engine.cache.outage import Outage, after
 from inference.engine.cache.pacing import TokenBucket
 from inference.engine.cache.state import Bytes
-from inference.engine.cache.store import DiskBudget, DiskEvent, DiskEventKind, Store
+from inference.engine.cache.store import DiskBudget, Store
 from inference.protocol import TierReport
 
 __all__ = ["DiskBudget", "DiskEvent", "DiskEventKind", "DiskTier"]
 
 log = structlog.get_logger(module="cache")
-
-T = TypeVar("T")
 
 QUEUE_BYTES = 128 * 1024 * 1024
 """Payloads that wait to be written stay in memory: so many bytes at most, maybe beyond the RAM tier's budget."""
@@ -69,35 +72,29 @@ class DiskTier:
         clock: Callable[[], float] = time.time,
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
-        """Open the directory (measured: 0.15 s for 10,000 blocks). A bad disk raises nothing: the tier is then off.
+        """Open the directory (0.1 s for 10,000 blocks). A bad disk raises nothing: the tier is then off.
 
         ``clock`` gives seconds since the epoch.
         """
         self._directory = directory
         self._format = Format(compatibility)
         self._budget = budget
-        self._on_event = on_event
+        self._events = Events(on_event)
         self._clock = clock
         self._mailbox = Mailbox(queue_bytes)
         self._bucket = TokenBucket(budget.bytes_per_second, time.monotonic())
         self._uses_saved_at = time.monotonic()
-        self._counting = threading.Lock()
-        self._dropped = 0
-        self._evicted = 0
-        self.written_bytes = 0
-        """Since the tier was made."""
 
         # Changed by the tier's thread only; others read each once.
         self._store: Store | None = None
         self._outage: Outage | None = None
-        self._untold: list[DiskEvent] = []
         if budget.bytes > 0 or directory.exists():
             try:
                 self._open()
             except OSError as fault:
                 self._fail(fault)
         self._report = self._make_report()
-        self._tell()
+        self._events.tell()
         self._thread = threading.Thread(target=self._run, name="ssd-cache", daemon=True)
         self._thread.start()
 
@@ -133,8 +130,7 @@ class DiskTier:
             reason = "too many blocks wait to be written"
         else:
             return
-        self._count(event := _dropped(write, reason))
-        self._on_event(event)
+        self._events.tell_now(_dropped(write, reason))
 
     def touch(self, names: Sequence[bytes]) -> None:
         """These blocks of one chain, from its root on, were used without being fetched: RAM had them."""
@@ -148,7 +144,8 @@ class DiskTier:
     ) -> None:
         """Call ``done``, once, with the payloads of the leading ``names`` that are there and intact.
 
-        A disk that hangs delays ``done`` as long: who can't wait must have a deadline.
+        They are all in memory then, so ask for no more than there is room for. A disk that hangs delays ``done`` as
+        long: who can't wait must have a deadline.
         """
         find = key_of.__getitem__ if isinstance(key_of, Mapping) else key_of
         if not self._mailbox.fetch(Fetch(tuple((name, find(name)) for name in names), done)):
@@ -160,7 +157,12 @@ class DiskTier:
         self._mailbox.set_budget(budget)
 
     def report(self) -> TierReport:
-        return msgspec.structs.replace(self._report, dropped_blocks=self._dropped)
+        return msgspec.structs.replace(self._report, dropped_blocks=self._events.dropped)
+
+    @property
+    def written_bytes(self) -> int:
+        """Since the tier was made."""
+        return self._events.written_bytes
 
     def drain(self, timeout: float) -> bool:
         """Wait until all that was asked for is done: every block written, or dropped. False: not within ``timeout``
@@ -185,7 +187,7 @@ class DiskTier:
             if isinstance(task, Write):
                 self._mailbox.finish(task)
             self._report = self._make_report()
-            self._tell()
+            self._events.tell()
         self._stop()
 
     def _do(self, task: Task) -> None:
@@ -210,13 +212,13 @@ class DiskTier:
         assert self._store is not None
         reason = self._store.write(write.label, write.payload, write.key, self._clock())
         if reason:
-            self._note(_dropped(write, reason))
+            self._events.note(_dropped(write, reason))
             return
         self._bucket.take(write.size)
         if self._outage is not None:
             log.info("SSD cache is on again", attempts=self._outage.attempts)
             self._outage = None
-            self._note(DiskEvent(kind=DiskEventKind.ON))
+            self._events.note(DiskEvent(kind=DiskEventKind.ON))
 
     def _fetch(self, fetch: Fetch) -> None:
         found: list[tuple[bytes, Bytes]] = []
@@ -229,13 +231,13 @@ class DiskTier:
             if self._store is not None:
                 self._store.touch(_leaf_first([name for name, _ in found]), self._clock())
         finally:
-            _call(fetch.done, found)
+            call(fetch.done, found)
 
     def _apply(self, budget: DiskBudget) -> None:
         self._bucket.set_rate(budget.bytes_per_second, time.monotonic())
         if budget.bytes <= 0 or budget.bytes_per_second <= 0:
             self._drop_waiting("the budget was set to 0")
-        self._note(DiskEvent(kind=DiskEventKind.BUDGET))
+        self._events.note(DiskEvent(kind=DiskEventKind.BUDGET))
         if self._store is not None:
             self._store.set_budget(budget)
 
@@ -245,39 +247,20 @@ class DiskTier:
         if store is not None:
             with suppress(OSError):  # it is given up because something failed there
                 store.close()
-        self._store = Store(self._directory, self._format, self._budget, self._note)
+        self._store = Store(self._directory, self._format, self._budget, self._events.note)
 
     def _fail(self, fault: OSError) -> None:
         first = self._outage is None
         self._outage = after(fault, self._outage, self._clock())
         if first:
             log.warning("SSD cache is off", directory=str(self._directory), reason=self._outage.reason)
-            self._note(DiskEvent(kind=DiskEventKind.OFF, reason=self._outage.reason))
+            self._events.note(DiskEvent(kind=DiskEventKind.OFF, reason=self._outage.reason))
         self._drop_waiting(self._outage.reason)
 
     def _drop_waiting(self, reason: str) -> None:
         for write in self._mailbox.waiting_writes():
             self._mailbox.finish(write)
-            self._note(_dropped(write, reason))
-
-    def _note(self, event: DiskEvent) -> None:
-        self._count(event)
-        self._untold.append(event)
-
-    def _tell(self) -> None:
-        events, self._untold = self._untold, []
-        for event in events:
-            _call(self._on_event, event)
-
-    def _count(self, event: DiskEvent) -> None:
-        with self._counting:
-            match event.kind:
-                case DiskEventKind.STORED:
-                    self.written_bytes += event.bytes
-                case DiskEventKind.EVICTED:
-                    self._evicted += 1
-                case DiskEventKind.DROPPED | DiskEventKind.DAMAGED:
-                    self._dropped += 1
+            self._events.note(_dropped(write, reason))
 
     def _seconds_until_write(self) -> float:
         return self._bucket.seconds_until_free(time.monotonic())
@@ -298,7 +281,7 @@ class DiskTier:
             blocks=len(index) if index is not None else 0,
             bytes=index.bytes if index is not None else 0,
             budget_bytes=self._budget.bytes,
-            evicted_blocks=self._evicted,
+            evicted_blocks=self._events.evicted,
             least_recent_use=first.used_at if first is not None else None,
             least_uses=first.uses if first is not None else None,
         )
@@ -312,15 +295,7 @@ class DiskTier:
                 log.warning("The last uses of cached blocks could not be saved", reason=str(fault))
         self._report = self._make_report()
         for fetch in self._mailbox.unanswered():
-            _call(fetch.done, [])
-
-
-def _call(told: Callable[[T], None], news: T) -> None:
-    """Whoever is told must not take the tier with him if he fails."""
-    try:
-        told(news)
-    except Exception:
-        log.exception("What the SSD cache told somebody failed there")
+            call(fetch.done, [])
 
 
 def _dropped(write: Write, reason: str) -> DiskEvent:

@@ -7,11 +7,11 @@ is written, and the last uses come back from the files' modification times (uses
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import structlog
 
+from inference.engine.cache.events import DiskEvent, DiskEventKind
 from inference.engine.cache.files import OVERHEAD_BYTES, DamagedBlock, Format, Label
 from inference.engine.cache.folder import LEDGER_BYTES, Folder
 from inference.engine.cache.index import Held, Index
@@ -29,31 +29,6 @@ class DiskBudget:
     bytes_per_day: int
     """A day of UTC."""
     least_frequently_used_first: bool = False
-
-
-class DiskEventKind(StrEnum):
-    STORED = "stored"
-    EVICTED = "evicted"
-    """Pushed out by newer blocks or a smaller budget."""
-    DROPPED = "dropped"
-    """Not written: beyond the rate, the day's budget or the queue, or writing is off."""
-    DAMAGED = "damaged"
-    """Not readable; its file is gone."""
-    BUDGET = "budget"
-    """A new budget is in force."""
-    OFF = "off"
-    """Nothing is written until ON."""
-    ON = "on"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskEvent:
-    kind: DiskEventKind
-    name: bytes = b""
-    """The block's, of the first four."""
-    bytes: int = 0
-    """Of its file."""
-    reason: str = ""
 
 
 class Store:

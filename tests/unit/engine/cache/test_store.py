@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.engine.cache.events import DiskEvent, DiskEventKind
 from inference.engine.cache.files import Format
 from inference.engine.cache.folder import LEDGER_BYTES
-from inference.engine.cache.store import DiskBudget, DiskEvent, DiskEventKind, Store
+from inference.engine.cache.store import DiskBudget, Store
 from tests.kv_blocks import (
     COMPATIBILITY,
     KEY,

@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from inference.engine.cache.events import DiskEvent
 from inference.engine.cache.files import OVERHEAD_BYTES, Format
-from inference.engine.cache.store import DiskBudget, DiskEvent, Store
+from inference.engine.cache.store import DiskBudget, Store
 from tests.kv_blocks import COMPATIBILITY, KEY, block_files, budget, bytes_in, label, name, payload, room_for
 
 SIZE = 200
