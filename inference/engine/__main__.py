@@ -20,8 +20,9 @@ import msgspec
 import structlog
 import uvloop
 
+from inference.engine.embedding_engine import EmbeddingEngine
 from inference.engine.embedding_inputs import EmbeddingInputs
-from inference.engine.encoder import EncoderEngine
+from inference.engine.embeddings import embeds_only
 from inference.engine.engine import Engine
 from inference.engine.llama import LlamaError, Model, silence_native_log
 from inference.engine.prompts import Prompts
@@ -69,7 +70,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     model = Model(arguments.files, _Progress())
     limits = _limits(model.trained_context_tokens, arguments.context_tokens)
-    writes_text = not model.attends_both_ways
+    writes_text = not embeds_only(model)
     server = WorkerServer(
         model_id=arguments.model_id,
         version=arguments.version,
@@ -79,12 +80,12 @@ async def _serve(arguments: argparse.Namespace) -> None:
         embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
         report_cache=_report_cache,
     )
-    engine: Engine | EncoderEngine
+    engine: Engine | EmbeddingEngine
     if writes_text:
         files = tuple(arguments.files)
         engine = Engine(model, limits, arguments.threads, server.emit, files=files, cache_directory=arguments.cache_dir)
     else:
-        engine = EncoderEngine(model, limits.context_tokens, arguments.threads, server.emit)
+        engine = EmbeddingEngine(model, limits.context_tokens, arguments.threads, server.emit)
     engine.start()
     await _hear_budgets(engine.set_cache_budget)
     listener = await server.listen(engine, arguments.socket)

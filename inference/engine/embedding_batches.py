@@ -94,6 +94,11 @@ class Batches:
         """Owners of the inputs in the slots."""
         return {input.owner for input in self._running}
 
+    @property
+    def untouched(self) -> int:
+        """Requests of which nothing was begun."""
+        return sum(1 for request in self._requests.values() if not request.given)
+
     def add(self, owner: Hashable, inputs: Sequence[Sequence[int]], *, tenant: str, priority: int) -> None:
         """Take in a request's inputs, none of them empty."""
         self._arrivals += 1

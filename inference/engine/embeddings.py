@@ -58,6 +58,12 @@ def pooling_of(model: Model) -> Pooling | None:
     return model.pooling or (Pooling.MEAN if model.attends_both_ways else Pooling.LAST)
 
 
+def embeds_only(model: Model) -> bool:
+    """Whether the model writes no text: an encoder, or a decoder that names how its tokens are pooled. Converters write
+    that for embedding models only, and cells for text that nobody asks for would take more memory than all else."""
+    return model.attends_both_ways or model.pooling not in (None, Pooling.NONE)
+
+
 class Embedder:
     """Owned by the thread that owns llama.cpp; it calls :meth:`step` as long as this is not ``idle``."""
 
@@ -78,11 +84,12 @@ class Embedder:
 
     @property
     def running(self) -> int:
-        return len(self._batches.running)
+        """Jobs of which something was begun."""
+        return len(self._jobs) - self.waiting
 
     @property
     def waiting(self) -> int:
-        return len(self._jobs) - self.running
+        return self._batches.untouched
 
     def try_out(self) -> None:
         """Compute a token. Raises LlamaError."""

@@ -121,6 +121,9 @@ class Model:
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
         self.bos_text = self._special_text(llama_cpp.llama_vocab_bos(self._vocab))
         self.eos_text = self._special_text(llama_cpp.llama_vocab_eos(self._vocab))
+        self.infill_tokens = _infill_tokens(self._vocab)
+        """What stands before the text in front of a gap, before the text behind it, and before what fills it; None:
+        the model was not trained to fill gaps."""
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._longest_piece_bytes = 0
@@ -359,6 +362,13 @@ class EmbeddingContext:
             raise LlamaError("llama.cpp gave no embedding")
         floats = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(floats, shape=(self._width,)).copy()
+
+
+def _infill_tokens(vocab: Any) -> tuple[int, int, int] | None:
+    before = llama_cpp.llama_vocab_fim_pre(vocab)
+    behind = llama_cpp.llama_vocab_fim_suf(vocab)
+    middle = llama_cpp.llama_vocab_fim_mid(vocab)
+    return (before, behind, middle) if min(before, behind, middle) >= 0 else None
 
 
 def _pooling(number: str | None) -> Pooling | None:

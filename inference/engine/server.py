@@ -48,7 +48,7 @@ _CHARACTERS_PER_INPUT = 128
 
 
 class TakesJobs(Protocol):
-    """The engine: :class:`inference.engine.engine.Engine` or :class:`inference.engine.encoder.EncoderEngine`."""
+    """The thread that computes: ``Engine``, or ``EmbeddingEngine`` for a model that writes no text."""
 
     def submit(self, job: AnyJob) -> None: ...
     def cancel(self, job: AnyJob) -> None: ...
@@ -70,7 +70,7 @@ class WorkerServer:
     ) -> None:
         """
         Args:
-            prompts: None for an encoder, which writes no text.
+            prompts: None for a model that writes no text.
             report_cache: tells the supervisor what every gateway is told.
         """
         self._hello = encode_frame(
@@ -263,8 +263,8 @@ def _no_text(request: Generate) -> Failed:
         id=request.id,
         status=400,
         code="capability_unavailable",
-        message="this model is an encoder: it makes embeddings and writes no text; use one whose capabilities name "
-        "'chat' or 'completion'",
+        message="this model makes embeddings and writes no text: use one whose capabilities name 'chat' or "
+        "'completion'",
         param="model",
     )
 

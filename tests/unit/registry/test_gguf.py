@@ -133,7 +133,9 @@ def test_a_projector_is_recognised(tmp_path: Path) -> None:
         ({"architecture": "nomic-bert", "pooling": writer_library.PoolingType.MEAN}, ("embedding",)),
         ({"architecture": "qwen3", "pooling": writer_library.PoolingType.LAST}, ("embedding",)),
         ({"architecture": "qwen3", "pooling": writer_library.PoolingType.NONE}, ("chat", "completion")),
+        ({"architecture": "bert", "pooling": writer_library.PoolingType.CLS}, ("embedding",)),
         ({"architecture": "bert", "pooling": writer_library.PoolingType.RANK}, ()),
+        ({"architecture": "bert", "pooling": writer_library.PoolingType.NONE}, ()),
         ({"architecture": "llada"}, ()),
     ],
 )

@@ -1,4 +1,4 @@
-"""The thread that owns llama.cpp where the model is an encoder: it embeds, and writes no text.
+"""The thread that owns llama.cpp where the model embeds and writes no text.
 
 What :class:`inference.engine.engine.Engine` is without a scheduler and a KV cache.
 """
@@ -20,7 +20,7 @@ log = structlog.get_logger(module="engine")
 _TURN_TOKENS = 512
 
 
-class EncoderEngine:
+class EmbeddingEngine:
     """Runs embedding jobs on one model, many at a time. Others only put events into its inbox."""
 
     def __init__(
@@ -62,7 +62,7 @@ class EncoderEngine:
         self._inbox.put(_Cancel(job))
 
     def set_cache_budget(self, budget: CacheBudget) -> None:
-        """An encoder keeps nothing that could be cached."""
+        """Nothing of an input is kept when it is embedded."""
 
     def stop(self) -> None:
         """End the thread after the turn that is running."""
