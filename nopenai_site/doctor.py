@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -23,8 +23,10 @@ from nopenai_site.up import redis as embedded_redis
 from nopenai_site.up.locks import running_pid
 from nopenai_site.up.privileges import NoAccount
 from nopenai_site.up.readiness import accepts, get
+from quotas.selectors import UNOPENED, partitions_unopened
 from registry.errors import first_line
-from registry.models import Version
+from registry.models import Model, Version
+from registry.presentation import promotion
 from registry.starter import starter_path
 
 OLDEST_POSTGRES = 150_000
@@ -138,12 +140,45 @@ def _database(environment: Environment) -> Iterator[Finding]:
         )
     else:
         yield Finding("migrations", "all are applied")
-        yield from _unhealthy_versions()
+        yield from model_findings()
+        yield from _caches_not_opened()
 
 
-def _unhealthy_versions() -> Iterator[Finding]:
-    for version in Version.objects.filter(health="unhealthy").select_related("model")[:20]:
-        yield Finding("model", f"{version}: {version.health_reason}", f"Look at {version.path}")
+def model_findings() -> Iterator[Finding]:
+    """A fault is what clients run into: an enabled model that can't answer under its bare id. The rest is history."""
+    rows = Model.objects.filter(alias_of=None).select_related("promoted").prefetch_related("versions").order_by("name")
+    for model in rows:
+        versions = list(model.versions.all())
+        shown = model.promoted or next(iter(versions), None)
+        if shown is None or shown.health != Version.HealthStatus.UNHEALTHY:
+            continue
+        if model.enabled and not model.starter:
+            yield Finding("model", f"{shown}: {shown.health_reason}", _advice(model, shown, versions))
+        else:
+            yield Finding("model", f"{shown} is not served: {shown.health_reason}")
+
+
+def _advice(model: Model, shown: Version, versions: Sequence[Version]) -> str:
+    """What to do about an enabled model whose version ``shown`` is unhealthy."""
+    better = next((version for version in versions if version.servable), None)
+    if better is not None:
+        return f"Promote what is there: {promotion(model.name, better.number)}"
+    forget = f".venv/bin/python manage.py models delete {model.name}"
+    match shown.file_state:
+        case Version.FileState.MISSING | Version.FileState.REPLACED:
+            return f"Put {shown.path} back, or forget the model: {forget}"
+        case Version.FileState.INCOMPLETE:
+            return f"Wait until {shown.path} is copied; if nobody copies it, copy it again or remove it"
+        case Version.FileState.CONFLICT:
+            return f"Rename or remove {shown.path}"
+        case _:
+            return f"Replace {shown.path} by a sound GGUF, or remove it"
+
+
+def _caches_not_opened() -> Iterator[Finding]:
+    tenants = partitions_unopened()
+    if tenants:
+        yield Finding("cache", f"nothing is cached for {', '.join(tenants[:20])}: their keys can't be opened", UNOPENED)
 
 
 def _broker(environment: Environment) -> Iterator[Finding]:
@@ -191,7 +226,8 @@ def _models(environment: Environment) -> Iterator[Finding]:
     if found:
         yield Finding("models", f"{found} GGUF files in {':'.join(map(str, environment.models_dirs))}")
     elif environment.starter_model and starter_path() is not None:
-        yield Finding("models", "none yet; the starter model is served")
+        verb = "will be" if running_pid(environment.data_dir) is None else "is"
+        yield Finding("models", f"none yet; the starter model {verb} served")
     else:
         yield Finding(
             "models",

@@ -46,5 +46,5 @@ def _new_name_and_key() -> dict[str, str | bytes]:
     name = secrets.token_hex(16)
     return {
         "name": name,
-        "sealed_key": sealing.seal(sealing.key_make(), name=name, secret_key=settings.SECRET_KEY),
+        "sealed_key": sealing.seal(sealing.key_make(), name=name, secret_key=str(settings.SECRET_KEY)),
     }

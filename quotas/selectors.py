@@ -12,6 +12,11 @@ from registry.errors import InvalidRequest, NotFound
 
 log = structlog.get_logger(module="quotas")
 
+UNOPENED = (
+    "Give all nodes the same “secret_key” file in their data directories; if it is lost, erase the tenant's cache"
+)
+"""What to do about a partition whose key was sealed under another secret key."""
+
 
 def callers_load() -> dict[str, Caller]:
     """Every key that was not revoked, by its digest: what the gateway authenticates with, in two queries."""
@@ -39,6 +44,11 @@ def default_partition_load() -> CachePartition | None:
 def shared_partition_load() -> CachePartition | None:
     """The partition of declared prompts, made on demand. None: as :func:`default_partition_load`."""
     return _partition(_existing(tenant=None) or services.partition_ensure(tenant=None))
+
+
+def partitions_unopened() -> list[str]:
+    """The tenants for whom nothing can be cached here; see :data:`UNOPENED`."""
+    return [_owner(row) for row in Partition.objects.select_related("tenant") if _opened(row) is None]
 
 
 def keys_list() -> QuerySet[ApiKey]:
@@ -103,16 +113,22 @@ def _partition(row: Partition) -> CachePartition | None:
 
     Caching stops for its tenant; its requests are served.
     """
+    opened = _opened(row)
+    if opened is None:
+        log.warning("Nothing is cached for this tenant: its key can't be opened", tenant=_owner(row), advice=UNOPENED)
+    return opened
+
+
+def _opened(row: Partition) -> CachePartition | None:
     try:
-        key = sealing.unseal(bytes(row.sealed_key), name=row.name, secret_key=settings.SECRET_KEY)
+        key = sealing.unseal(bytes(row.sealed_key), name=row.name, secret_key=str(settings.SECRET_KEY))
     except sealing.NotOurs:
-        log.warning(
-            "Nothing is cached for this tenant: its key was sealed under another secret key. Give all nodes the same "
-            "“secret_key” file in their data directories; if it is lost, erase the tenant's cache.",
-            tenant=row.tenant.name if row.tenant else "(shared prompts)",
-        )
         return None
     return CachePartition(name=row.name, key=key)
+
+
+def _owner(row: Partition) -> str:
+    return row.tenant.name if row.tenant else "(shared prompts)"
 
 
 def _caller(key: ApiKey, partition: CachePartition | None) -> Caller:

@@ -92,6 +92,7 @@ def test_under_another_secret_key_callers_are_known_but_nothing_is_cached(settin
     assert caller.tenant == services.DEFAULT_TENANT
     assert caller.partition is None
     assert selectors.default_partition_load() is None
+    assert selectors.partitions_unopened() == [services.DEFAULT_TENANT]
 
 
 def test_erasing_repairs_what_cannot_be_opened_any_more(settings: Settings) -> None:
@@ -99,6 +100,7 @@ def test_erasing_repairs_what_cannot_be_opened_any_more(settings: Settings) -> N
     settings.SECRET_KEY = "of a data directory that was lost"
     services.partition_erase(tenant=services.DEFAULT_TENANT)
     assert partition_of(secret) == selectors.default_partition_load()
+    assert selectors.partitions_unopened() == []
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,18 @@ def test_use_moves_the_shares_of_proportional_and_dynamic_differently(models: No
     assert a_of_day + b_of_day == a_of_minutes + b_of_minutes == GB
 
 
+def test_the_beat_divides_by_use_and_forgets_what_is_old(models: None) -> None:
+    from registry.tasks import cache_rebalance
+
+    now = datetime.now(tz=UTC)
+    update(allocation_strategy="dynamic", global_cache_ram_gb=1)
+    services.cache_use_add(counts={"a": asked(100)}, now=now - timedelta(days=2))
+    services.cache_use_add(counts={"b": asked(100)}, now=now)
+    cache_rebalance()
+    assert shares()["b"][0] > shares()["a"][0]
+    assert CacheUse.objects.count() == 1
+
+
 @pytest.mark.parametrize("change", [{"ram_bytes": -1}, {"ssd_bytes": -1}])
 def test_sql_refuses_a_share_of_less_than_nothing(models: None, change: dict[str, int]) -> None:
     services.cache_rebalance()
