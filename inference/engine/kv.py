@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from inference.engine.cache.blocks import BlockCache, Match, Missing
+from inference.engine.cache.blocks import LEAST_TOKENS, BlockCache, Match, Missing
 from inference.engine.cache.compatibility import compatibility
 from inference.engine.cache.disk import DiskBudget, DiskEvent, DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
@@ -19,9 +19,6 @@ from inference.engine.scheduler import Sequence as Tokens
 from inference.protocol import CacheBudget, CacheReport, Partition, TierReport
 
 log = structlog.get_logger(module="engine")
-
-LEAST_SAVED_TOKENS = 16
-"""Less is computed faster than it is looked after."""
 
 Fetched = Callable[[list[tuple[bytes, Bytes]]], None]
 
@@ -96,7 +93,7 @@ class Kv:
         self, chain: Chain | None, tokens: Sequence[int], pool: Pool, slot: int, computed: int, *, tail: bool
     ) -> None:
         """Keep the first ``computed`` of ``tokens``, which are in these cells: whole blocks, and the tail if asked."""
-        if chain is None or computed < LEAST_SAVED_TOKENS or not self._cache.wants(chain, tokens, computed, tail=tail):
+        if chain is None or computed < LEAST_TOKENS or not self._cache.wants(chain, tokens, computed, tail=tail):
             return
         state = self._contexts.read(pool, slot)
         if state is not None and state.tokens == computed:

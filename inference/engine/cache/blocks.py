@@ -14,6 +14,9 @@ from inference.engine.cache.ram import Block, RamTier
 from inference.engine.cache.state import Bytes, Layout, Part, State, usable
 from inference.protocol import CacheReport, TierReport
 
+LEAST_TOKENS = 16
+"""Less is computed faster than it is looked after."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -108,6 +111,8 @@ class BlockCache:
             if candidate[1].tokens > best[1].tokens:
                 best = candidate
                 break  # those that follow share less with the prompt
+        if best[1].tokens < LEAST_TOKENS:
+            return Match()
         self._note_hit(best[0])
         return best[1]
 
