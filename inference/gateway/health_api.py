@@ -85,10 +85,10 @@ class HealthApi:
 
 def _health_of(model: Model) -> str:
     """One word for every model, so that the counts add up: where nothing serves, the newest version says why."""
-    version = model.promoted or next(iter(model.versions.values()), None)
-    if model.promoted is None and (version is None or version.health is not Health.UNHEALTHY):
-        return _NOT_PROMOTED
-    return version.health if version else _NOT_PROMOTED
+    if model.promoted is not None:
+        return model.promoted.health
+    newest = next(iter(model.versions.values()), None)
+    return Health.UNHEALTHY if newest and newest.health is Health.UNHEALTHY else _NOT_PROMOTED
 
 
 def _counts(values: list[str]) -> dict[str, int]:
