@@ -308,6 +308,18 @@ class TierReport(msgspec.Struct, frozen=True, kw_only=True):
     """How often the block was used that would go first by LFU."""
 
 
+TIMING_BOUNDS_SECONDS = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5))
+"""From 1 µs to 5 s."""
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long something took each time, as a histogram, which can be summed over workers."""
+
+    counts: tuple[int, ...] = ()
+    """How often it took at most the bound of :data:`TIMING_BOUNDS_SECONDS` at this place, and more than the one before;
+    last, longer than all of them. Empty: it never happened."""
+
+
 class CacheReport(msgspec.Struct, frozen=True, kw_only=True, tag="cache"):
     """A worker's KV cache as it is. Counters begin with the worker."""
 
@@ -327,6 +339,10 @@ class CacheReport(msgspec.Struct, frozen=True, kw_only=True, tag="cache"):
     restore_seconds: float = 0.0
     written_bytes: int = 0
     """To SSD."""
+    match_timing: Timing = Timing()
+    """Finding what of a prompt is cached."""
+    save_timing: Timing = Timing()
+    restore_timing: Timing = Timing()
 
 
 class CacheBudget(msgspec.Struct, frozen=True, kw_only=True, tag="cache_budget"):

@@ -26,6 +26,7 @@ def build(environment: Environment) -> Gateway:
             supervisor_socket=environment.supervisor_socket,
             web_socket=environment.web_socket,
             require_api_key=environment.require_api_key,
+            profile=environment.profile,
         ),
         SnapshotThread,
     )

@@ -17,7 +17,8 @@ Beside it:
 
     state.py           what the event loop knows, each piece immutable and replaced as a whole
     snapshot.py        the thread that keeps the registry's part of it fresh from PostgreSQL
-    models_api.py, health_api.py        reads served from memory
+    models_api.py, health_api.py, cache_api.py        reads served from memory
+    cache_report.py    the supervisor's view of this node's caches → what operators see
     proxy.py           everything else goes to the web process
     asgi.py, call.py   bodies, one request's identity, and whether its client is still there
     http_protocol.py   what we change of uvicorn's HTTP

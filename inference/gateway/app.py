@@ -12,7 +12,8 @@ import structlog
 
 from inference.gateway import parse
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
-from inference.gateway.auth import authenticate
+from inference.gateway.auth import authenticate, require_role
+from inference.gateway.cache_api import CacheApi
 from inference.gateway.call import Call
 from inference.gateway.dispatch import LOAD_WAIT_SECONDS, MAX_WAITING, Dispatcher
 from inference.gateway.embeddings_api import EmbeddingsHandler
@@ -24,6 +25,7 @@ from inference.gateway.proxy import WebProxy
 from inference.gateway.replicas import ReplicaClient, View
 from inference.gateway.state import GatewayState
 from inference.gateway.workers import WorkerPool
+from quotas.callers import Role
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
 
 log = structlog.get_logger(module="gateway")
@@ -40,6 +42,8 @@ class GatewayConfig:
     supervisor_socket: Path
     web_socket: Path
     require_api_key: bool
+    profile: bool = False
+    """Whether detailed metrics tell how long each stage takes."""
     load_wait_seconds: float = LOAD_WAIT_SECONDS
     max_waiting: int = MAX_WAITING
 
@@ -83,6 +87,7 @@ class Gateway:
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
         self._health = HealthApi(self.state, self.replicas)
+        self._caches = CacheApi(self.state, self.replicas, node_name=config.node_name, profile=config.profile)
         self._upkeep: asyncio.Task[None] | None = None
         self._routes = self._make_routes()
 
@@ -117,6 +122,8 @@ class Gateway:
             "/v1/completions": (post, self._inference(parse.completion, CompletionShape)),
             "/v1/embeddings": (post, self._embeddings()),
             "/v1/models": (get, self._guarded(self._models.list_models)),
+            "/cache/stats": (get, self._guarded(self._caches.stats, Role.OPERATOR)),
+            "/metrics/cache": (get, self._guarded(self._caches.metrics, Role.OPERATOR)),
             "/health": (get, self._health.overall),
             "/health/live": (get, self._health.live),
             "/health/ready": (get, self._health.ready),
@@ -157,12 +164,14 @@ class Gateway:
             require_api_key=self._config.require_api_key,
         )
 
-    def _guarded(self, handler: Handler) -> Handler:
-        """Only for callers with a key, where keys are required. (Probes are open; the web process guards itself.)"""
+    def _guarded(self, handler: Handler, role: Role = Role.INFERENCE) -> Handler:
+        """Only for callers with a key of this role, where keys are required. (Probes are open; the web process guards
+        itself.)"""
 
         async def guarded(call: Call) -> None:
             callers = self.state.current().callers
-            authenticate(call.headers, callers, required=self._config.require_api_key, now=time.time())
+            caller = authenticate(call.headers, callers, required=self._config.require_api_key, now=time.time())
+            require_role(caller, role)
             await handler(call)
 
         return guarded

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from inference.gateway.asgi import Headers
-from quotas.callers import Caller, digest
-from registry.errors import Unauthorized
+from quotas.callers import Caller, Role, digest
+from registry.errors import Forbidden, Unauthorized
 
 
 def authenticate(headers: Headers, callers: Mapping[str, Caller], *, required: bool, now: float) -> Caller | None:
@@ -29,6 +29,18 @@ def authenticate(headers: Headers, callers: Mapping[str, Caller], *, required: b
         if caller is None
         else f"The API key that begins with {caller.prefix} has expired."
     )
+
+
+def require_role(caller: Caller | None, needed: Role) -> None:
+    """Who needs no key is an operator, as for the web process.
+
+    Raises:
+        Forbidden: the key's role is less.
+    """
+    if caller is not None and not caller.role.includes(needed):
+        raise Forbidden(
+            f"This needs the role “{needed}”; the key that begins with {caller.prefix} has “{caller.role}”."
+        )
 
 
 def bearer(headers: Headers) -> str | None:

@@ -20,6 +20,8 @@ from inference.gateway.app import Gateway, GatewayConfig
 from inference.gateway.http_protocol import HttpProtocol
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
 from inference.protocol import (
+    CacheBudget,
+    Caches,
     Demand,
     FrameDecoder,
     GatewayToSupervisor,
@@ -111,6 +113,7 @@ class ScriptedSupervisor:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.view: dict[int, ReplicaView] = {}
+        self.caches: Caches | None = None
         self.demanded: asyncio.Queue[ModelSpec] = asyncio.Queue()
         self.in_use: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self.on_demand: Callable[[ModelSpec], None] = lambda spec: None
@@ -133,8 +136,14 @@ class ScriptedSupervisor:
         for writer in self._writers:
             writer.write(self._frame())
 
+    def publish_caches(self, caches: Caches) -> None:
+        self.caches = caches
+        for writer in self._writers:
+            writer.write(self._frame())
+
     def _frame(self) -> bytes:
-        return encode_frame([Replicas(replicas=tuple(self.view.values()))])
+        views: list[Replicas | Caches] = [Replicas(replicas=tuple(self.view.values()))]
+        return encode_frame(views if self.caches is None else [*views, self.caches])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -176,6 +185,11 @@ class StubProcess:
     def __init__(self, process: asyncio.subprocess.Process, model: Model, path: Path) -> None:
         self.process = process
         self.view = a_view(model, ReplicaState.READY, socket=str(path), progress=1.0)
+
+    def set_cache_budget(self, ram_bytes: int) -> None:
+        """As its supervisor would."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(msgspec.json.encode(CacheBudget(ram_bytes=ram_bytes, ssd_bytes=0)) + b"\n")
 
     async def kill(self) -> None:
         if self.process.returncode is None:
@@ -277,7 +291,10 @@ class Rig:
         path = self.directory / f"engine-{len(self.workers)}.sock"
         command = ("-m", "tests.stub_worker", "--socket", str(path), "--model-id", model.id, "--version", "1.0.0")
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, *arguments, "file.gguf", cwd=PROJECT_ROOT, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, *command, *arguments, "file.gguf"),
+            cwd=PROJECT_ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         worker = StubProcess(process, model, path)
         self.workers.append(worker)

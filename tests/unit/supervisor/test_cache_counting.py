@@ -1,6 +1,6 @@
 """Counters over workers that come and go."""
 
-from inference.protocol import CacheReport, TierReport
+from inference.protocol import CacheReport, TierReport, Timing
 from inference.supervisor.cache_counting import WINDOW_SECONDS, Window, added
 
 
@@ -24,6 +24,13 @@ def test_counters_are_summed_and_all_else_is_as_it_is_now() -> None:
         ram=TierReport(enabled=True, bytes=70, budget_bytes=80, evicted_blocks=4),
         ssd=TierReport(dropped_blocks=6, least_recent_use=12.0),
     )
+
+
+def test_timings_are_summed_bucket_by_bucket() -> None:
+    past, now = CacheReport(match_timing=Timing(counts=(1, 2, 3))), CacheReport(match_timing=Timing(counts=(10, 0, 1)))
+    assert added(past, now).match_timing == Timing(counts=(11, 2, 4))
+    assert added(CacheReport(), now).match_timing == now.match_timing
+    assert added(past, CacheReport()).match_timing == past.match_timing
 
 
 def test_the_window_forgets_what_was_ten_minutes_ago_and_nothing_newer() -> None:
