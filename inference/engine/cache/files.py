@@ -45,6 +45,9 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 OVERHEAD_BYTES = _HEADER.size + _NONCE_BYTES + _TAG_BYTES
 """How much larger a file is than its payload."""
+LARGEST_FILE_BYTES = 1 << 30
+"""Far above any block (of a 405B model in 32 bits: 66 MB). What claims to be larger is damaged; to read it all only to
+find that out could take all of the memory."""
 
 _DIGEST_HEX = 16
 _NAME = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{16})\.([0-9a-f]{64})\.([0-9a-f]{64})\.([0-9]{1,2})\.kv")

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.engine.cache.files import OVERHEAD_BYTES, DamagedBlock, Format, Label, is_block_file
+from inference.engine.cache.files import LARGEST_FILE_BYTES, OVERHEAD_BYTES, DamagedBlock, Format, Label, is_block_file
 from inference.engine.cache.pacing import RECORD_BYTES
 
 _TEMPORARY = "writing.tmp"
@@ -69,7 +69,7 @@ class Folder:
                     continue
                 label = self._format.parse(entry.name)
                 found = entry.stat(follow_symlinks=False)
-                if label is None or found.st_size < OVERHEAD_BYTES:
+                if label is None or not OVERHEAD_BYTES <= found.st_size <= LARGEST_FILE_BYTES:
                     self._remove(entry.name)
                     continue
                 yield Found(label, found.st_size, found.st_mtime)

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from inference.engine.cache.events import DiskEvent, DiskEventKind
-from inference.engine.cache.files import OVERHEAD_BYTES, DamagedBlock, Format, Label
+from inference.engine.cache.files import LARGEST_FILE_BYTES, OVERHEAD_BYTES, DamagedBlock, Format, Label
 from inference.engine.cache.folder import LEDGER_BYTES, Folder
 from inference.engine.cache.index import Held, Index
 from inference.engine.cache.pacing import decode, encode
@@ -66,9 +66,13 @@ class Store:
 
     def write(self, label: Label, payload: Bytes, key: bytes, now: float) -> str:
         """Keep the block. Returns why it is not kept; empty if it is."""
+        if self.index.holds(label.block.name):
+            return ""  # it was offered again while it was written
         size = payload.nbytes + OVERHEAD_BYTES
         if size + LEDGER_BYTES > self._budget.bytes:
             return "the block is larger than the budget"
+        if size > LARGEST_FILE_BYTES:
+            return "the block is larger than a file may be"
         written = self._written.plus(size, self._budget.bytes_per_day, now)
         if written is None:
             return "the day's budget of bytes to write is spent"

@@ -67,6 +67,13 @@ def test_a_block_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert store.events == [DiskEvent(kind=DiskEventKind.STORED, name=name(1), bytes=1160)]
 
 
+def test_a_block_that_is_held_is_not_written_again(tmp_path: Path) -> None:
+    store = Opened(tmp_path, budget(per_day=1160))
+    assert store.keep(1) == store.keep(1) == ""
+    assert store.told(DiskEventKind.STORED) == [name(1)]
+    assert store.index.bytes == bytes_in(tmp_path) - LEDGER_BYTES
+
+
 def test_blocks_are_there_again_after_a_restart(tmp_path: Path) -> None:
     store = Opened(tmp_path, budget())
     for number in range(5):
@@ -232,6 +239,15 @@ def test_a_truncated_block_is_deleted_and_never_served(tmp_path: Path, length: i
     assert store.read(name(1), KEY) is None
     assert not block_files(tmp_path)
     assert store.index.bytes == 0
+
+
+def test_a_file_of_absurd_size_is_deleted_unread(tmp_path: Path) -> None:
+    store = Opened(tmp_path, budget())
+    store.keep(1)
+    store.close()
+    os.truncate(tmp_path / FORMAT.file_name(label(1)), 1 << 40)
+    assert Opened(tmp_path, budget(1 << 50)).has()
+    assert not block_files(tmp_path)
 
 
 def test_a_block_that_grew_is_deleted(tmp_path: Path) -> None:
