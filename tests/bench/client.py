@@ -1,7 +1,7 @@
 """The load client: a process of its own, so that its work is not the server's.
 
-``python -m tests.bench.client URL MODEL STREAMS TOKENS ROUND`` runs that many streams at once, each of one answer, and
-prints one JSON object: tokens, seconds, tokens_per_second, and the longest gap between two pieces of one stream.
+``python -m tests.bench.client URL MODEL STREAMS PROMPT_TOKENS TOKENS ROUND`` runs that many streams at once, each
+of one answer, and prints one JSON object: tokens, seconds, and the longest gap between two pieces of one stream.
 """
 
 import asyncio
@@ -12,7 +12,9 @@ import time
 import aiohttp
 import msgspec
 
-SUBJECTS = ("the sea", "a red fox", "old maps", "winter", "a lighthouse", "bread", "the moon", "two brothers")
+from tests.bench.prompts import story, words
+
+SHORT_PROMPT_TOKENS = 50
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -34,21 +36,16 @@ class _Event(msgspec.Struct):
     error: object = None
 
 
-def prompt(stream: int, round: int) -> str:
-    """About 50 tokens, different for each stream and round, the same for every server."""
-    subject = SUBJECTS[stream % len(SUBJECTS)]
-    return (
-        f"Story number {round * 100 + stream}. Write a long story about {subject}. Begin with the weather of the day, "
-        "then tell who comes along the road, what they carry, and why nobody in the village is surprised."
-    )
+def prompt(stream: int, tokens: int, round: int) -> str:
+    return story(stream, round) if tokens <= SHORT_PROMPT_TOKENS else words(round * 100 + stream, tokens)
 
 
-async def run(url: str, model: str, streams: int, tokens: int, round: int) -> Result:
+async def run(url: str, model: str, streams: int, prompt_tokens: int, tokens: int, round: int) -> Result:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as session:
         began = time.perf_counter()
         parts = await asyncio.gather(
-            *(_stream(session, url, model, prompt(stream, round), tokens) for stream in range(streams))
+            *(_stream(session, url, model, prompt(stream, prompt_tokens, round), tokens) for stream in range(streams))
         )
         seconds = time.perf_counter() - began
     assert [count for count, _ in parts] == [tokens] * streams, f"not every answer has {tokens} tokens: {parts}"
@@ -87,8 +84,9 @@ async def _stream(session: aiohttp.ClientSession, url: str, model: str, text: st
 
 
 def main() -> None:
-    url, model, streams, tokens, round = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
-    print(json.dumps(msgspec.to_builtins(asyncio.run(run(url, model, streams, tokens, round)))))
+    url, model = sys.argv[1:3]
+    streams, prompt_tokens, tokens, round = map(int, sys.argv[3:7])
+    print(json.dumps(msgspec.to_builtins(asyncio.run(run(url, model, streams, prompt_tokens, tokens, round)))))
 
 
 if __name__ == "__main__":

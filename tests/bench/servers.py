@@ -62,10 +62,11 @@ def stub_gateway() -> Iterator[str]:
 
 
 @contextmanager
-def llama_server(model: Path, *, threads: int, slots: int, context_tokens: int) -> Iterator[str]:
+def llama_server(model: Path, *, threads: int, slots: int, context_tokens: int, cache_mb: int = 0) -> Iterator[str]:
+    """``cache_mb``: its prompt cache in RAM; 0: it answers nothing from what it computed before."""
     port = free_port()
     script = HERE / "peers" / "llama_server.py"
-    command = [python_of("llama-server"), script, model, port, threads, slots, context_tokens]
+    command = [python_of("llama-server"), script, model, port, threads, slots, context_tokens, cache_mb]
     with _process([str(part) for part in command]):
         url = f"http://127.0.0.1:{port}"
         _wait_for(url + "/health")

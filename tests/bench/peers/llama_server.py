@@ -1,6 +1,6 @@
 """llama.cpp's own C++ server, from the xllamacpp wheel. Runs in an environment of its own.
 
-``python llama_server.py MODEL PORT THREADS SLOTS CONTEXT_TOKENS``; prints ``ready`` once it serves.
+``python llama_server.py MODEL PORT THREADS SLOTS CONTEXT_TOKENS CACHE_MB``; prints ``ready`` once it serves.
 """
 
 import signal
@@ -8,7 +8,7 @@ import sys
 
 import xllamacpp
 
-model, port, threads, slots, context_tokens = sys.argv[1], *map(int, sys.argv[2:6])
+model, port, threads, slots, context_tokens, cache_mb = sys.argv[1], *map(int, sys.argv[2:7])
 parameters = xllamacpp.CommonParams()
 parameters.model.path = model
 parameters.hostnames = ["127.0.0.1"]
@@ -18,9 +18,9 @@ parameters.cpuparams_batch.n_threads = threads
 parameters.n_parallel = slots
 parameters.n_ctx = context_tokens
 parameters.n_gpu_layers = 0
-# Prompts of one round must not be answered from the cache of the round before: cold work is compared here.
-parameters.cache_prompt = False
-parameters.cache_ram_mib = 0
+# Without a cache, prompts of one round must not be answered from the round before: cold work is compared then.
+parameters.cache_prompt = cache_mb > 0
+parameters.cache_ram_mib = cache_mb
 parameters.verbosity = 0
 server = xllamacpp.Server(parameters)
 print("ready", server.listening_address, flush=True)

@@ -1,0 +1,293 @@
+"""What was seen before: conversations, a crash between two turns, a prompt that many share; what the cache costs."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nopenai_site.environment import PROJECT_ROOT
+from tests.bench import servers
+from tests.bench.client import SHORT_PROMPT_TOKENS
+from tests.bench.prompts import words
+from tests.bench.throughput import MODEL, Workload, run, starter_model
+from tests.bench.turns import Answer, Outcome, Script, Turn
+from tests.installation import Installation, wait_until
+
+Messages = list[dict[str, str]]
+
+CONVERSATIONS = 32
+AT_ONCE = 4
+HEAD_TOKENS = 400
+ANSWER_TOKENS = 32
+USERS = 50
+SHARED_TOKENS = 2000
+CACHE_MB = 8192
+SLOT_TOKENS = 4096
+LONG_PROMPT_TOKENS = 4000
+KV_BYTES_A_TOKEN = 23_040
+"""Of SmolLM2-135M: 30 layers × (K + V) × 3 heads × 64 × 2 bytes."""
+_COST_ROUNDS = 5
+_COST_STREAMS = 8
+
+
+def measure() -> str:
+    return "\n\n".join([_interference(), _conversations(), _shared_prompt(), _cost(), _memory()])
+
+
+# --- A long prompt beside running streams ----------------------------------------------------------------------------
+
+
+def _interference() -> str:
+    running = [
+        Turn(messages=_user(f"Tell story {index} about {words(index, 20)}"), max_tokens=400) for index in range(4)
+    ]
+    turns = [*running, Turn(messages=_user(words(77, LONG_PROMPT_TOKENS)), max_tokens=2, after_tokens=16)]
+    rows = []
+    with servers.installation() as ours, _llama_server(8, 5120, cache_mb=0) as theirs:
+        _load(ours.url, theirs)
+        for url in (ours.url, theirs):
+            answers = _play(url, turns, at_once=5)
+            rows.append((max(answer.longest_gap_seconds for answer in answers[:4]), answers[4]))
+    (our_gap, our_long), (their_gap, their_long) = rows
+    return "\n".join(
+        [
+            f"A prompt of {our_long.prompt_tokens} tokens arrives beside 4 running streams:\n",
+            "| | ours, s | llama-server, s | ratio | bar |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            f"| longest gap between two tokens of the 4 | {our_gap:.2f} | {their_gap:.2f} | {our_gap / their_gap:.2f} "
+            "| ≤ 0.12 |",
+            f"| that prompt's first token | {our_long.ttft_seconds:.1f} | {their_long.ttft_seconds:.1f} "
+            f"| {our_long.ttft_seconds / their_long.ttft_seconds:.2f} | ≤ 1.5 |",
+        ]
+    )
+
+
+# --- Conversations ---------------------------------------------------------------------------------------------------
+
+
+class _Conversations:
+    """The same conversations with one server: every turn says what the server answered before."""
+
+    def __init__(self) -> None:
+        self._messages: list[Messages] = [
+            _user(f"{words(1000 + index, HEAD_TOKENS)} What is this about?") for index in range(CONVERSATIONS)
+        ]
+
+    def turn(self, url: str, number: int) -> float:
+        """Everybody's next turn; the mean time to the first token."""
+        if number > 1:
+            for index, messages in enumerate(self._messages):
+                messages.append({"role": "user", "content": f"And then? This is question {number} of {index}."})
+        turns = [Turn(messages=messages, max_tokens=ANSWER_TOKENS) for messages in self._messages]
+        answers = _play(url, turns, at_once=AT_ONCE)
+        for messages, answer in zip(self._messages, answers, strict=True):
+            messages.append({"role": "assistant", "content": answer.text})
+        return statistics.mean(answer.ttft_seconds for answer in answers)
+
+
+def _conversations() -> str:
+    our_talk, their_talk = _Conversations(), _Conversations()
+    with servers.installation() as ours:
+        with _llama_server(AT_ONCE, SLOT_TOKENS, CACHE_MB) as theirs:
+            _load(ours.url, theirs)
+            turns = [(our_talk.turn(ours.url, number), their_talk.turn(theirs, number)) for number in (1, 2)]
+            _wait_written(ours)
+        ours.process.kill()
+        ours.wait_exit()
+        ours.wait_gone()
+        ours.start()
+        ours.wait_started()
+        with _llama_server(AT_ONCE, SLOT_TOKENS, CACHE_MB) as restarted:
+            _load(ours.url, restarted)
+            turns.append((our_talk.turn(ours.url, 3), their_talk.turn(restarted, 3)))
+    bars = ("", "≤ 1.0", "≤ 0.15")
+    names = ("1 (cold)", "2", "3, after `kill -9` and a restart")
+    rows = [
+        f"| {name} | {our * 1000:.0f} | {their * 1000:.0f} | {our / their:.2f} | {bar} |"
+        for name, (our, their), bar in zip(names, turns, bars, strict=True)
+    ]
+    return "\n".join(
+        [
+            f"{CONVERSATIONS} conversations with heads of about {HEAD_TOKENS} tokens, {AT_ONCE} at a time; "
+            "llama-server with its prompt cache in RAM; mean time to the first token:\n",
+            "| turn | ours, ms | llama-server, ms | ratio | bar |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            *rows,
+        ]
+    )
+
+
+def _wait_written(ours: Installation) -> None:
+    """Until what is in RAM is on SSD, too: writing happens behind the answers' backs."""
+
+    def written() -> bool:
+        stats = _stats(ours)
+        return bool(0 < stats["ram"]["blocks"] <= stats["ssd"]["blocks"])
+
+    wait_until(written, 60, lambda: f"not written: {_stats(ours)}")
+
+
+# --- A prompt that many share ----------------------------------------------------------------------------------------
+
+
+def _shared_prompt() -> str:
+    system = {"role": "system", "content": words(5, SHARED_TOKENS)}
+    with servers.installation() as ours:
+        _expect(ours.post("/api/v1/shared-prompts", {"name": "bench", "text": system["content"]}), 201)
+        keys = [_user_key(ours, index) for index in range(USERS)]
+        _play(ours.url, [Turn(messages=_user("Hello"), max_tokens=1, key=keys[0])], at_once=1)  # loads the model
+        before = _stats(ours)["ram"]["bytes"]
+        turns = [
+            Turn(messages=[system, *_user(f"I am user {index}. {words(index, 20)}")], max_tokens=8, key=key)
+            for index, key in enumerate(keys)
+        ]
+        answers = _play(ours.url, turns, at_once=1)
+        held = _settled_bytes(ours) - before
+    one_copy = answers[0].prompt_tokens * KV_BYTES_A_TOKEN
+    shared = SHARED_TOKENS // 64 * 64 * KV_BYTES_A_TOKEN
+    tails = sum((answer.prompt_tokens + 8) * KV_BYTES_A_TOKEN - shared for answer in answers)
+    others = statistics.mean(answer.ttft_seconds for answer in answers[1:])
+    first = answers[0].ttft_seconds
+    return "\n".join(
+        [
+            f"{USERS} tenants share a declared system prompt ({answers[0].prompt_tokens} tokens with the question):\n",
+            "| | measured | against | ratio | bar |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            f"| cache, MB | {held / 1e6:.0f} | one copy + tails: {(shared + tails) / 1e6:.0f} "
+            f"| {held / (shared + tails):.2f} | ≤ 1.2 |",
+            f"| the same for everyone alone, MB | {USERS * one_copy / 1e6:.0f} | | | |",
+            f"| first token of users 2–{USERS}, ms | {others * 1000:.0f} | user 1: {first * 1000:.0f} "
+            f"| {others / first:.3f} | ≤ 0.1 |",
+        ]
+    )
+
+
+def _user_key(ours: Installation, index: int) -> str:
+    _expect(ours.post("/api/v1/tenants", {"name": f"user-{index}"}), 201)
+    key = _expect(ours.post("/api/v1/keys", {"tenant": f"user-{index}", "role": "inference", "name": "bench"}), 201)
+    return str(key["secret"])
+
+
+# --- What it costs ---------------------------------------------------------------------------------------------------
+
+
+def _cost() -> str:
+    """The same load on traffic that never hits, with the cache and without, in turns."""
+    workload = Workload(_COST_STREAMS, SHORT_PROMPT_TOKENS, _COST_ROUNDS)
+    with servers.installation() as ours:
+        run(ours.url, workload, 99, tokens=8)
+        size = _allocation(ours)["global_cache_size_gb"]
+        pairs = []
+        for round in range(_COST_ROUNDS):
+            speeds = []
+            for wanted in (size, 0):
+                _expect(ours.post("/cache/allocation", {"global_cache_size_gb": wanted}), 200)
+                _wait_enabled(ours, bool(wanted))
+                speeds.append(run(ours.url, workload, round + (500 if wanted else 600)).tokens_per_second)
+            pairs.append(speeds)
+    ratio = statistics.median(with_cache / without for with_cache, without in pairs)
+    return (
+        f"Traffic that never hits, {_COST_STREAMS} streams, tokens/s with the cache ÷ without "
+        f"(median of {_COST_ROUNDS} pairs): {ratio:.3f} (bar: ≥ 0.99)."
+    )
+
+
+def _wait_enabled(ours: Installation, wanted: bool) -> None:
+    wait_until(lambda: _stats(ours)["ram"]["enabled"] == wanted, 10, lambda: str(_stats(ours)))
+
+
+def _memory() -> str:
+    """What an idle worker has resident beside the mapped weights and its KV cells."""
+    with servers.installation() as ours:
+        run(ours.url, Workload(1, SHORT_PROMPT_TOKENS, 1), 0, tokens=8)
+        pid = ours.child("engine")
+        weights, everything = _resident(pid, starter_model())
+        kv = 16 * 1024 * KV_BYTES_A_TOKEN
+        cached = _settled_bytes(ours)
+    beyond = everything - weights - kv - cached
+    return (
+        f"An idle worker's resident memory beyond weights ({weights / 1e6:.0f} MB) and KV ({kv / 1e6:.0f} MB in cells, "
+        f"{cached / 1e6:.0f} MB cached): {beyond / 1e6:.0f} MB (bar: ≤ 110)."
+    )
+
+
+def _resident(pid: int, model: Path) -> tuple[int, int]:
+    """Bytes of the model's file, and of all, that are in the process's memory."""
+    weights = everything = 0
+    mapped = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        field, *values = line.split()
+        if not field.endswith(":"):
+            mapped = values[-1] if len(values) == 5 else ""
+        elif field == "Rss:":
+            everything += int(values[0]) * 1024
+            weights += int(values[0]) * 1024 if mapped.endswith(model.name) else 0
+    return weights, everything
+
+
+# --- Shared ----------------------------------------------------------------------------------------------------------
+
+
+def _user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
+
+
+def _play(url: str, turns: Sequence[Turn], *, at_once: int) -> list[Answer]:
+    script = Script(url=url, model=MODEL, turns=list(turns), at_once=at_once)
+    command = [sys.executable, "-m", "tests.bench.turns"]
+    output = subprocess.run(
+        command, cwd=PROJECT_ROOT, input=msgspec.json.encode(script), check=True, stdout=subprocess.PIPE
+    ).stdout
+    return msgspec.json.decode(output, type=Outcome).answers
+
+
+def _load(*urls: str) -> None:
+    for url in urls:
+        _play(url, [Turn(messages=_user("Hello"), max_tokens=1)], at_once=1)
+
+
+@contextmanager
+def _llama_server(slots: int, slot_tokens: int, cache_mb: int) -> Iterator[str]:
+    threads = len(os.sched_getaffinity(0))
+    tokens = slots * slot_tokens
+    with servers.llama_server(
+        starter_model(), threads=threads, slots=slots, context_tokens=tokens, cache_mb=cache_mb
+    ) as url:
+        yield url
+
+
+def _stats(ours: Installation) -> Any:
+    status, body = ours.get("/cache/stats")
+    assert status == 200, body
+    return msgspec.json.decode(body)["per_model"][MODEL]
+
+
+def _settled_bytes(ours: Installation) -> int:
+    """Bytes in the RAM tier once nothing changes any more."""
+    seen: list[int] = []
+
+    def settled() -> bool:
+        time.sleep(0.5)  # between two looks, not for anything
+        seen.append(_stats(ours)["ram"]["bytes"])
+        return len(seen) > 2 and seen[-1] == seen[-2]
+
+    wait_until(settled, 30, lambda: f"still changing: {seen}")
+    return seen[-1]
+
+
+def _allocation(ours: Installation) -> Any:
+    status, body = ours.get("/cache/allocation")
+    assert status == 200, body
+    return msgspec.json.decode(body)
+
+
+def _expect(answer: tuple[int, Any], status: int) -> Any:
+    assert answer[0] == status, answer
+    return answer[1]
