@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from inference.engine.answers import Plan
 from inference.engine.cache.blocks import Missing
 from inference.engine.cache.names import Chain
 from inference.engine.cache.state import Bytes, Part
@@ -21,9 +22,10 @@ from inference.engine.contexts import Contexts
 from inference.engine.embeddings import Embedder, EmbeddingJob
 from inference.engine.kv import Kv
 from inference.engine.llama import Context, FloatArray, LlamaError, Model
+from inference.engine.logprobs import token_logprob
+from inference.engine.output import Output, Sent
 from inference.engine.sampling import Sampler, choose_batch
 from inference.engine.scheduler import Admission, Chunk, Limits, Pool, Preemption, Scheduler, Sequence
-from inference.engine.text import TextStream
 from inference.protocol import (
     CacheBudget,
     CacheReport,
@@ -32,6 +34,7 @@ from inference.protocol import (
     Finished,
     FinishReason,
     Generate,
+    TokenLogprob,
     WorkerLoad,
     WorkerToGateway,
 )
@@ -60,6 +63,8 @@ class Job:
     """The prompt."""
     limit: int
     """Most tokens that prompt and completion of each choice may have together."""
+    plan: Plan = field(default_factory=Plan)
+    """How its tokens are chosen and read."""
     shared_tokens: int = 0
     """So many of the prompt's first tokens were declared shareable."""
     arrived: float = field(default_factory=time.monotonic)
@@ -84,7 +89,7 @@ class _Choice:
     index: int
     sequence: Sequence
     sampler: Sampler
-    text: TextStream
+    output: Output
     chain: Chain | None
     """Names of its blocks; None: nothing of it is cached."""
     inherited: Part | None = None
@@ -293,9 +298,10 @@ class Engine:
             start_by=None if request.queue_seconds is None else job.arrived + request.queue_seconds,
         )
         chain = self._kv.chain(request.partition, job.shared_tokens)
-        choice = _Choice(
-            job, index, sequence, Sampler(request.sampling, job.tokens, choice=index), TextStream(request.stop), chain
-        )
+        output = job.plan.output()
+        sampler = Sampler(request.sampling, job.tokens, choice=index, constraint=job.plan.constraint())
+        sampler.lifted = output.thinking
+        choice = _Choice(job, index, sequence, sampler, output, chain)
         sequence.key = choice
         return choice
 
@@ -402,7 +408,7 @@ class Engine:
                 if choice.job.first_token is None:
                     choice.job.first_token = now
                     self._prompt_computed(choice, row)
-                self._advance(choice, token)
+                self._advance(choice, token, row)
 
     def _save_progress(self, chunks: list[Chunk]) -> None:
         """Of prompts that are not through yet."""
@@ -429,33 +435,42 @@ class Engine:
                 other.inherited = part
                 self._jobs[job].append(other)
                 self._schedule(other)
-                self._advance(other, other.sampler.choose(logits))
+                self._advance(other, other.sampler.choose(logits), logits)
 
     # --- One token, and the ways a choice ends -----------------------------------------------------------------------
 
-    def _advance(self, choice: _Choice, token: int) -> None:
-        """The model chose ``token``: send its text, or end."""
-        job, sequence = choice.job, choice.sequence
+    def _advance(self, choice: _Choice, token: int, logits: FloatArray) -> None:
+        """The model chose ``token``: send what comes of it, or end."""
+        job, sequence, sampler, output = choice.job, choice.sequence, choice.sampler, choice.output
+        if job not in self._jobs:  # another of its choices has failed in this step
+            return
         job.completion_tokens += 1
         sequence.tokens.append(token)
         self._scheduler.generated(sequence)
-        if self._model.is_end(token) and not job.request.ignore_eos:
+        if sampler.fault:
+            self._fail(job, 400, "grammar_failed", f"what the answer must be can't be followed: {sampler.fault}")
+        elif self._model.is_end(token) and (sampler.held or not job.request.ignore_eos):
             self._finish(choice, FinishReason.STOP)
-            return
-        text = choice.text.push(self._model.piece(token))
-        if choice.text.stopped:
-            self._finish(choice, FinishReason.STOP, last_text=text)
-        elif len(sequence.tokens) >= sequence.limit:
-            self._finish(choice, FinishReason.LENGTH, last_text=text)
-        elif text:
-            self._outbox.append((job, Delta(id=job.id, index=choice.index, text=text, tokens=job.completion_tokens)))
+        else:
+            sent = output.push(token, self._model.piece(token), self._logprob(job, token, logits))
+            sampler.lifted = output.thinking
+            if output.stopped or sampler.complete:
+                self._finish(choice, FinishReason.STOP, sent)
+            elif len(sequence.tokens) >= sequence.limit:
+                self._finish(choice, FinishReason.LENGTH, sent)
+            elif sent:
+                self._outbox.append((job, _delta(choice, sent)))
 
-    def _finish(self, choice: _Choice, reason: FinishReason, last_text: str = "") -> None:
+    def _logprob(self, job: Job, token: int, logits: FloatArray) -> TokenLogprob | None:
+        count = job.request.logprobs
+        return None if count is None else token_logprob(logits, token, count, self._model.piece)
+
+    def _finish(self, choice: _Choice, reason: FinishReason, sent: Sent | None = None) -> None:
         job = choice.job
-        text = last_text + choice.text.finish()
-        self._outbox.append(
-            (job, Delta(id=job.id, index=choice.index, text=text, tokens=job.completion_tokens, finish=reason))
-        )
+        if sent:
+            self._outbox.append((job, _delta(choice, sent)))
+        last, reason = choice.output.finish(reason)
+        self._outbox.append((job, _delta(choice, last, reason)))
         self._jobs[job].remove(choice)
         self._ended.append(choice)
         if not self._jobs[job]:
@@ -518,6 +533,19 @@ class Engine:
         if cache != self._reported_cache:
             self._reported_cache = cache
             self._outbox.append((None, cache))
+
+
+def _delta(choice: _Choice, sent: Sent, finish: FinishReason | None = None) -> Delta:
+    return Delta(
+        id=choice.job.id,
+        index=choice.index,
+        tokens=choice.job.completion_tokens,
+        text=sent.text,
+        reasoning=sent.reasoning,
+        tool_calls=sent.tool_calls,
+        logprobs=sent.logprobs,
+        finish=finish,
+    )
 
 
 def _choice(sequence: Sequence) -> _Choice:

@@ -1,5 +1,8 @@
 """A request's prompt → tokens that fit the context, or an error that says what to do."""
 
+from dataclasses import dataclass
+
+from inference.engine.answers import AnswerRefused, Answers, Plan
 from inference.engine.llama import Model
 from inference.engine.template import ChatTemplate, TemplateFault
 from inference.protocol import ChatMessage, Failed, Generate
@@ -19,6 +22,16 @@ class PromptRefused(Exception):
         self.failed = failed
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a request is generated from, and how."""
+
+    tokens: list[int]
+    limit: int
+    """Most tokens that prompt and completion may have together."""
+    plan: Plan
+
+
 class Prompts:
     """Turns requests into tokens for one model. Thread-safe: it only reads."""
 
@@ -33,16 +46,17 @@ class Prompts:
             if model.chat_template
             else None
         )
+        self._answers = Answers(model, model.chat_template)
         self._shared: dict[tuple[ChatMessage, ...], list[int]] = {}
         """Tokens of leading messages that were declared shareable."""
 
-    def build(self, request: Generate) -> tuple[list[int], int]:
-        """The prompt's tokens, and how many tokens prompt and completion may have together.
-
+    def build(self, request: Generate) -> Prompt:
+        """
         Raises:
             PromptRefused: with status 400 and the field at fault.
         """
-        tokens = self._tokens(request)
+        text = self._rendered(request) if request.messages is not None else ""
+        tokens = self._tokens(request, text)
         param = "messages" if request.messages is not None else "prompt"
         if not tokens:
             raise _refusal(request, "empty_prompt", "the prompt is empty: give it some text", param)
@@ -63,7 +77,11 @@ class Prompts:
                 f"model's context holds {self._context_tokens}: ask for at most {room}, or shorten the prompt",
                 "max_tokens",
             )
-        return tokens, len(tokens) + (room if request.max_tokens is None else request.max_tokens)
+        try:
+            plan = self._answers.plan(request, text)
+        except AnswerRefused as refusal:
+            raise _refusal(request, "invalid_schema", str(refusal), refusal.param) from refusal
+        return Prompt(tokens, len(tokens) + (room if request.max_tokens is None else request.max_tokens), plan)
 
     def shared_tokens(self, request: Generate, tokens: list[int]) -> int:
         """How many of the prompt's first tokens come from the messages that were declared shareable, alone.
@@ -84,12 +102,18 @@ class Prompts:
     def text_of(self, tokens: list[int]) -> str:
         return b"".join(self._model.piece(token) for token in tokens).decode("utf-8", "replace")
 
-    def _tokens(self, request: Generate) -> list[int]:
+    def _tokens(self, request: Generate, rendered: str) -> list[int]:
         if request.messages is not None:
-            return self._chat_tokens(request)
+            self._refuse_hopeless(request, rendered, "messages")
+            return self._text_tokens(rendered)
+        if request.suffix is not None:
+            return self._infill_tokens(request, request.suffix)
+        return self._prompt_tokens(request)
+
+    def _prompt_tokens(self, request: Generate, *, add_special: bool = True) -> list[int]:
         if request.text is not None:
             self._refuse_hopeless(request, request.text, "prompt")
-            return self._model.tokenize(request.text, add_special=True)
+            return self._model.tokenize(request.text, add_special=add_special)
         tokens = list(request.tokens or ())
         outside = next((token for token in tokens if not 0 <= token < self._model.vocabulary_size), None)
         if outside is not None:
@@ -101,7 +125,29 @@ class Prompts:
             )
         return tokens
 
-    def _chat_tokens(self, request: Generate) -> list[int]:
+    def _infill_tokens(self, request: Generate, suffix: str) -> list[int]:
+        """Prefix, suffix, middle: the order that all models with such tokens know (Bavarian et al. 2022)."""
+        if self._model.infill_tokens is None:
+            raise _refusal(
+                request,
+                "capability_unavailable",
+                "this model was not trained to fill in the middle: leave 'suffix' out, or use a model whose "
+                "vocabulary has tokens for it",
+                "suffix",
+            )
+        before, behind, middle = self._model.infill_tokens
+        self._refuse_hopeless(request, suffix, "suffix")
+        begin = self._model.tokenize("", add_special=True)
+        return [
+            *(token for token in begin if not self._model.is_end(token)),
+            before,
+            *self._prompt_tokens(request, add_special=False),
+            behind,
+            *self._model.tokenize(suffix, add_special=False),
+            middle,
+        ]
+
+    def _rendered(self, request: Generate) -> str:
         if self._template is None:
             raise _refusal(
                 request,
@@ -109,13 +155,17 @@ class Prompts:
                 "this model has no chat template: use /v1/completions, or a chat model",
                 "model",
             )
-        assert request.messages is not None
+        messages, tools = self._answers.shown(request)
         try:
-            text = self._template.render(request.messages)
+            try:
+                return self._template.render(messages, tools)
+            except TemplateFault:
+                others = self._answers.shown_without_system(messages)
+                if others is None:
+                    raise
+                return self._template.render(others, tools)
         except TemplateFault as fault:
             raise _refusal(request, "invalid_messages", str(fault), "messages") from fault
-        self._refuse_hopeless(request, text, "messages")
-        return self._text_tokens(text)
 
     def _leading_tokens(self, messages: tuple[ChatMessage, ...]) -> list[int]:
         assert self._template is not None

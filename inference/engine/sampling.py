@@ -44,6 +44,11 @@ class Sampler:
         return plain and self._in_force is None
 
     @property
+    def held(self) -> bool:
+        """A constraint is in force: an end token is its end, too."""
+        return self._in_force is not None
+
+    @property
     def complete(self) -> bool:
         """The constraint allows nothing more."""
         return self._constraint is not None and self._constraint.complete

@@ -7,6 +7,7 @@ Everything here runs in one asyncio loop. The engine thread hands over what a st
 import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -15,7 +16,7 @@ import structlog
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import EmbeddingJob
 from inference.engine.engine import AnyJob, Job
-from inference.engine.prompts import PromptRefused, Prompts
+from inference.engine.prompts import Prompt, PromptRefused, Prompts
 from inference.protocol import (
     PROTOCOL_VERSION,
     Accepted,
@@ -32,6 +33,7 @@ from inference.protocol import (
     Generate,
     Hello,
     ProtocolError,
+    ToolChoice,
     WorkerLoad,
     WorkerToGateway,
     encode_frame,
@@ -88,6 +90,8 @@ class WorkerServer:
         self._prompts = prompts
         self._embedding_inputs = embedding_inputs
         self._report_cache = report_cache
+        # Grammars have a thread of their own: what is spent on hostile ones delays no prompt without one.
+        self._grammar_thread = ThreadPoolExecutor(1, "grammars")
         self._loop = asyncio.get_running_loop()
         self._connections: set[_Connection] = set()
         self._known: dict[type[WorkerToGateway], WorkerToGateway] = {WorkerLoad: WorkerLoad(running=0, waiting=0)}
@@ -141,7 +145,7 @@ class WorkerServer:
             self._cancel(connection, message.id)
         elif message.id in connection.jobs:
             raise ProtocolError(f"request {message.id} is running already")
-        elif _prompt_characters(message) > _LONG_PROMPT_CHARACTERS:
+        elif _is_slow(message):
             connection.jobs[message.id] = None
             task = self._loop.create_task(self._begin_later(connection, message))
             connection.tasks.add(task)
@@ -150,7 +154,8 @@ class WorkerServer:
             self._begin(connection, message, self._build(connection, message))
 
     async def _begin_later(self, connection: "_Connection", request: Generate | Embed) -> None:
-        built = await self._loop.run_in_executor(None, self._build, connection, request)
+        threads = self._grammar_thread if _has_grammar(request) else None
+        built = await self._loop.run_in_executor(threads, self._build, connection, request)
         if request.id in connection.jobs:
             self._begin(connection, request, built)
 
@@ -176,15 +181,17 @@ class WorkerServer:
             self._start(connection, built)
         else:
             assert isinstance(request, Generate) and self._prompts is not None
-            self._begin_text(connection, request, self._prompts, *built)
+            self._begin_text(connection, request, self._prompts, built)
 
-    def _begin_text(
-        self, connection: "_Connection", request: Generate, prompts: Prompts, tokens: list[int], limit: int
-    ) -> None:
+    def _begin_text(self, connection: "_Connection", request: Generate, prompts: Prompts, prompt: Prompt) -> None:
+        tokens = prompt.tokens
+        nothing_wanted = prompt.limit == len(tokens)
         first: list[WorkerToGateway] = [Accepted(id=request.id, prompt_tokens=len(tokens))]
-        if request.echo:
-            first.append(Delta(id=request.id, text=prompts.text_of(tokens), tokens=0))
-        if limit == len(tokens):  # max_tokens is 0: the prompt is counted, and echoed if so asked
+        if request.echo or nothing_wanted:
+            text = prompts.text_of(tokens) if request.echo else ""
+            finish = FinishReason.LENGTH if nothing_wanted else None
+            first += [Delta(id=request.id, index=index, text=text, finish=finish) for index in range(request.n)]
+        if nothing_wanted:  # max_tokens is 0: the prompt is counted, and echoed if so asked
             first.append(
                 Finished(id=request.id, reason=FinishReason.LENGTH, prompt_tokens=len(tokens), completion_tokens=0)
             )
@@ -192,11 +199,15 @@ class WorkerServer:
             connection.send(first)
             return
         connection.send(first)
-        shared_tokens = prompts.shared_tokens(request, tokens)
-        self._start(
-            connection,
-            Job(peer=connection, request=request, tokens=tokens, limit=limit, shared_tokens=shared_tokens),
+        job = Job(
+            peer=connection,
+            request=request,
+            tokens=tokens,
+            limit=prompt.limit,
+            plan=prompt.plan,
+            shared_tokens=prompts.shared_tokens(request, tokens),
         )
+        self._start(connection, job)
 
     def _start(self, connection: "_Connection", job: AnyJob) -> None:
         connection.jobs[job.id] = job
@@ -250,12 +261,26 @@ class _Connection(asyncio.Protocol):
             self.transport.write(encode_frame(messages))
 
 
+def _is_slow(request: Generate | Embed) -> bool:
+    """Whether its prompt is built beside the loop, where nobody else waits for it."""
+    if _prompt_characters(request) > _LONG_PROMPT_CHARACTERS:
+        return True
+    return isinstance(request, Generate) and (bool(request.tools) or _has_grammar(request))
+
+
+def _has_grammar(request: Generate | Embed) -> bool:
+    if isinstance(request, Embed):
+        return False
+    required = request.tool_choice is ToolChoice.REQUIRED
+    return request.constraint is not None or required or any(tool.strict for tool in request.tools)
+
+
 def _prompt_characters(request: Generate | Embed) -> int:
     if isinstance(request, Embed):
         return sum(len(content) + _CHARACTERS_PER_INPUT for content in request.inputs)
     if request.messages is not None:
         return sum(len(message.content) for message in request.messages)
-    return len(request.text or "") + len(request.tokens or ())
+    return len(request.text or "") + len(request.tokens or ()) + len(request.suffix or "")
 
 
 def _no_text(request: Generate) -> Failed:
@@ -269,5 +294,5 @@ def _no_text(request: Generate) -> Failed:
     )
 
 
-_Built = tuple[list[int], int] | EmbeddingJob | Failed
-"""A prompt's tokens with the most that it and its completion may have together; or what to embed; or why neither."""
+_Built = Prompt | EmbeddingJob | Failed
+"""What to generate from, or what to embed, or why neither."""
