@@ -108,6 +108,7 @@ class VersionOut(serializers.Serializer[Any]):
 class NodeOut(serializers.Serializer[Any]):
     name = serializers.CharField()
     ram_budget_mb = serializers.IntegerField()
+    disk_bytes = serializers.IntegerField(allow_null=True, help_text="Free for the cache; null until it was told.")
     supervisor_pid = serializers.IntegerField(allow_null=True)
     started_at = serializers.DateTimeField(allow_null=True)
     last_seen_at = serializers.DateTimeField(allow_null=True)

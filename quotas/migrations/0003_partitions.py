@@ -21,7 +21,7 @@ def give_each_tenant_a_partition(apps, schema_editor):
     Partition = apps.get_model("quotas", "Partition")
     for tenant in apps.get_model("quotas", "Tenant").objects.all():
         name = secrets.token_hex(16)
-        sealed_key = sealing.seal(sealing.key_make(), name=name, secret_key=settings.SECRET_KEY)
+        sealed_key = sealing.seal(sealing.key_make(), name=name, secret_key=str(settings.SECRET_KEY))
         Partition.objects.create(tenant=tenant, name=name, sealed_key=sealed_key)
 
 

@@ -218,6 +218,18 @@ def test_nobody_gives_way_while_there_is_room_for_all(case: tuple[list[Holding],
         assert not given_way(holdings, limits(holdings, global_bytes, policy).limits)
 
 
+@given(cases(), POLICIES, st.sets(st.sampled_from("abcde")))
+def test_who_cannot_yield_keeps_what_it_holds_whatever_the_others_want(
+    case: tuple[list[Holding], int], policy: EvictionPolicy, stuck: set[str]
+) -> None:
+    holdings = [msgspec.structs.replace(each, yields=each.model not in stuck) for each in case[0]]
+    decided = limits(holdings, case[1], policy).limits
+    kept = {each.model: each.bytes for each in holdings if not each.yields}
+    assert {model: decided[model] for model in kept} == kept
+    assert sum(decided.values()) <= max(case[1], sum(kept.values()))
+    assert min(decided.values(), default=0) >= 0
+
+
 @given(cases(), POLICIES, st.randoms())
 def test_the_order_in_which_models_are_named_decides_nothing(
     case: tuple[list[Holding], int], policy: EvictionPolicy, random: object
