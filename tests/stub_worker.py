@@ -2,10 +2,10 @@
 
 It speaks the worker protocol exactly, so supervisor, gateway and benchmark can be tested without weights. A prompt has
 as many tokens as words (or as the list of tokens that was sent); an answer is "stub says hello", three tokens, repeated
-up to ``max_tokens`` with ``ignore_eos``. Prompts that it has seen in their partition are cached, all but their last
-token, at :data:`BYTES_PER_TOKEN` in RAM within the budget that it is told on standard input. What should go wrong is
-told by arguments of its own or, for one request, by a word in its prompt: ``stub:crash-after-2``,
-``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
+up to ``max_tokens`` with ``ignore_eos``; an embedding is :func:`vector_of`. Prompts that it has seen in their partition
+are cached, all but their last token, at :data:`BYTES_PER_TOKEN` in RAM within the budget that it is told on standard
+input. What should go wrong is told by arguments of its own or, for one request, by a word in its prompt:
+``stub:crash-after-2``, ``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
 
 Gates are named pipes (``mkfifo``): the worker goes on when somebody opens one for writing. A test opens it when it has
 seen what it wanted to see, so that nothing waits on time. ``{model}`` in a path stands for the model's id.
@@ -17,6 +17,7 @@ import ctypes
 import os
 import re
 import signal
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from inference.protocol import (
     CacheReport,
     Cancel,
     Delta,
+    Embed,
+    Embedded,
     Failed,
     Finished,
     FinishReason,
@@ -299,6 +302,8 @@ class Connection(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if isinstance(message, Cancel):
                     self._cancel(message.id, out)
+                elif isinstance(message, Embed):
+                    self._advance(EmbeddingRequest(self, message, self._worker.faults), out)
                 else:
                     self._begin(message, out)
         except ProtocolError as fault:
@@ -325,10 +330,12 @@ class Connection(asyncio.Protocol):
             out.append(Delta(id=message.id, text=text, tokens=0))
         cached_tokens = self._worker.cache.look_up(message, text, prompt_tokens)
         self._worker.announce_cache()
-        request = Request(self, message, prompt_tokens, cached_tokens, _faults(text, self._worker.faults))
+        self._advance(Request(self, message, prompt_tokens, cached_tokens, _faults(text, self._worker.faults)), out)
+
+    def _advance(self, request: "Request", out: list[WorkerToGateway]) -> None:
         request.advance(out)
         if not request.finished:
-            self.running[message.id] = request
+            self.running[request.id] = request
             self._worker.announce_load()
 
     def _cancel(self, request_id: int, out: list[WorkerToGateway]) -> None:
@@ -360,7 +367,7 @@ class Request:
         faults: dict[str, int],
     ) -> None:
         self._connection = connection
-        self._id = message.id
+        self.id = message.id
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = cached_tokens
         self._faults = faults
@@ -379,7 +386,7 @@ class Request:
             if self._tokens == self._total:
                 self.finish(self._reason, out)
                 return
-            out.append(Delta(id=self._id, text=WORDS[self._tokens % len(WORDS)], tokens=self._tokens + 1))
+            out.append(Delta(id=self.id, text=WORDS[self._tokens % len(WORDS)], tokens=self._tokens + 1))
             self._tokens += 1
             if seconds := self._connection.worker.token_seconds:
                 self._connection.pause(seconds, self._go_on)
@@ -389,14 +396,14 @@ class Request:
         self.finished = True
         out.append(
             Finished(
-                id=self._id,
+                id=self.id,
                 reason=reason,
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._tokens,
                 cached_tokens=self._cached_tokens,
             )
         )
-        self._connection.ended(self._id)
+        self._connection.ended(self.id)
 
     def _misbehave(self, out: list[WorkerToGateway]) -> bool:
         """Whether a fault holds us up here."""
@@ -405,8 +412,8 @@ class Request:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._faults.get("fail") == self._tokens:
             self.finished = True
-            out.append(Failed(id=self._id, status=500, code="stub_failed", message="the stub was told to fail"))
-            self._connection.ended(self._id)
+            out.append(Failed(id=self.id, status=500, code="stub_failed", message="the stub was told to fail"))
+            self._connection.ended(self.id)
             return True
         if self._faults.get("hang") == self._tokens:
             del self._faults["hang"]
@@ -421,6 +428,30 @@ class Request:
         self.advance(out)
         if out:
             self._connection.transport.write(encode_frame(out))
+
+
+class EmbeddingRequest(Request):
+    """A request for embeddings; its faults are those after 0 tokens."""
+
+    def __init__(self, connection: Connection, message: Embed, faults: dict[str, int]) -> None:
+        texts = [content if isinstance(content, str) else "token " * len(content) for content in message.inputs]
+        text = " ".join(texts)
+        nothing = Generate(id=message.id, request_id=message.request_id, max_tokens=0)
+        super().__init__(connection, nothing, len(text.split()), 0, _faults(text, faults))
+        self._vectors = tuple(vector_of(each)[: 4 * (message.dimensions or 4)] for each in texts)
+
+    def finish(self, reason: FinishReason, out: list[WorkerToGateway]) -> None:
+        self.finished = True
+        if reason is FinishReason.CANCELLED:
+            out.append(Failed(id=self.id, status=499, code="cancelled", message="the request was cancelled"))
+        else:
+            out.append(Embedded(id=self.id, vectors=self._vectors, prompt_tokens=self._prompt_tokens))
+        self._connection.ended(self.id)
+
+
+def vector_of(text: str) -> bytes:
+    """A text's embedding: how many words and characters it has, and two constants (not of length 1)."""
+    return struct.pack("<4f", len(text.split()), len(text), 0.5, -0.25)
 
 
 def _text(message: Generate) -> str:

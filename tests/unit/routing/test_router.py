@@ -219,7 +219,13 @@ class TestNamed:
         embedder = a_model("embedder", a_version("embedder", 1, capabilities=frozenset({"embedding"})))
         error = refusal(a_router(embedder), InvalidRequest, model="embedder")
         assert error.message == "The model 'embedder' does not do chat completions; it does: embedding."
-        assert error.param == "model"
+        assert (error.param, error.code) == ("model", "capability_unavailable")
+
+    def test_a_model_that_writes_text_embeds_for_who_names_it_and_never_for_auto(self) -> None:
+        embedder = a_model("embedder", a_version("embedder", 5, capabilities=frozenset({"embedding"})))
+        router = a_router(one, embedder)
+        assert router.route("one", "embedding").version.pk == 1
+        assert {router.route("auto", "embedding").version.pk for _ in range(4)} == {5}
 
     def test_a_named_model_that_lacks_a_wanted_capability_is_refused(self) -> None:
         error = refusal(a_router(one), InvalidRequest, model="one", capabilities=frozenset({"arabic_nlp"}))
