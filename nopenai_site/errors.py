@@ -55,7 +55,9 @@ def exception_handler(fault: Exception, context: Mapping[str, Any]) -> Response 
     error = as_api_error(fault)
     if error is None:
         return None
-    view = context.get("view")
+    view, request = context.get("view"), context.get("request")
+    if request is not None:
+        _log_refusal(request.method, request.path, error)
     challenge = getattr(fault, "auth_header", None)
     headers = _headers(error)
     if isinstance(error, errors.Unauthorized):
@@ -89,10 +91,19 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def respond(request: HttpRequest, error: ApiError) -> HttpResponse:
+    _log_refusal(request.method, request.path, error)
     if not _wants_page(request):
         return JsonResponse(error.payload(), status=error.status, headers=_headers(error))
     page = render_to_string("error.html", {"error": error, "database_away": error.code == "database_unavailable"})
     return HttpResponse(page, status=error.status, headers=_headers(error))
+
+
+def _log_refusal(method: str | None, path: str, error: ApiError) -> None:
+    """What is our own fault is logged where it is noticed."""
+    if error.status < 500:
+        log.info(
+            "Refused a request", method=method, path=path, status=error.status, code=error.code, reason=error.message
+        )
 
 
 def _wants_page(request: HttpRequest) -> bool:

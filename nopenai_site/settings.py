@@ -35,7 +35,6 @@ _loopback_names = ["[::1]" if host == "::1" else host for host in (*LOOPBACK_HOS
 ALLOWED_HOSTS = ["*"] if NOPENAI.require_api_key else _loopback_names
 
 MIDDLEWARE = [
-    "nopenai_site.requests.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "nopenai_site.revision.RevisionMiddleware",

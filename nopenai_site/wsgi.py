@@ -1,5 +1,6 @@
 """The web process: admin and REST API, behind the gateway."""
 
+import logging
 import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings")
@@ -9,11 +10,15 @@ from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
 from nopenai_site import logs
-from nopenai_site.requests import with_known_length
+from nopenai_site.requests import with_known_length, with_request_id
 
 logs.configure(settings.NOPENAI.log_level, module="web")
+# Refusals are logged with their reason by nopenai_site.errors; from Django come the mistakes, with their tracebacks.
+logging.getLogger("django.request").setLevel(logging.ERROR)
 
-application = with_known_length(get_wsgi_application(), limit_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+application = with_request_id(
+    with_known_length(get_wsgi_application(), limit_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+)
 
 # Import the views now: the first visitor shall not wait for it.
 get_resolver().url_patterns  # noqa: B018

@@ -1,9 +1,13 @@
 """When something is wrong: one shape for programs, a page for people, and nobody sees a traceback."""
 
 import pytest
-from django.test import Client
+from django.core.wsgi import get_wsgi_application
+from django.test import Client, RequestFactory
 from rest_framework.test import APIClient
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
+from nopenai_site.requests import with_request_id
 from registry import listing
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -111,3 +115,19 @@ def test_whatever_is_accepted_the_api_answers_json(operator: APIClient, accept: 
     assert response["Content-Type"] == "application/json"
     if response.status_code != 200:
         assert (response.status_code, shape(response)["code"]) == (406, "not_acceptable")
+
+
+# --- What the log says of a refusal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nosuch", 404), ("/v1/models/default", 405)])
+def test_a_refusal_is_logged_with_its_reason_and_the_id_of_its_request(
+    keys_not_required: None, path: str, status: int
+) -> None:
+    """Through the whole of Django, as the server calls it."""
+    environ = RequestFactory().get(path, headers={"X-Request-ID": "req-1"}, HTTP_HOST="localhost").environ
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        b"".join(with_request_id(get_wsgi_application())(environ, lambda *_: None))  # type: ignore[arg-type]
+    (line,) = [line for line in lines if line["event"] == "Refused a request"]
+    assert (line["request_id"], line["status"], line["path"]) == ("req-1", status, path)
+    assert line["reason"].endswith((" what there is.", " takes."))

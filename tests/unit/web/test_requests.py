@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import structlog
-from django.http import HttpRequest, HttpResponse
 
-from nopenai_site.requests import RequestIdMiddleware, with_known_length
+from nopenai_site.requests import with_known_length, with_request_id
 
 
 def seen(**environ: object) -> bytes:
@@ -38,12 +37,10 @@ def test_a_body_of_known_length_is_left_alone() -> None:
 def test_log_lines_of_a_request_carry_its_id_and_later_ones_do_not() -> None:
     bound: list[dict[str, object]] = []
 
-    def view(request: HttpRequest) -> HttpResponse:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         bound.append(structlog.contextvars.get_contextvars())
-        return HttpResponse()
+        return []
 
-    request = HttpRequest()
-    request.META["HTTP_X_REQUEST_ID"] = "req-1"
-    RequestIdMiddleware(view)(request)
+    with_request_id(application)({"HTTP_X_REQUEST_ID": "req-1"}, lambda *_: None)  # type: ignore[arg-type]
     assert bound == [{"request_id": "req-1"}]
     assert structlog.contextvars.get_contextvars() == {}
