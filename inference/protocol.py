@@ -293,6 +293,8 @@ class TierReport(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = False
     reason: str = ""
     """Why it is not enabled."""
+    possible: bool = True
+    """False: it can't be had with this model or this worker, whatever the budget; others get what it would be owed."""
     blocks: int = 0
     bytes: int = 0
     budget_bytes: int = 0

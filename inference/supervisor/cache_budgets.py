@@ -10,7 +10,7 @@ the one before could not be told from that of the one after.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -40,6 +40,8 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     grant: Grant = Grant()
     """Of the running worker."""
     held: int = 0
+    possible: bool = True
+    """False: this tier is not for this model."""
     grew: bool = False
     """It stored or evicted blocks since the last round."""
     weights_bytes: int = 0
@@ -53,7 +55,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """What all models together may take."""
     shares: Mapping[str, int]
-    """What each model is owed. One that is not named is owed nothing; it may borrow what is free."""
+    """What each model is owed. One that is not named beside others has nothing to cache, and gets no more than it has;
+    where nobody is named, nobody has said yet who is owed what, and whoever runs borrows."""
     ceiling: int | None = None
     """No model gets more than this, however much is free. None: no such bound."""
     policy: EvictionPolicy
@@ -80,6 +83,8 @@ def said(grant: Grant, budget: int) -> Grant:
 
 def heard(grant: Grant, report: TierReport) -> Grant:
     """The worker reports what it goes by and what it holds."""
+    if not report.possible:
+        return replace(grant, confirmed=True, in_force=0)
     if report.budget_bytes != grant.said:
         return grant
     return replace(grant, confirmed=True, in_force=max(grant.said, report.bytes))
@@ -106,17 +111,26 @@ def _is_news(seat: Seat, budget: int) -> bool:
 
 
 def _holding(seat: Seat, tier: Tier, versions: int) -> Holding:
-    """Versions of one model have equal parts of what it is owed. One that does not run can't fill what it is lent."""
-    part = None if tier.ceiling is None else tier.ceiling // versions
-    bounds = [bound for bound in (part, None if seat.running else seat.held) if bound is not None]
+    """Versions of one model have equal parts of what it is owed."""
     wants = wanted(held=seat.held, limit=seat.grant.said, grew=seat.grew, step=step(tier.bytes)) if seat.running else 0
     return Holding(
         model=seat.name,
         bytes=seat.held,
         share=tier.shares.get(seat.model, 0) // versions,
-        ceiling=min(bounds, default=None),
+        ceiling=min(_bounds(seat, tier, versions), default=None),
         wants=wants,
         weights_bytes=seat.weights_bytes,
         least_recent_use=seat.least_recent_use,
         least_uses=seat.least_uses,
     )
+
+
+def _bounds(seat: Seat, tier: Tier, versions: int) -> Iterator[int]:
+    """What a version never gets more than, though there be room: who does not run, or has nothing to cache, could not
+    use it and would keep it from others."""
+    if tier.ceiling is not None:
+        yield tier.ceiling // versions
+    if not seat.running or (tier.shares and seat.model not in tier.shares):
+        yield seat.held
+    if not seat.possible:
+        yield 0

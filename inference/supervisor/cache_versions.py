@@ -165,6 +165,7 @@ class VersionCache:
             running=self.running,
             grant=grant,
             held=tier.bytes,
+            possible=tier.possible,
             grew=grew,
             weights_bytes=self.weights_bytes,
             least_recent_use=tier.least_recent_use,

@@ -46,6 +46,10 @@ def test_a_worker_that_still_holds_more_than_it_may_counts_with_what_it_holds() 
     assert heard(said(granted(800), 300), TierReport(budget_bytes=300, bytes=420)).in_force == 420
 
 
+def test_a_worker_without_this_tier_holds_nothing_whatever_it_was_told() -> None:
+    assert heard(said(UNTOLD, 300), TierReport(possible=False)) == Grant(said=300, in_force=0)
+
+
 def test_saying_the_same_again_changes_nothing() -> None:
     assert said(granted(100), 100) == granted(100)
 
@@ -81,8 +85,18 @@ def test_a_worker_that_has_not_confirmed_is_told_nothing_else() -> None:
     assert "a@1" not in decided(waiting, seat("b", grant=granted(0))).say
 
 
-def test_who_was_promised_nothing_borrows_what_is_free() -> None:
-    assert decided(seat("z")).say == {"z@1": 1_000}
+def test_while_nobody_has_said_who_is_owed_what_those_who_run_have_equal_parts() -> None:
+    nobody_named = Tier(bytes=1_000, shares={}, policy=EvictionPolicy.LRU)
+    assert decided(seat("y"), seat("z"), tier=nobody_named).say == {"y@1": 500, "z@1": 500}
+
+
+def test_a_model_that_has_nothing_to_cache_keeps_nothing_from_the_others() -> None:
+    """An embedding model has no share; it would never say that it has given up what it was lent."""
+    assert decided(seat("embeddings")).say == {"embeddings@1": 0}
+
+
+def test_a_model_that_can_not_have_this_tier_leaves_its_share_to_the_others() -> None:
+    assert decided(seat("a", possible=False), seat("b")).say == {"a@1": 0, "b@1": 1_000}
 
 
 def test_versions_of_one_model_divide_what_it_is_owed() -> None:
@@ -123,7 +137,7 @@ class Node:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.shares: dict[str, int] = {}
+        self.shares = dict.fromkeys("abcd", 100)
         self.policy = EvictionPolicy.LRU
         self.grants: dict[str, Grant] = {}
         self.unread: dict[str, deque[int]] = {}
