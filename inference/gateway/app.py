@@ -103,6 +103,7 @@ class Gateway:
         try:
             await self._handler(call)(call)
         except ApiError as error:
+            _log_refusal(call, error)
             await _answer_error(call, error)
         except ClientGone:
             pass
@@ -214,6 +215,18 @@ class Gateway:
     async def _reached(self, revision: int, seconds: float) -> bool:
         self._feed.wake()
         return await self.state.reached(revision, seconds)
+
+
+def _log_refusal(call: Call, error: ApiError) -> None:
+    log.info(
+        "Refused a request",
+        method=call.method,
+        path=call.path,
+        status=error.status,
+        code=error.code,
+        reason=error.message,
+        request_id=call.request_id,
+    )
 
 
 async def _answer_error(call: Call, error: ApiError) -> None:

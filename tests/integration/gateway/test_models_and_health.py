@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from inference.protocol import ReplicaState
 from registry.catalogue import Health
@@ -92,6 +93,15 @@ async def test_an_unknown_model_is_not_found(start_rig: StartRig, path: str) -> 
     body = await get(rig, path, 404)
     assert body["error"]["code"] == "model_not_found"
     assert "'plain'" in body["error"]["message"]
+
+
+async def test_a_refusal_is_logged_with_the_id_of_its_request(start_rig: StartRig) -> None:
+    rig = await start_rig(PLAIN)
+    with capture_logs() as lines:
+        async with rig.client.get("/v1/models/plan", headers={"X-Request-ID": "req-1"}) as response:
+            assert response.status == 404
+    (line,) = [line for line in lines if line["event"] == "Refused a request"]
+    assert (line["request_id"], line["status"], line["code"]) == ("req-1", 404, "model_not_found")
 
 
 async def test_an_unknown_version_is_not_found(start_rig: StartRig) -> None:
