@@ -111,5 +111,5 @@ def test_a_database_that_is_away_is_explained(monkeypatch: pytest.MonkeyPatch) -
         raise OperationalError("connection refused")
 
     monkeypatch.setattr(services, "key_create", away)
-    with pytest.raises(CommandError, match="make run"):
+    with pytest.raises(CommandError, match="check DATABASE_URL"):
         keys("create")
