@@ -8,5 +8,9 @@ scheduler.py  pure: which tokens of which sequences go into the next step, in wh
 sampling.py   pure: logits → token
 text.py       pure: token bytes → text that may be sent (whole characters, no stop string)
 template.py   chat templates in Jinja2's sandbox
+embedding_inputs.py    a request for embeddings → tokens of each input
+embeddings.py          inputs → vectors, in a context of their own, on the engine's thread
+embedding_batches.py   pure: which tokens of which inputs are embedded in the next turn
+embedding_engine.py    the engine's thread of a model that embeds and writes no text
 llama.py      the only file that imports llama_cpp
 """
