@@ -192,13 +192,19 @@ def _configure_log(level: str) -> None:
         event["level"] = names.get(event["level"], event["level"].upper())
         return event
 
+    def stamp(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event["timestamp"] = now.replace("+00:00", "Z")  # as the other processes write it
+        return event
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             rename_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            stamp,
             structlog.processors.EventRenamer("message"),
-            structlog.processors.dict_tracebacks,
+            # Without local variables: among them are the keys of partitions.
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

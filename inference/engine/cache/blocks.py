@@ -12,6 +12,7 @@ from inference.engine.cache.disk import DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, BlockId, Chain, Owner
 from inference.engine.cache.ram import Block, RamTier
 from inference.engine.cache.state import Bytes, Layout, Part, State, usable
+from inference.engine.cache.stopwatch import Stopwatch
 from inference.protocol import CacheReport, TierReport
 
 LEAST_TOKENS = 16
@@ -50,8 +51,10 @@ class BlockCache:
         self._disk: DiskTier | None = None
         self._clock = clock
         self._prompt_tokens = self._cached_tokens = self._lookups = self._hits = self._ssd_hits = 0
-        self.save_seconds = 0.0
-        self.restore_seconds = 0.0
+        self._matching = Stopwatch()
+        self._saving = Stopwatch()
+        self.restoring = Stopwatch()
+        """Run by whoever puts a match into cells."""
 
     @property
     def enabled(self) -> bool:
@@ -63,7 +66,8 @@ class BlockCache:
         if self._disk is None or not self.enabled:
             return missing
         whole = len(tokens) // BLOCK_TOKENS
-        for index in range(whole):
+        room = self._ram.budget_bytes // self._layout.block_bytes(BLOCK_TOKENS)
+        for index in range(min(whole, room)):
             id = chain.block(index, tokens)
             if id.name in self._ram:
                 continue
@@ -71,7 +75,8 @@ class BlockCache:
                 self._add_tail(missing, chain, tokens, index)
                 return missing
             missing.ids.append((id, chain.owner(index), _slice(tokens, index, BLOCK_TOKENS)))
-        self._add_tail(missing, chain, tokens, whole)
+        if whole < room:
+            self._add_tail(missing, chain, tokens, whole)
         return missing
 
     def fetched(self, missing: Missing, payloads: Sequence[tuple[bytes, Bytes]]) -> list[bytes]:
@@ -98,23 +103,12 @@ class BlockCache:
         """
         if not self.enabled:
             return Match()
-        blocks: list[Block] = []
-        whole = len(tokens) // BLOCK_TOKENS
-        while len(blocks) < whole and (block := self._ram.get(chain.block(len(blocks), tokens).name)):
-            blocks.append(block)
-        index = len(blocks)
-        rest = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
-        most = len(tokens) - 1
-        best = self._usable([(block, BLOCK_TOKENS) for block in blocks], most)
-        for similar in self._ram.similar(chain.parent(index, tokens), chain.owner(index), rest):
-            candidate = self._usable([*((block, BLOCK_TOKENS) for block in blocks), similar], most)
-            if candidate[1].tokens > best[1].tokens:
-                best = candidate
-                break  # those that follow share less with the prompt
-        if best[1].tokens < LEAST_TOKENS:
+        with self._matching.measure():
+            blocks, match = self._longest(chain, tokens)
+        if match.tokens < LEAST_TOKENS:
             return Match()
-        self._note_hit(best[0])
-        return best[1]
+        self._note_hit(blocks)
+        return match
 
     def count(self, prompt_tokens: int, cached_tokens: int) -> None:
         """A prompt was begun, and so much of it did not have to be computed."""
@@ -125,16 +119,15 @@ class BlockCache:
 
     def save(self, chain: Chain, tokens: Sequence[int], state: State, *, tail: bool) -> None:
         """Keep the KV of ``tokens``, the first of which ``state`` holds: whole blocks, and the tail if asked for."""
-        began = time.perf_counter()
-        kept: list[Block] = []
-        whole, rest = divmod(state.tokens, BLOCK_TOKENS)
-        for index in range(whole):
-            kept += self._keep(chain.block(index, tokens), chain.owner(index), tokens, index, state)
-        if tail and rest:
-            kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
-        self.unpin([block.id.name for block in kept])
-        self._touch(kept)
-        self.save_seconds += time.perf_counter() - began
+        with self._saving.measure():
+            kept: list[Block] = []
+            whole, rest = divmod(state.tokens, BLOCK_TOKENS)
+            for index in range(whole):
+                kept += self._keep(chain.block(index, tokens), chain.owner(index), tokens, index, state)
+            if tail and rest:
+                kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
+            self.unpin([block.id.name for block in kept])
+            self._touch(kept)
 
     def wants(self, chain: Chain, tokens: Sequence[int], count: int, *, tail: bool) -> bool:
         """Whether saving the first ``count`` tokens would add anything: reading state has its price."""
@@ -176,9 +169,12 @@ class BlockCache:
                 least_uses=first.uses if first else None,
             ),
             ssd=self._disk.report() if self._disk else TierReport(reason="this worker has no directory for it"),
-            save_seconds=self.save_seconds,
-            restore_seconds=self.restore_seconds,
+            save_seconds=self._saving.seconds,
+            restore_seconds=self.restoring.seconds,
             written_bytes=self._disk.written_bytes if self._disk else 0,
+            match_timing=self._matching.timing,
+            save_timing=self._saving.timing,
+            restore_timing=self.restoring.timing,
         )
 
     def _add_tail(self, missing: Missing, chain: Chain, tokens: Sequence[int], index: int) -> None:
@@ -190,6 +186,22 @@ class BlockCache:
                 if id.name not in self._ram:
                     missing.ids.append((id, chain.owner(index), _slice(tokens, index, count)))
                 return
+
+    def _longest(self, chain: Chain, tokens: Sequence[int]) -> tuple[list[Block], Match]:
+        blocks: list[Block] = []
+        whole = len(tokens) // BLOCK_TOKENS
+        while len(blocks) < whole and (block := self._ram.get(chain.block(len(blocks), tokens).name)):
+            blocks.append(block)
+        index = len(blocks)
+        rest = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+        most = len(tokens) - 1
+        best = self._usable([(block, BLOCK_TOKENS) for block in blocks], most)
+        for similar in self._ram.similar(chain.parent(index, tokens), chain.owner(index), rest):
+            candidate = self._usable([*((block, BLOCK_TOKENS) for block in blocks), similar], most)
+            if candidate[1].tokens > best[1].tokens:
+                best = candidate
+                break  # those that follow share less with the prompt
+        return best
 
     def _usable(self, blocks: list[tuple[Block, int]], most: int) -> tuple[list[Block], Match]:
         """What of these blocks' leading tokens can be restored, ``most`` at most."""

@@ -92,6 +92,10 @@ class Layout:
             size += sum(len(field.head) for field in cache.fields) + cells * cache.token_bytes
         return size
 
+    def block_bytes(self, tokens: int) -> int:
+        """Bytes of KV that so many tokens have at most."""
+        return max(1, tokens * sum(cache.token_bytes for cache in self.caches))
+
     def rows_held(self, payload_bytes: int, tokens: int) -> int:
         """How many of a part's tokens, its last ones, have rows in the caches with a window."""
         everywhere = sum(cache.token_bytes for cache in self.caches if not cache.window)
