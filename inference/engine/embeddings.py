@@ -13,6 +13,7 @@ import structlog
 
 from inference.engine.embedding_batches import Batches, Capacity, Chunk, Input, Turn
 from inference.engine.llama import EmbeddingContext, FloatArray, LlamaError, Model, Pooling
+from inference.engine.memory import available_bytes
 from inference.protocol import Embed, Embedded, Failed
 
 log = structlog.get_logger(module="engine")
@@ -23,6 +24,8 @@ _MOST_BATCH_TOKENS = 512
 _LEAST_BATCH_TOKENS = 64
 _LOGITS_BYTES = 128 * 1024 * 1024
 """llama.cpp keeps room for the logits of each token of a batch, even where nobody asks for them."""
+_MASK_BYTES = 6
+"""For each pair of a batch's tokens: its attention mask in 32 and in 16 bits."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -205,6 +208,8 @@ class Embedder:
 
     def _create_context(self) -> EmbeddingContext:
         capacity = self._batches.capacity
+        if capacity != self._capacity(0):
+            self._check_memory(capacity)
         log.info("Embedding context created", tokens=capacity.tokens, batch_tokens=capacity.batch_tokens)
         return self._model.create_embedding_context(
             tokens=capacity.tokens,
@@ -213,6 +218,21 @@ class Embedder:
             pooling=self._pooling,
             threads=self._threads,
         )
+
+    def _check_memory(self, capacity: Capacity) -> None:
+        """Refuse a large context in good time: without memory for it the kernel would end the process.
+
+        Raises:
+            LlamaError: with the arithmetic.
+        """
+        tokens = capacity.batch_tokens
+        needed = tokens * (4 * self._model.vocabulary_size + _MASK_BYTES * tokens)
+        available = available_bytes()
+        if needed > available:
+            raise LlamaError(
+                f"{tokens} tokens at once need {needed >> 20} MB ({tokens} x {self._model.vocabulary_size} numbers and "
+                f"a mask of {tokens} x {tokens}), and {available >> 20} MB are available"
+            )
 
     def _capacity(self, longest: int) -> Capacity:
         affordable = _LOGITS_BYTES // (4 * self._model.vocabulary_size)

@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from inference.engine import memory
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import Embedder, EmbeddingJob, pooling_of
 from inference.engine.llama import LlamaError, Model, Pooling, silence_native_log
 from inference.engine.prompts import PromptRefused
 from inference.protocol import Embed, Embedded, Failed
 from tests import bert
-from tests.gguf_files import WORD_PIECE_SPECIALS, encoder_tensors, write_encoder, write_model
+from tests.gguf_files import (
+    WORD_PIECE_SPECIALS,
+    encoder_tensors,
+    write_encoder,
+    write_model,
+    write_recurrent,
+    write_sliding,
+)
 
 MEAN, CLS, LAST = gguf.PoolingType.MEAN, gguf.PoolingType.CLS, gguf.PoolingType.LAST
 
@@ -108,8 +116,10 @@ def test_vectors_have_length_one(tmp_path: Path, architecture: str) -> None:
         lambda path: write_model(path, pooling=CLS),
         lambda path: write_model(path, pooling=LAST),
         lambda path: write_model(path),
+        lambda path: write_sliding(path),
+        lambda path: write_recurrent(path),
     ],
-    ids=["bert", "nomic-bert", "llama-mean", "llama-cls", "llama-last", "llama-chat"],
+    ids=["bert", "nomic-bert", "llama-mean", "llama-cls", "llama-last", "llama-chat", "sliding", "recurrent"],
 )
 def test_a_batch_of_mixed_lengths_equals_one_by_one(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     model = load(write(tmp_path / "model.gguf"))
@@ -117,11 +127,20 @@ def test_a_batch_of_mixed_lengths_equals_one_by_one(tmp_path: Path, write: Calla
     assert_same(embed(model, *TEXTS * 10), alone * 10)
 
 
-@pytest.mark.parametrize("pooling", [MEAN, LAST])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_model(path, pooling=MEAN),
+        lambda path: write_model(path, pooling=LAST),
+        lambda path: write_sliding(path, window=16),
+        lambda path: write_recurrent(path),
+    ],
+    ids=["mean", "last", "sliding window", "recurrent"],
+)
 def test_a_decoders_input_computed_in_chunks_equals_it_computed_at_once(
-    tmp_path: Path, pooling: gguf.PoolingType
+    tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
-    model = load(write_model(tmp_path / "model.gguf", pooling=pooling))
+    model = load(write(tmp_path / "model.gguf"))
     text = "the model says hello " * 15
     assert_same(embed(model, text, budget=7), embed(model, text))
 
@@ -274,3 +293,29 @@ def test_no_memory_for_a_long_input_is_told_to_its_client_alone(
     assert isinstance(answers[1], Failed)
     assert (answers[1].status, answers[1].code) == (503, "insufficient_memory")
     assert isinstance(answers[2], Embedded)
+
+
+def test_an_input_that_the_machine_has_no_memory_for_is_refused_with_the_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(write_encoder(tmp_path / "bert.gguf", context_length=2048))
+    monkeypatch.setattr("inference.engine.embeddings.available_bytes", lambda: 20 << 20)
+    answers = run(embedder(model), job(model, (5,) * 2000, id=1), job(model, "king", id=2))
+    failed = answers[1]
+    assert isinstance(failed, Failed) and (failed.status, failed.code) == (503, "insufficient_memory")
+    assert "2048 tokens at once need 24 MB" in failed.message and "20 MB are available" in failed.message
+    assert isinstance(answers[2], Embedded)
+
+
+def test_available_memory_is_what_the_machine_or_the_cgroup_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.available_bytes() == 5000 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert memory.available_bytes() == 5000 * 1024
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert memory.available_bytes() == 2000
