@@ -218,7 +218,8 @@ class Gateway:
 
 
 def _log_refusal(call: Call, error: ApiError) -> None:
-    log.info(
+    probe = call.path.startswith("/health")  # asked again and again while the server starts
+    (log.debug if probe else log.info)(
         "Refused a request",
         method=call.method,
         path=call.path,

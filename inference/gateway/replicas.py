@@ -69,6 +69,7 @@ class ReplicaClient:
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
         self._demands: dict[int, _Demanded] = {}
         self._used: set[int] = set()
+        self._leaving = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -137,6 +138,9 @@ class ReplicaClient:
             self._send(Subscribe(protocol=PROTOCOL_VERSION), *self._open_demands())
             while messages := await read_messages(reader, decoder):
                 self._accept(messages)
+        except asyncio.CancelledError:  # it is we who leave
+            self._leaving = True
+            raise
         finally:
             self._writer = None
             self._connection_changed(False)
@@ -146,7 +150,7 @@ class ReplicaClient:
         self.connected, self.since = connected, time.time()
         if connected:
             log.info("Connected to the supervisor")
-        else:
+        elif not self._leaving:
             log.warning("The supervisor's connection was lost")
 
     def _accept(self, messages: Iterable[SupervisorToGateway]) -> None:

@@ -1,6 +1,6 @@
 """The order in which an installation starts and stops.
 
-Start:  postgres ∥ redis → prepare → supervisor ∥ gateway → web → celery, beat
+Start:  postgres ∥ redis → prepare → supervisor ∥ gateway → verdict ∥ web → celery, beat
 Stop:   beat ∥ celery ∥ gateway → web ∥ supervisor → redis ∥ postgres, each with a deadline; a second signal hurries.
 """
 
@@ -32,7 +32,9 @@ _CONNECTIONS_PER_GATEWAY = 4
 
 _READY_SECONDS = 30.0
 # How long a start waits for the first model to be discovered before it says that there is none.
-_SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 5.0
+# How much of that the other processes let pass before they start beside it.
+_HEAD_START_SECONDS = 1.0
 
 _STOP_ORDER = (("beat", "celery", "gateway"), ("web", "supervisor"), ("redis", "postgres"))
 
@@ -93,14 +95,19 @@ class Installation:
         supervisor = self._keep(self._plan.supervisor())
         gateway = self._keep(self._plan.gateway(self._listening.fileno(), self._own_url()))
         await self._patiently(supervisor, gateway)
-        reasons = await shortcomings(self._own_url(), _SETTLE_SECONDS)
-        seconds = time.monotonic() - self._began_at
-        self._say(report.serving(self._environment, seconds=seconds, reasons=reasons))
-        # What follows is not needed for an answer, and on few cores would delay it.
-        await self._patiently(self._keep(self._plan.web()))
+        # What follows is not needed for an answer, and on few cores would delay it; but where there is no model to
+        # wait for, the admin is where one is added.
+        verdict = asyncio.create_task(self._give_verdict())
+        await asyncio.wait([verdict], timeout=_HEAD_START_SECONDS)
+        await asyncio.gather(verdict, self._patiently(self._keep(self._plan.web())))
         self._keep(self._plan.celery_worker())
         self._keep(self._plan.celery_beat())
         self._journal.log("INFO", "Everything is started", seconds=round(time.monotonic() - self._began_at, 1))
+
+    async def _give_verdict(self) -> None:
+        reasons = await shortcomings(self._own_url(), SETTLE_SECONDS)
+        seconds = time.monotonic() - self._began_at
+        self._say(report.serving(self._environment, seconds=seconds, reasons=reasons))
 
     async def _patiently(self, *keepers: Keeper) -> None:
         """Wait until all are ready, but not for ever: one that is slow does not keep the others from starting."""

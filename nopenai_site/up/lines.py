@@ -26,7 +26,19 @@ _POSTGRES_LEVELS = {
     "PANIC": "FATAL",
 }
 _REDIS = re.compile(r"^\d+:\S+ .*?\d\d:\d\d:\d\d\.\d+ ([.\-*#]) (.*)$", re.DOTALL)
-_REDIS_LEVELS = {".": "DEBUG", "-": "DEBUG", "*": "INFO", "#": "INFO"}  # "#" is also its "ready to exit"
+_REDIS_SIGNAL = re.compile(r"^\d+:signal-handler \(\d+\) (.*)$", re.DOTALL)
+_REDIS_LEVELS = {".": "DEBUG", "-": "DEBUG", "*": "INFO", "#": "WARN"}
+# Redis marks its banner and its good-bye as warnings; and how a background save would fare is no matter where nothing
+# is ever saved.
+_REDIS_BANNER = (
+    "oO0OoO0OoO0Oo",
+    "Redis version=",
+    "Configuration loaded",
+    "Server initialized",
+    "WARNING Memory overcommit",
+    "WARNING overcommit_memory",
+)
+_REDIS_GOOD_BYE = ("User requested shutdown", "Redis is now ready to exit", "Received SIG")
 
 
 def as_log_line(raw: bytes, *, module: str, wrap: Wrap, lowest: str) -> bytes | None:
@@ -102,7 +114,17 @@ def postgres(text: str) -> tuple[str, str]:
 
 
 def redis(text: str) -> tuple[str, str]:
+    if signalled := _REDIS_SIGNAL.match(text):
+        return "INFO", signalled[1]
     match = _REDIS.match(text)
     if match is None:
         return "INFO", text
-    return _REDIS_LEVELS[match[1]], match[2]
+    message = match[2]
+    if message.startswith(_REDIS_BANNER):
+        return "DEBUG", message
+    return "INFO" if message.startswith(_REDIS_GOOD_BYE) else _REDIS_LEVELS[match[1]], message
+
+
+def celery(text: str) -> tuple[str, str]:
+    """It prints that it was asked to stop, beside its log."""
+    return ("INFO", text) if text.startswith("worker: ") else plain(text)

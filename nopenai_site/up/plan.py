@@ -85,6 +85,7 @@ class Plan:
             *("-m", "celery", "--app", "nopenai_site.celery", "--quiet", "worker", "--pool", "solo"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", self._celery_level()),
             niceness=10,
+            wrap=lines.celery,
         )
 
     def celery_beat(self) -> ChildSpec:
@@ -104,6 +105,7 @@ class Plan:
         *arguments: str,
         niceness: int = 0,
         pass_fds: tuple[int, ...] = (),
+        wrap: lines.Wrap = lines.plain,
         ready: Callable[[], Awaitable[bool]] | None = None,
     ) -> ChildSpec:
         return ChildSpec(
@@ -113,6 +115,7 @@ class Plan:
             directory=PROJECT_ROOT,
             niceness=niceness,
             pass_fds=(self._lock, *pass_fds),
+            wrap=wrap,
             ready=ready,
         )
 

@@ -1,16 +1,19 @@
 """``manage.py up``: what it says, what it refuses, and that nothing outlives it."""
 
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from nopenai_site import environment
 from nopenai_site.environment import PROJECT_ROOT
-from tests.installation import Installation, wait_until
+from nopenai_site.up.installation import SETTLE_SECONDS
+from tests.installation import Installation, LogRecord, wait_until
 from tests.services import running_services
 
 Maker = Callable[..., Installation]
@@ -29,10 +32,14 @@ def test_the_data_directory_is_private(installation: Installation) -> None:
 
 
 def test_every_line_of_the_log_is_an_object_with_the_promised_fields(installation: Installation) -> None:
+    question = {"model": "auto", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
+    assert installation.post("/v1/chat/completions", question)[0] == 200
+    installation.wait_for_log(lambda record: record["module"] == "engine")
     records = installation.log_records()
     assert records
     for record in records:
         assert {"timestamp", "level", "module", "message"} <= record.keys()
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["timestamp"])
         assert record["level"] in {"DEBUG", "INFO", "WARN", "ERROR", "FATAL"}
 
 
@@ -104,6 +111,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_needs_no_password(own_instal
     assert "the administrator is admin, the password " in installation.output
     assert installation.stop(signal.SIGINT) == 0
     assert installation.processes() == {}
+    assert [record for record in installation.log_records() if record["level"] not in ("DEBUG", "INFO")] == []
     installation.start()
     installation.wait_started()
     assert "administrator" not in installation.output
@@ -145,7 +153,28 @@ def test_the_doctor_names_each_fault_with_what_to_do(own_installation: Maker) ->
 
 
 def test_without_any_model_it_starts_and_says_what_to_do(own_installation: Maker) -> None:
-    installation = own_installation(NOPENAI_STARTER_MODEL="0")
+    installation = own_installation(NOPENAI_STARTER_MODEL="0", NOPENAI_LOG_LEVEL="DEBUG")
     installation.start()
     installation.wait_started()
     assert "No model can answer: put a GGUF into" in installation.output
+    # The admin, where a model is added, does not wait for one.
+    waited = _seconds(installation.wait_for_message("Started web")) - _seconds(
+        installation.wait_for_message("gateway is ready")
+    )
+    assert waited < SETTLE_SECONDS
+
+
+def test_sockets_outside_the_data_directory_are_not_left_behind(own_installation: Maker) -> None:
+    installation = own_installation()
+    data_dir = installation.data_dir / ("long" * 25)
+    installation.environment["NOPENAI_DATA_DIR"] = str(data_dir)
+    run_dir = environment.load({"NOPENAI_DATA_DIR": str(data_dir)}).run_dir
+    installation.start()
+    installation.wait_ready()
+    assert not run_dir.is_relative_to(data_dir) and run_dir.exists()
+    assert installation.stop() == 0
+    assert not run_dir.exists()
+
+
+def _seconds(record: LogRecord) -> float:
+    return datetime.fromisoformat(record["timestamp"]).timestamp()

@@ -65,11 +65,25 @@ def test_postgres_severities_become_our_levels(raw: str, level: str, message: st
     [
         ("13189:M 22 Nov 2026 15:48:40.881 * Ready to accept connections", "INFO", "Ready to accept connections"),
         ("13189:M 22 Nov 2026 15:48:40.881 . 1 clients connected", "DEBUG", "1 clients connected"),
+        (
+            "13189:M 22 Nov 2026 15:48:40.881 # Out Of Memory allocating 1 bytes!",
+            "WARN",
+            "Out Of Memory allocating 1 bytes!",
+        ),
+        ("1:C 22 Nov 2026 15:48:40.881 # oO0OoO0OoO0Oo Redis is starting", "DEBUG", "oO0OoO0OoO0Oo Redis is starting"),
+        ("1:M 22 Nov 2026 15:48:40.881 # WARNING Memory overcommit must", "DEBUG", "WARNING Memory overcommit must"),
+        ("1:M 22 Nov 2026 15:48:40.881 # User requested shutdown...", "INFO", "User requested shutdown..."),
+        ("1:signal-handler (1795374666) Received SIGTERM scheduling", "INFO", "Received SIGTERM scheduling"),
         ("something else", "INFO", "something else"),
     ],
 )
 def test_redis_marks_become_our_levels(raw: str, level: str, message: str) -> None:
     assert lines.redis(raw) == (level, message)
+
+
+def test_celery_stops_without_a_warning() -> None:
+    assert lines.celery("worker: Warm shutdown (MainProcess)")[0] == "INFO"
+    assert lines.celery("Segmentation fault")[0] == "WARN"
 
 
 def test_a_traceback_is_one_record_and_what_is_around_it_is_not_touched() -> None:
