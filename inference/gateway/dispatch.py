@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
+from inference.gateway.joint import begin_joint
 from inference.gateway.origin import Origin
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
-from inference.gateway.workers import Stream, StreamMessage, WorkerLost, WorkerPool
+from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
 from inference.protocol import (
     Accepted,
     Embed,
@@ -141,7 +142,7 @@ class Dispatcher:
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
-        stream = connection.begin(_work(request, connection.next_id(), request_id, origin, patience_seconds))
+        stream = _begin(connection, request, request_id, origin, patience_seconds)
         try:
             messages = await (_first_text(stream) if request.stream else stream.whole())
         except BaseException:
@@ -218,6 +219,24 @@ class Dispatcher:
         )
 
 
+def _begin(
+    connection: WorkerConnection, request: InferenceRequest, request_id: str, origin: Origin, patience_seconds: float
+) -> Stream:
+    first = _work(request, connection.next_id(), request_id, origin, patience_seconds)
+    if not request.further_prompts or isinstance(first, Embed):
+        return connection.begin(first)
+    further = [
+        msgspec.structs.replace(
+            first,
+            id=connection.next_id(),
+            text=prompt if type(prompt) is str else None,
+            tokens=prompt if type(prompt) is tuple else None,
+        )
+        for prompt in request.further_prompts
+    ]
+    return begin_joint(connection, [first, *further])
+
+
 def _work(
     request: InferenceRequest, stream_id: int, request_id: str, origin: Origin, patience_seconds: float
 ) -> Generate | Embed:
@@ -240,7 +259,15 @@ def _work(
         stop=request.stop,
         ignore_eos=request.ignore_eos,
         echo=request.echo,
+        suffix=request.suffix,
         sampling=request.sampling,
+        n=request.n,
+        logprobs=request.logprobs,
+        constraint=request.constraint,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        forced_tool=request.forced_tool,
+        parallel_tool_calls=request.parallel_tool_calls,
         partition=origin.partition,
         tenant=origin.tenant,
         priority=request.priority,

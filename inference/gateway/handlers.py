@@ -154,7 +154,14 @@ class TextHandler(InferenceHandler):
     def _shape_of(self, call: Call, request: InferenceRequest, begun: Answer) -> Shape:
         version = begun.version
         created = int(time.time())
-        return self._shape(call.hex, created, version.model, version.version, include_usage=request.include_usage)
+        return self._shape(
+            call.hex,
+            created,
+            version.model,
+            version.version,
+            include_usage=request.include_usage,
+            choices=request.choices,
+        )
 
 
 def _events(shape: Shape, messages: Sequence[StreamMessage]) -> bytes:
@@ -162,8 +169,7 @@ def _events(shape: Shape, messages: Sequence[StreamMessage]) -> bytes:
     events = b""
     for message in messages:
         if isinstance(message, Delta):
-            if message.text:
-                events += shape.text(message.text)
+            events += shape.delta(message)
         elif isinstance(message, Finished):
             events += shape.closing(message)
         elif isinstance(message, Failed):

@@ -3,13 +3,17 @@
 from typing import Any
 
 from inference.gateway.fields import filled_string, refuse, shown, string, wrong_type
-from inference.protocol import ChatMessage
+from inference.gateway.tools import calls
+from inference.protocol import ChatMessage, ToolCall
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """A ``developer`` message is OpenAI's newer name of a system message; chat templates know the old one."""
 
-_KNOWN_KEYS = frozenset({"role", "content", "name", "tool_call_id", "refusal"})
-_UNSERVED_KEYS = ("tool_calls", "function_call", "audio")
+_KNOWN_KEYS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "refusal"})
+_UNSERVED_KEYS = {
+    "function_call": "is OpenAI's older form of tool calls: give 'tool_calls'.",
+    "audio": "is not supported: the models here take text only.",
+}
 
 
 def messages(value: Any, param: str) -> tuple[ChatMessage, ...]:
@@ -34,18 +38,51 @@ def unknown_keys(value: list[dict[str, Any]]) -> list[str]:
 def _message(value: Any, position: int) -> ChatMessage:
     if type(value) is not dict:
         wrong_type(value, f"messages[{position}]", "an object with 'role' and 'content'")
+    param = f"messages[{position}]"
     role = _role(value.get("role"), position)
     content = value.get("content")
     if type(content) is not str:
-        content = _joined_parts(content, f"messages[{position}].content")
-    if len(value) == 2:
+        # A message that is calls, and nothing else, has no content.
+        content = "" if content is None and value.get("tool_calls") else _joined_parts(content, f"{param}.content")
+    if len(value) == 2 and "content" in value and role != "tool":
         return ChatMessage(role, content)
 
-    for key in _UNSERVED_KEYS:
+    for key, problem in _UNSERVED_KEYS.items():
         if value.get(key):
-            refuse(f"messages[{position}].{key}", "is not supported: this server has no tools or audio yet.")
-    name = value.get("name")
-    return ChatMessage(role, content, None if name is None else filled_string(name, f"messages[{position}].name"))
+            refuse(f"{param}.{key}", problem)
+    return ChatMessage(
+        role,
+        content,
+        name=_optional(value, "name", param),
+        tool_calls=_calls(value, role, param),
+        tool_call_id=_answered_call(value, role, param),
+        reasoning=_optional(value, "reasoning_content", param) if role == "assistant" else None,
+    )
+
+
+def _optional(message: dict[str, Any], key: str, param: str) -> str | None:
+    value = message.get(key)
+    if key == "reasoning_content" and value == "":
+        return None
+    return None if value is None else filled_string(value, f"{param}.{key}")
+
+
+def _calls(message: dict[str, Any], role: str, param: str) -> tuple[ToolCall, ...]:
+    value = message.get("tool_calls")
+    if not value:
+        return ()
+    if role != "assistant":
+        refuse(f"{param}.tool_calls", "belongs to messages of the assistant only.")
+    return calls(value, f"{param}.tool_calls")
+
+
+def _answered_call(message: dict[str, Any], role: str, param: str) -> str | None:
+    value = message.get("tool_call_id")
+    if role != "tool":
+        return None
+    if value is None:
+        refuse(f"{param}.tool_call_id", "is missing; it is the id of the call that this message answers.")
+    return filled_string(value, f"{param}.tool_call_id")
 
 
 def _role(value: Any, position: int) -> str:

@@ -12,13 +12,20 @@ import msgspec
 from inference.gateway import fields
 from inference.gateway.inputs import inputs, token_ids
 from inference.gateway.messages import messages, unknown_keys
-from inference.protocol import ChatMessage, Sampling
+from inference.gateway.tools import response_format, tool_choice, tools
+from inference.protocol import ChatMessage, Constraint, Sampling, Tool, ToolChoice
 from registry.errors import InvalidRequest
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for text completions. A chat goes on to its end or to the end of the context."""
 
 DEFAULT_PRIORITY = 5
+
+MAX_CHOICES = 16
+"""Of each prompt."""
+
+MAX_PROMPTS = 32
+"""Of one completion; each is a request of its own to the worker."""
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +38,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[ChatMessage, ...] | None = None
     text: str | None = None
     tokens: tuple[int, ...] | None = None
+    further_prompts: tuple[str | tuple[int, ...], ...] = ()
+    """Of a completion, after the one in ``text`` or ``tokens``: each gets choices of its own."""
     inputs: tuple[str | tuple[int, ...], ...] = ()
     """To embed: texts, or texts that are tokens already."""
     dimensions: int | None = None
@@ -42,6 +51,18 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     echo: bool = False
+    suffix: str | None = None
+    """What comes after the text that is wanted."""
+    n: int = 1
+    """Choices of each prompt."""
+    logprobs: int | None = None
+    """So many of the likeliest tokens are told beside the chosen ones. None: not even those."""
+    constraint: Constraint | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    forced_tool: str | None = None
+    """Under ``required``: the one tool that must be called."""
+    parallel_tool_calls: bool = True
     sampling: Sampling = Sampling()
     stream: bool = False
     include_usage: bool = False
@@ -52,6 +73,10 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Only requests of one tenant with the same one share cached blocks."""
     ignored: tuple[str, ...] = ()
     """Names of the fields that we don't know."""
+
+    @property
+    def choices(self) -> int:
+        return self.n * (1 + len(self.further_prompts))
 
 
 def chat(body: bytes) -> InferenceRequest:
@@ -65,23 +90,43 @@ def chat(body: bytes) -> InferenceRequest:
     if "messages" not in values:
         fields.refuse("messages", "is missing; it is an array of objects with 'role' and 'content'.")
     ignored += unknown_keys(raw["messages"])
-    return _request("chat", values, ignored, messages=values["messages"], max_tokens=_chat_max_tokens(values))
+    return _request(
+        "chat",
+        values,
+        ignored,
+        messages=values["messages"],
+        max_tokens=_chat_max_tokens(values),
+        logprobs=_chat_logprobs(values),
+        constraint=values.get("response_format"),
+        **_tools(values),
+    )
 
 
 def completion(body: bytes) -> InferenceRequest:
     """A body of ``/v1/completions``. Raises as :func:`chat`."""
     values, ignored = _check(_decode(body), _COMPLETION)
-    prompt = values.get("prompt")
-    if prompt is None:
-        fields.refuse("prompt", "is missing; it is a string or an array of token ids.")
+    if "prompt" not in values:
+        fields.refuse("prompt", "is missing; it is a string, an array of token ids, or an array of prompts.")
+    prompt, *further = values["prompt"]
+    echo, suffix, logprobs = values.get("echo", False), values.get("suffix") or None, values.get("logprobs")
+    if echo and logprobs is not None:
+        # Every token of the prompt would have to be computed with its logits, whatever of it is cached.
+        fields.refuse("echo", "is not supported together with 'logprobs': leave one of them out.")
+    if echo and suffix is not None:
+        fields.refuse("echo", "is not supported together with 'suffix': leave one of them out.")
+    if values.get("best_of", values.get("n", 1)) != values.get("n", 1):
+        fields.refuse("best_of", "must be equal to 'n': all choices that are made are given.")
     return _request(
         "completion",
         values,
         ignored,
         text=prompt if type(prompt) is str else None,
         tokens=prompt if type(prompt) is tuple else None,
+        further_prompts=tuple(further),
         max_tokens=values.get("max_tokens", COMPLETION_MAX_TOKENS),
-        echo=values.get("echo", False),
+        echo=echo,
+        suffix=suffix,
+        logprobs=logprobs,
     )
 
 
@@ -154,6 +199,7 @@ def _request(kind: str, values: dict[str, Any], ignored: list[str], **own: Any) 
         model=values.get("model"),
         stop=values.get("stop", ()),
         ignore_eos=values.get("ignore_eos", False),
+        n=values.get("n", 1),
         sampling=Sampling(**sampling) if sampling else _DEFAULT_SAMPLING,
         stream=stream,
         include_usage=values.get("stream_options", False),
@@ -172,20 +218,47 @@ def _chat_max_tokens(values: dict[str, Any]) -> int | None:
     return old if new is None else new
 
 
-def _prompt(value: Any, param: str) -> str | tuple[int, ...]:
-    """A string, token ids, or an array that holds one of these (the API's form for several prompts)."""
+def _chat_logprobs(values: dict[str, Any]) -> int | None:
+    wanted, count = values.get("logprobs", False), values.get("top_logprobs", 0)
+    if count and not wanted:
+        fields.refuse("top_logprobs", 'is allowed only with "logprobs": true.')
+    return count if wanted else None
+
+
+def _tools(values: dict[str, Any]) -> dict[str, Any]:
+    given: tuple[Tool, ...] = values.get("tools", ())
+    choice, forced = values.get("tool_choice", (ToolChoice.AUTO, None))
+    if not given and choice is ToolChoice.REQUIRED:
+        fields.refuse("tool_choice", "asks for a call, but there are no 'tools' to call.")
+    if forced is not None and forced not in [tool.name for tool in given]:
+        fields.refuse("tool_choice.function.name", f"must be the name of one of the tools, not {fields.shown(forced)}.")
+    return {
+        "tools": given,
+        "tool_choice": choice if given else ToolChoice.AUTO,
+        "forced_tool": forced,
+        "parallel_tool_calls": values.get("parallel_tool_calls", True),
+    }
+
+
+def _prompts(value: Any, param: str) -> tuple[str | tuple[int, ...], ...]:
+    """A string or token ids, or an array of these."""
     if type(value) is str:
-        return value
+        return (value,)
     if type(value) is not list:
-        fields.wrong_type(value, param, "a string or an array of token ids")
+        fields.wrong_type(value, param, "a string, an array of token ids, or an array of prompts")
     if not value:
         fields.refuse(param, "must not be empty.")
-    first = value[0]
-    if not isinstance(first, str | list):
+    if not isinstance(value[0], str | list):
+        return (token_ids(value, param),)
+    if len(value) > MAX_PROMPTS:
+        fields.refuse(param, f"may hold at most {MAX_PROMPTS} prompts, not {len(value)}.")
+    return tuple([_prompt(entry, f"{param}[{position}]") for position, entry in enumerate(value)])
+
+
+def _prompt(value: Any, param: str) -> str | tuple[int, ...]:
+    if type(value) is list:
         return token_ids(value, param)
-    if len(value) > 1:
-        fields.refuse(param, f"holds {len(value)} prompts; one request completes one prompt: send them apart.")
-    return first if isinstance(first, str) else token_ids(first, f"{param}[0]")
+    return fields.string(value, param)
 
 
 _MOST_TOKENS = 2**31 - 1
@@ -216,35 +289,36 @@ _COMMON: dict[str, fields.Check] = {
     "capabilities": fields.words,
     "priority": fields.whole(0, 10),
     "cache_salt": fields.filled_string,
-    "n": fields.unserved('one request gives one choice, "n": 1.', 1),
+    "n": fields.whole(1, MAX_CHOICES),
 }
 
-_NO_TOOLS = "this server calls no tools yet; leave it out."
+_NO_FUNCTIONS = "it is OpenAI's older form of tools; give 'tools' and 'tool_choice'."
 
 _CHAT: dict[str, fields.Check] = {
     **_COMMON,
     "messages": messages,
     "max_tokens": fields.whole(1, _MOST_TOKENS),
     "max_completion_tokens": fields.whole(1, _MOST_TOKENS),
-    "logprobs": fields.unserved("probabilities are not served yet; leave it out.", False),
-    "top_logprobs": fields.unserved("probabilities are not served yet; leave it out.", 0),
-    "tools": fields.unserved(_NO_TOOLS, []),
-    "tool_choice": fields.unserved(_NO_TOOLS, "none"),
-    "functions": fields.unserved(_NO_TOOLS, []),
-    "function_call": fields.unserved(_NO_TOOLS, "none"),
-    "response_format": fields.unserved('only {"type": "text"} is served yet.', {"type": "text"}),
+    "logprobs": fields.boolean,
+    "top_logprobs": fields.whole(0, 20),
+    "tools": tools,
+    "tool_choice": tool_choice,
+    "parallel_tool_calls": fields.boolean,
+    "functions": fields.unserved(_NO_FUNCTIONS, []),
+    "function_call": fields.unserved(_NO_FUNCTIONS, "none", "auto"),
+    "response_format": response_format,
     "modalities": fields.unserved("the models here write text only.", ["text"], []),
     "audio": fields.unserved("the models here write text only."),
 }
 
 _COMPLETION: dict[str, fields.Check] = {
     **_COMMON,
-    "prompt": _prompt,
+    "prompt": _prompts,
     "max_tokens": fields.whole(0, _MOST_TOKENS),
     "echo": fields.boolean,
-    "best_of": fields.unserved('one request gives one choice, "best_of": 1.', 1),
-    "logprobs": fields.unserved("probabilities are not served yet; leave it out."),
-    "suffix": fields.unserved("text can't be inserted before a suffix yet; leave it out.", ""),
+    "best_of": fields.whole(1, MAX_CHOICES),
+    "logprobs": fields.whole(0, 5),
+    "suffix": fields.string,
 }
 
 _EMBEDDING: dict[str, fields.Check] = {

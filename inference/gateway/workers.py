@@ -6,7 +6,7 @@ handler: all messages of one decode step arrive together, so that they can leave
 
 import asyncio
 from collections.abc import Collection, Iterable
-from typing import cast
+from typing import Protocol, cast
 
 import structlog
 
@@ -38,6 +38,18 @@ _CONNECT_SECONDS = 5.0
 """From connecting to Hello. A worker binds its socket only when it is ready, so it answers at once or never."""
 
 StreamMessage = Accepted | Delta | Finished | Failed | Embedded
+
+
+class Listener(Protocol):
+    """Who hears what a worker says about one request."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more is expected."""
+        ...
+
+    def feed(self, message: StreamMessage) -> None: ...
+    def lose(self, fault: str) -> None: ...
 
 
 class WorkerLost(Exception):
@@ -136,7 +148,7 @@ class WorkerConnection(asyncio.Protocol):
         self.load: WorkerLoad | None = None
         self.cache: CacheReport | None = None
         self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Listener] = {}
         self._outbox: list[GatewayToWorker] = []
         self._last_id = 0
         self._transport: asyncio.Transport | None = None
@@ -155,11 +167,16 @@ class WorkerConnection(asyncio.Protocol):
 
     def begin(self, message: Generate | Embed) -> Stream:
         """Send a request whose id is from :meth:`next_id`. Raises WorkerLost."""
+        stream = Stream(self, message.id)
+        self.begin_for(stream, message)
+        return stream
+
+    def begin_for(self, listener: Listener, message: Generate | Embed) -> None:
+        """Likewise; ``listener`` hears the answer. Raises WorkerLost."""
         if self.closed or self._transport is None:
             raise WorkerLost("the worker's connection is closed")
-        stream = self._streams[message.id] = Stream(self, message.id)
+        self._streams[message.id] = listener
         self._send(message)
-        return stream
 
     def abandon(self, stream_id: int) -> None:
         """Cancel a request; what the worker still says of it is dropped."""
@@ -213,7 +230,7 @@ class WorkerConnection(asyncio.Protocol):
             if stream is not None:  # else it was cancelled a moment ago
                 stream.feed(message)
                 if stream.ended:
-                    del self._streams[message.id]
+                    self._streams.pop(message.id, None)
 
     def _lose(self, fault: str) -> None:
         self.closed = True

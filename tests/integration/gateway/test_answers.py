@@ -77,6 +77,31 @@ async def test_text_completions_of_text_and_of_token_ids(start_rig: StartRig) ->
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == "one twostub says hello"
 
 
+async def test_several_prompts_have_a_choice_each_and_one_usage(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    body = {"prompt": ["one", "one two", "one two three"], "max_tokens": 2, "stream_options": {"include_usage": True}}
+    async with rig.client.post("/v1/completions", json=body | {"stream": True}) as response:
+        *chunks, usage, done = events(await response.read())
+    async with rig.client.post("/v1/completions", json=body | {"stream_options": None}) as response:
+        whole = await response.json()
+    assert [(choice["index"], choice["text"]) for choice in whole["choices"]] == [(i, "stub says") for i in range(3)]
+    assert whole["usage"]["prompt_tokens"] == 6 and whole["usage"]["completion_tokens"] == 6
+    assert (usage["usage"], done) == (whole["usage"], "[DONE]")
+    ends = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["finish_reason"]]
+    assert sorted((end["index"], end["finish_reason"]) for end in ends) == [(i, "length") for i in range(3)]
+
+
+async def test_one_prompt_of_several_that_is_too_long_refuses_all(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    for stream in (False, True):
+        body = {"prompt": ["one", "word " * 5000], "stream": stream}
+        async with rig.client.post("/v1/completions", json=body) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["code"] == "context_length_exceeded"
+
+
 async def test_auto_turns_between_models_and_each_use_is_counted(start_rig: StartRig) -> None:
     one, two = a_model("one", 1), a_model("two", 2)
     rig = await start_rig(one, two)
@@ -114,7 +139,7 @@ async def test_the_request_id_is_echoed_or_made_on_every_answer(start_rig: Start
         ({"messages": []}, 400, None, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, 400, None, "messages[0].role"),
         ({"temperature": 9}, 400, None, "temperature"),
-        ({"n": 2}, 400, None, "n"),
+        ({"n": 17}, 400, None, "n"),
         ({"model": "org/n:Q4"}, 404, "model_not_found", "model"),
         ({"model": "org/m:Q4@7.0.0"}, 404, "model_not_found", "model"),
         ({"capabilities": ["arabic_nlp"]}, 503, "capability_unavailable", "capabilities"),

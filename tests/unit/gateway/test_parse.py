@@ -8,10 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.gateway import parse
-from inference.protocol import ChatMessage, Generate, Sampling, encode_frame
+from inference.protocol import ChatMessage, Constraint, Generate, Sampling, ToolCall, ToolChoice, encode_frame
 from registry.errors import InvalidRequest
 
 HELLO = [{"role": "user", "content": "Hello!"}]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 
 
 def chat(**fields: Any) -> parse.InferenceRequest:
@@ -113,6 +116,20 @@ class TestMessages:
         request = chat(messages=[{"role": "user", "content": "Hi", "name": "Ada"}])
         assert request.messages == (ChatMessage("user", "Hi", "Ada"),)
 
+    def test_calls_their_answers_and_thoughts_are_kept(self) -> None:
+        request = chat(
+            messages=[
+                {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "Hm."},
+                {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+                {"role": "assistant", "content": "Four.", "tool_calls": None},
+            ]
+        )
+        assert request.messages == (
+            ChatMessage("assistant", "", tool_calls=(ToolCall("call_1", "add", '{"a": 1}'),), reasoning="Hm."),
+            ChatMessage("tool", "4", tool_call_id="call_1"),
+            ChatMessage("assistant", "Four."),
+        )
+
     def test_empty_content_is_content(self) -> None:
         assert chat(messages=[{"role": "user", "content": ""}]).messages == (ChatMessage("user", ""),)
 
@@ -140,10 +157,30 @@ class TestMessages:
                 "take text only",
             ),
             ([{"role": "user", "content": "x", "name": ""}], "messages[0].name", "must not be empty"),
+            ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id", "id of the call"),
+            ([{"role": "assistant", "content": None}], "messages[0].content", "is missing"),
             (
-                [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}],
+                [{"role": "user", "content": "x", "tool_calls": [CALL]}],
                 "messages[0].tool_calls",
-                "is not supported",
+                "of the assistant only",
+            ),
+            ([{"role": "assistant", "tool_calls": {}, "content": 5}], "messages[0].content", "not a number"),
+            ([{"role": "assistant", "tool_calls": "x"}], "messages[0].tool_calls", "an array of calls"),
+            ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "messages[0].tool_calls[0].function", "an object"),
+            (
+                [{"role": "assistant", "tool_calls": [CALL | {"id": None}]}],
+                "messages[0].tool_calls[0].id",
+                "must be a string",
+            ),
+            (
+                [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f"}}]}],
+                "messages[0].tool_calls[0].function.arguments",
+                "must be a string",
+            ),
+            (
+                [{"role": "assistant", "content": "", "function_call": {"name": "f"}}],
+                "messages[0].function_call",
+                "give 'tool_calls'",
             ),
         ],
     )
@@ -243,13 +280,8 @@ class TestFields:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("n", 2),
-            ("logprobs", True),
-            ("top_logprobs", 5),
-            ("tools", [{"type": "function"}]),
-            ("tool_choice", "auto"),
             ("functions", [{}]),
-            ("response_format", {"type": "json_object"}),
+            ("function_call", {"name": "f"}),
             ("modalities", ["audio"]),
         ],
     )
@@ -313,6 +345,35 @@ class TestCompletion:
         assert completion().max_tokens == 16
         assert completion(max_tokens=0).max_tokens == 0
 
+    def test_several_prompts_have_choices_each(self) -> None:
+        request = completion(prompt=["a", "b", "c"], n=2, best_of=2)
+        assert (request.text, request.further_prompts, request.choices) == ("a", ("b", "c"), 6)
+        request = completion(prompt=[[1, 2], [3]])
+        assert (request.tokens, request.further_prompts, request.choices) == ((1, 2), ((3,),), 2)
+
+    def test_probabilities_a_suffix_and_an_echo_are_asked_for(self) -> None:
+        assert completion(logprobs=0).logprobs == 0
+        assert completion().logprobs is None
+        assert completion(suffix="end").suffix == "end"
+        assert completion(suffix="").suffix is None
+
+    @pytest.mark.parametrize(
+        ("given", "param", "words"),
+        [
+            ({"best_of": 2}, "best_of", "equal to 'n'"),
+            ({"n": 2, "best_of": 3}, "best_of", "equal to 'n'"),
+            ({"logprobs": 6}, "logprobs", "from 0 to 5"),
+            ({"logprobs": True}, "logprobs", "a whole number"),
+            ({"n": 17}, "n", "from 1 to 16"),
+            ({"echo": True, "logprobs": 1}, "echo", "together with 'logprobs'"),
+            ({"echo": True, "suffix": "x"}, "echo", "together with 'suffix'"),
+            ({"prompt": ["x"] * 33}, "prompt", "at most 32 prompts"),
+        ],
+    )
+    def test_what_can_not_be_had_is_told_with_what_can(self, given: dict[str, Any], param: str, words: str) -> None:
+        error = fault(completion, **given)
+        assert error.param == param and words in error.message
+
     @pytest.mark.parametrize("prompt", [["Once"], "Once"])
     def test_an_array_of_one_prompt_is_that_prompt(self, prompt: Any) -> None:
         assert completion(prompt=prompt).text == "Once"
@@ -328,8 +389,8 @@ class TestCompletion:
             (None, "prompt", "is missing"),
             ([], "prompt", "must not be empty"),
             ([[]], "prompt[0]", "must not be empty"),
-            (["a", "b"], "prompt", "holds 2 prompts"),
-            ([[1], [2]], "prompt", "holds 2 prompts"),
+            (["a", 5], "prompt[1]", "must be a string, not a number"),
+            ([[1], []], "prompt[1]", "must not be empty"),
             ([1, "b"], "prompt[1]", "must be a token id"),
             ([1, -1], "prompt[1]", "must be a token id"),
             ([[1, True]], "prompt[0][1]", "must be a token id"),
@@ -344,9 +405,114 @@ class TestCompletion:
         assert error.param == param
         assert words in error.message
 
-    @pytest.mark.parametrize(("field", "value"), [("best_of", 2), ("logprobs", 0), ("suffix", "end"), ("n", 3)])
-    def test_what_is_not_served_is_refused(self, field: str, value: Any) -> None:
-        assert "not supported" in fault(completion, **{field: value}).message
-
     def test_fields_of_chats_are_unknown_here(self) -> None:
         assert completion(messages=HELLO, tools=[]).ignored == ("messages", "tools")
+
+
+class TestTools:
+    def test_tools_are_taken_with_their_schemas(self) -> None:
+        request = chat(
+            tools=[
+                {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": SCHEMA}},
+                {"type": "function", "function": {"name": "now", "strict": True}},
+            ],
+            parallel_tool_calls=False,
+        )
+        add, now = request.tools
+        assert (add.name, add.description, json.loads(add.parameters), add.strict) == ("add", "Adds.", SCHEMA, False)
+        assert (now.name, now.description, now.parameters, now.strict) == ("now", "", "", True)
+        assert not request.parallel_tool_calls and request.tool_choice is ToolChoice.AUTO
+
+    @pytest.mark.parametrize(
+        ("choice", "expected"),
+        [
+            ("none", (ToolChoice.NONE, None)),
+            ("auto", (ToolChoice.AUTO, None)),
+            ("required", (ToolChoice.REQUIRED, None)),
+            ({"type": "function", "function": {"name": "add"}}, (ToolChoice.REQUIRED, "add")),
+        ],
+    )
+    def test_the_choice_among_them(self, choice: Any, expected: tuple[ToolChoice, str | None]) -> None:
+        request = chat(tools=[TOOL], tool_choice=choice)
+        assert (request.tool_choice, request.forced_tool) == expected
+
+    @pytest.mark.parametrize(
+        ("given", "param", "words"),
+        [
+            ({"tools": {}}, "tools", "an array of tools"),
+            ({"tools": [5]}, "tools[0]", "an object"),
+            ({"tools": [{"type": "retrieval"}]}, "tools[0].type", "must be 'function'"),
+            ({"tools": [{"type": "function"}]}, "tools[0].function", "an object with 'name'"),
+            ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "a string"),
+            ({"tools": [TOOL, {"type": "function", "function": {"name": "a b"}}]}, "tools[1].function.name", "letters"),
+            ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "its own name"),
+            ({"tools": [TOOL] * 129}, "tools", "at most 128"),
+            (
+                {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+                "tools[0].function.parameters",
+                "a JSON schema",
+            ),
+            (
+                {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": "y" * 70_000}}}]},
+                "tools[0].function.parameters",
+                "at most 65536",
+            ),
+            ({"tool_choice": "required"}, "tool_choice", "no 'tools'"),
+            ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice", "'none', 'auto', 'required'"),
+            ({"tools": [TOOL], "tool_choice": 1}, "tool_choice", "an object that names a tool"),
+            ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "'function'"),
+            (
+                {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}},
+                "tool_choice.function.name",
+                "one of the tools",
+            ),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, given: dict[str, Any], param: str, words: str) -> None:
+        error = fault(chat, **given)
+        assert error.param == param and words in error.message
+
+    def test_older_forms_are_refused_with_the_newer_ones(self) -> None:
+        assert "tools" in fault(chat, functions=[{"name": "f"}]).message
+        assert chat(functions=[], function_call="auto") == chat()
+
+
+class TestAnswers:
+    def test_the_form_of_the_answer(self) -> None:
+        assert chat(response_format={"type": "text"}).constraint is None
+        assert chat(response_format={"type": "json_object"}).constraint == Constraint()
+        named = {"name": "answer", "schema": SCHEMA}
+        loose = chat(response_format={"type": "json_schema", "json_schema": named}).constraint
+        strict = chat(response_format={"type": "json_schema", "json_schema": named | {"strict": True}}).constraint
+        assert loose is not None and strict is not None
+        assert json.loads(loose.schema or "") == SCHEMA
+        assert (loose.strict, strict.strict) == (False, True)
+
+    @pytest.mark.parametrize(
+        ("form", "param", "words"),
+        [
+            ("json", "response_format", "an object"),
+            ({"type": "xml"}, "response_format.type", "'text', 'json_object' or 'json_schema'"),
+            ({"type": "json_schema"}, "response_format.json_schema", "an object with"),
+            ({"type": "json_schema", "json_schema": {}}, "response_format.json_schema.schema", "a JSON schema"),
+            (
+                {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}},
+                "response_format.json_schema.strict",
+                "true or false",
+            ),
+        ],
+    )
+    def test_a_wrong_form_is_named(self, form: Any, param: str, words: str) -> None:
+        error = fault(chat, response_format=form)
+        assert error.param == param and words in error.message
+
+    def test_probabilities_are_asked_for(self) -> None:
+        assert chat(logprobs=True).logprobs == 0
+        assert chat(logprobs=True, top_logprobs=20).logprobs == 20
+        assert chat().logprobs is None
+        assert fault(chat, top_logprobs=2).param == "top_logprobs"
+        assert "from 0 to 20" in fault(chat, logprobs=True, top_logprobs=21).message
+
+    def test_up_to_sixteen_choices(self) -> None:
+        assert chat(n=16).choices == 16
+        assert "from 1 to 16" in fault(chat, n=17).message
