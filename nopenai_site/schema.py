@@ -1,9 +1,12 @@
 """The OpenAPI document and its page, for everybody: they describe the product and hold nothing of an installation."""
 
+from copy import deepcopy
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from nopenai_site import data_plane
 
 _ERROR = {
     "type": "object",
@@ -60,6 +63,12 @@ class LoopbackScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped
 
     def get_security_definition(self, auto_schema: Any) -> list[dict[str, str]]:
         return []
+
+
+def add_data_plane(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+    """What the gateway answers itself, beside what drf-spectacular finds among the web process's views."""
+    result["paths"] = {**deepcopy(data_plane.PATHS), **result.get("paths", {})}
+    return result
 
 
 def describe_errors(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:

@@ -116,7 +116,8 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "nOpenAI Server",
     "DESCRIPTION": (
-        "The control plane: models, versions, replicas, nodes, the cache, tenants and API keys. Every error has the "
+        "Inference as OpenAI's API has it, and the control plane: models, versions, replicas, nodes, the cache, "
+        "tenants and API keys. Every error has the "
         'shape `{"error": {"message", "type", "param", "code"}}`.'
     ),
     "VERSION": "0.1.0",
@@ -128,6 +129,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
+        "nopenai_site.schema.add_data_plane",
         "nopenai_site.schema.describe_errors",
     ],
 }

@@ -6,6 +6,9 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
+from inference.gateway import parse
+from inference.gateway.app import Gateway, GatewayConfig
+from nopenai_site import data_plane
 from registry.catalogue import REVISION_HEADER
 from registry.selectors import revision_read
 
@@ -57,12 +60,32 @@ def test_the_schema_is_valid_openapi(schema: dict[str, object]) -> None:
     validate_schema(schema)  # type: ignore[no-untyped-call]
 
 
-def test_the_schema_names_every_endpoint(schema: dict[str, dict[str, object]]) -> None:
+def test_the_schema_names_every_endpoint_of_the_web_process(schema: dict[str, dict[str, object]]) -> None:
     assert {path for path in schema["paths"] if "promote" in path or "register" in path} == {
         "/v1/models/register",
         "/api/v1/models/{name}/promote",
     }
-    assert len(schema["paths"]) == 31
+    assert len(schema["paths"].keys() - data_plane.PATHS.keys()) == 31
+
+
+def test_the_schema_names_every_endpoint_of_the_gateway(schema: dict[str, dict[str, object]]) -> None:
+    nowhere = Path("/nowhere")
+    config = GatewayConfig(node_name="n", supervisor_socket=nowhere, web_socket=nowhere, require_api_key=False)
+    gateway = Gateway(config, feed=lambda state: None)  # type: ignore[arg-type, return-value]
+    assert gateway._routes.keys() <= schema["paths"].keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/v1/chat/completions", parse._CHAT),
+        ("/v1/completions", parse._COMPLETION),
+        ("/v1/embeddings", parse._EMBEDDING),
+    ],
+)
+def test_the_schema_names_every_field_that_the_gateway_serves(path: str, known: dict[str, object]) -> None:
+    body = data_plane.PATHS[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"].keys() == known.keys() - {"functions", "function_call", "modalities", "audio"}
 
 
 def test_every_operation_has_a_name_of_its_own(schema: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
