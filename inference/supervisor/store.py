@@ -92,6 +92,8 @@ class Store:
         self._revived: set[int] = set()
         self._use: dict[str, CacheUse] = {}
         self._changed = asyncio.Event()
+        self._claimed = False
+        """The node's name is ours, or was until a moment ago."""
         self._registered = False
         self._away = False
 
@@ -126,7 +128,7 @@ class Store:
     async def close(self, *, seconds: float) -> None:
         """Write what is left, if that takes no longer than ``seconds``."""
         try:
-            if self._registered:
+            if self._claimed:
                 await self._exchange(seconds)
         except DatabaseAway as fault:
             log.warning("The last states could not be recorded", reason=str(fault))
@@ -162,6 +164,7 @@ class Store:
         row = await (await listener.execute(query, [self._node.name])).fetchone()
         if row == (True,):
             self._rival_since = None
+            self._claimed = True
             return
         now = asyncio.get_running_loop().time()
         self._rival_since = now if self._rival_since is None else self._rival_since

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -47,6 +48,10 @@ class Server:
         """What is recorded of each replica."""
         with psycopg.connect(self.url, connect_timeout=5) as session:
             return [state for (state,) in session.execute("SELECT observed FROM registry_replica")]
+
+    def execute(self, statement: LiteralString) -> None:
+        with psycopg.connect(self.url, connect_timeout=5) as session:
+            session.execute(statement)
 
     def version(self) -> ModelSpec:
         query = "SELECT v.id, m.name, v.files FROM registry_version v JOIN registry_model m ON m.id = v.model_id"
@@ -101,6 +106,27 @@ async def test_a_demand_is_served_while_postgresql_is_down_and_recorded_when_it_
         await eventually(lambda: server.states() == ["ready"])
         assert await node_of.stop() == 0
         assert server.states() == ["cold"]
+
+
+async def test_what_was_decided_about_the_cache_stays_in_force_while_postgresql_is_down(
+    server: Server, node_of: NodeProcess
+) -> None:
+    with server.running():
+        server.migrate()
+        server.execute(
+            "INSERT INTO registry_cacherevision (number, config, author, comment, created_at)"
+            """ VALUES (1, '{"global_cache_ram_gb": 0.03125}', 'a test', '', now())"""
+        )
+        node_of.drop_model("Tiny")
+        await node_of.start()
+        await node_of.logged("Model discovered: Tiny")
+        spec = server.version()
+        gateway = await node_of.gateway()
+        await gateway.until_caches(lambda caches: caches.configured and caches.ram_bytes == 32 * 1024**2)
+    await node_of.logged("States can't be recorded")
+    gateway.demand(spec)
+    await gateway.until(spec, READY)
+    await gateway.until_cached(spec, lambda cache: cache.cache.ram.budget_bytes == 32 * 1024**2)
 
 
 async def test_a_supervisor_that_starts_before_postgresql_registers_and_scans_when_it_can(

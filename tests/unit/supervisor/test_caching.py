@@ -44,7 +44,9 @@ class Node:
         self.used: list[dict[str, CacheUse]] = []
         self.published: list[float] = []
         self.told: dict[int, list[CacheBudget]] = {}
-        self.caching = Caching(root, node_ram_bytes=400 * MB, publish=self._publish, record_use=self.used.append)
+        self.caching = Caching(
+            root, node_ram_bytes=400 * MB, publish=self._publish, record_use=self.used.append, round_seconds=0
+        )
         self._running: asyncio.Task[None] | None = None
 
     def _publish(self) -> None:
