@@ -50,7 +50,9 @@ class KeyAuthentication(BaseAuthentication):
             return None
         caller = selectors.caller_find(callers.digest(secret.strip()))
         if caller is None:
-            raise AuthenticationFailed("This API key is unknown or revoked. `manage.py keys list` shows all.")
+            raise AuthenticationFailed(
+                "This API key is unknown or revoked. `.venv/bin/python manage.py keys list` shows all."
+            )
         if caller.expired(time.time()):
             raise AuthenticationFailed(f"The API key {caller.prefix}… has expired.")
         return Principal(name=f"{caller.prefix}…", role=caller.role, tenant=caller.tenant), None

@@ -171,7 +171,7 @@ def install(what: str) -> None:
     unfinished.touch()
     lock = LOCKS[what].read_text()
     if not _is_compiled():
-        print("Compiling llama.cpp for this machine (once; about 6 minutes on 2 cores)")
+        print("Compiling llama.cpp for this machine (once; about 6 minutes on 2 cores, unless pip kept a built copy)")
         _pip(package_of(lock, COMPILED), ["--verbose"], compile_progress)
     count = len(re.findall(r"^[\w.-]+==", lock, re.MULTILINE))
     print(f"Installing {count} packages")

@@ -136,7 +136,7 @@ def as_api_error(fault: BaseException | None) -> ApiError | None:
             return errors.InvalidRequest(str(fault.detail), code="invalid_json")
         case drf.NotAuthenticated():
             return errors.Unauthorized(
-                "This needs an API key: send “Authorization: Bearer nok_…”. `manage.py keys create` makes one."
+                "This needs an API key: send “Authorization: Bearer nok_…”. `.venv/bin/python manage.py keys create` makes one."
             )
         case drf.AuthenticationFailed():
             return errors.Unauthorized(str(fault.detail))

@@ -74,7 +74,7 @@ def key_by_name(text: str) -> ApiKey:
     # A pasted whole secret is understood too; only its prefix is compared.
     matches = list(keys_list().filter(number or Q(prefix__startswith=text[:12]))[:2])
     if not matches:
-        raise NotFound(f"No API key is called “{text[:12]}”: `manage.py keys list` shows them.")
+        raise NotFound(f"No API key is called “{text[:12]}”: `.venv/bin/python manage.py keys list` shows them.")
     if len(matches) > 1:
         raise InvalidRequest(f"Several API keys begin with “{text}”: give more of it, or the key's number.")
     return matches[0]

@@ -1,5 +1,6 @@
 """Writes of tenants and API keys. Those of cache partitions, in :mod:`quotas.partitions`, are offered here too."""
 
+import shlex
 from datetime import datetime
 
 import structlog
@@ -124,7 +125,12 @@ def _tenant_for_key(name: str) -> Tenant:
         return tenant_default()
     tenant = Tenant.objects.filter(name=name).first()
     if tenant is None:
-        raise NotFound(f"There is no tenant “{name}”: create it first.", param="tenant", code="tenant_not_found")
+        raise NotFound(
+            f"There is no tenant “{name}”. Create it first: POST /api/v1/tenants, the admin, or "
+            f".venv/bin/python manage.py keys tenant-create {shlex.quote(name)}",
+            param="tenant",
+            code="tenant_not_found",
+        )
     return tenant
 
 

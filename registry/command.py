@@ -14,13 +14,17 @@ Action = Callable[[dict[str, Any]], None]
 
 
 class OperatorCommand(BaseCommand, ABC):
-    """A command whose first argument, ``command``, names one of its actions."""
+    """A command whose first argument, ``command``, names one of its actions; without it, it says what there is."""
 
     @abstractmethod
     def actions(self) -> Mapping[str, Action]:
         """What it can do, by the word that an operator types."""
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["command"] is None:
+            name = type(self).__module__.rpartition(".")[2]
+            self.stdout.write(self.create_parser("manage.py", name).format_help())
+            return
         try:
             self.actions()[options["command"]](options)
         except ApiError as fault:

@@ -1,7 +1,8 @@
-"""``manage.py keys create|list|rotate|revoke``."""
+"""``manage.py keys create|list|rotate|revoke|tenants|tenant-create``."""
 
 import json
 import re
+import shlex
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -20,14 +21,14 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 
 
 class Command(OperatorCommand):
-    help = "Create, list, rotate and revoke API keys."
+    help = "Create, list, rotate and revoke API keys, and make the tenants that own them."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        commands = parser.add_subparsers(dest="command", required=True)
+        commands = parser.add_subparsers(dest="command", metavar="COMMAND")
         create = commands.add_parser("create", help="make a key and print its secret, once")
         create.add_argument("--name", default="", help="what it is for")
         create.add_argument("--role", default=Role.INFERENCE, choices=list(Role), type=str)
-        create.add_argument("--tenant", default=services.DEFAULT_TENANT)
+        create.add_argument("--tenant", default=services.DEFAULT_TENANT, help="whose it is; `default` if absent")
         create.add_argument("--expires", type=_expiry, help="a date, a time (ISO 8601), or a span such as 12h, 30d, 8w")
         listing = commands.add_parser("list", help="show all keys, without their secrets")
         listing.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -35,9 +36,21 @@ class Command(OperatorCommand):
         rotate.add_argument("key", help="its number, or how its secret begins")
         revoke = commands.add_parser("revoke", help="make a key useless for good")
         revoke.add_argument("key", help="its number, or how its secret begins")
+        commands.add_parser("tenants", help="show all tenants")
+        tenant = commands.add_parser(
+            "tenant-create", help="make a tenant: keys of its own, a part of the cache of its own"
+        )
+        tenant.add_argument("name")
 
     def actions(self) -> Mapping[str, Action]:
-        return {"create": self._create, "list": self._list, "rotate": self._rotate, "revoke": self._revoke}
+        return {
+            "create": self._create,
+            "list": self._list,
+            "rotate": self._rotate,
+            "revoke": self._revoke,
+            "tenants": self._tenants,
+            "tenant-create": self._tenant_create,
+        }
 
     def _create(self, options: dict[str, Any]) -> None:
         self._show_secret(
@@ -65,7 +78,7 @@ class Command(OperatorCommand):
                 self.stdout.write(json.dumps(_record(key)))
             return
         if not keys:
-            self.stderr.write("There are no API keys yet: `manage.py keys create` makes one.")
+            self.stderr.write("There are no API keys yet: `.venv/bin/python manage.py keys create` makes one.")
             return
         rows = [("NUMBER", "BEGINS", "TENANT", "ROLE", "STATE", "NAME")]
         rows += [(str(key.pk), f"{key.prefix}…", key.tenant.name, key.role, _until(key), key.name) for key in keys]
@@ -74,6 +87,17 @@ class Command(OperatorCommand):
     def _revoke(self, options: dict[str, Any]) -> None:
         key = services.key_revoke(key_pk=selectors.key_by_name(options["key"]).pk)
         self.stderr.write(f"Key {key.pk} ({key.prefix}…) is {_until(key)}.", self.style.SUCCESS)
+
+    def _tenants(self, options: dict[str, Any]) -> None:
+        for tenant in selectors.tenants_list():
+            self.stdout.write(tenant.name)
+
+    def _tenant_create(self, options: dict[str, Any]) -> None:
+        tenant = services.tenant_create(name=options["name"])
+        self.stdout.write(
+            f"There is a tenant “{tenant.name}” now. A key of it: "
+            f".venv/bin/python manage.py keys create --tenant {shlex.quote(tenant.name)}"
+        )
 
 
 def _until(key: ApiKey) -> str:

@@ -19,7 +19,7 @@ class Command(OperatorCommand):
     help = "List, add, load, unload, promote, enable, disable and delete models; choose the default; scan for them."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        commands = parser.add_subparsers(dest="command", required=True)
+        commands = parser.add_subparsers(dest="command", metavar="COMMAND")
         listed = commands.add_parser("list", help="show all models, and why some can't be served")
         listed.add_argument("--json", action="store_true", help="one JSON object a line")
         add = commands.add_parser("add", help="register a GGUF as a model, or as a new version of one")
@@ -70,7 +70,7 @@ class Command(OperatorCommand):
             return
         if not models:
             folders = ", ".join(map(str, settings.NOPENAI.models_dirs))
-            self.stderr.write(f"No model is known yet: put a GGUF into {folders}, then run `manage.py models scan`.")
+            self.stderr.write(f"No model is known yet: put a GGUF into {folders}. A running server lists it at once.")
             return
         self.table(
             [

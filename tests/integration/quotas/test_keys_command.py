@@ -113,3 +113,16 @@ def test_a_database_that_is_away_is_explained(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(services, "key_create", away)
     with pytest.raises(CommandError, match="check DATABASE_URL"):
         keys("create")
+
+
+def test_an_unknown_tenant_is_made_as_the_refusal_says() -> None:
+    with pytest.raises(CommandError, match=r"keys tenant-create acme$"):
+        keys("create", "--tenant", "acme")
+    out, _ = keys("tenant-create", "acme")
+    assert "keys create --tenant acme" in out
+    assert keys("create", "--tenant", "acme")[0].startswith("nok_")
+    assert "acme" in keys("tenants")[0].splitlines()
+
+
+def test_alone_it_says_what_there_is() -> None:
+    assert "tenant-create" in keys()[0]

@@ -133,3 +133,9 @@ def test_faults_say_what_to_do(folder: Path, arguments: tuple[str, ...], message
 
     with pytest.raises(CommandError, match=message):
         models(*arguments)
+
+
+def test_alone_it_says_what_there_is() -> None:
+    printed = models()
+    for word in ("list", "promote", "disable", "delete"):
+        assert word in printed
