@@ -8,7 +8,7 @@ from inference.engine.tools.forms import Form, NamedSchema, Part, Unquoted
 from inference.engine.tools.rules import Rules
 from inference.engine.tools.unquoted import add_object
 
-MAX_CALLS = 16
+MAX_CALLS = 8
 """Calls in one forced answer: a small model that may go on with calls often does so for ever."""
 
 
