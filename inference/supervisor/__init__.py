@@ -13,6 +13,6 @@ else here carries out, and reports back. Only :mod:`.store`, :mod:`.cache_sql`, 
 SQL; they work in threads of their own, so a model is loaded on demand whether PostgreSQL answers, is away or stands
 still.
 
-What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits, and
-tells budgets, by the pure rounds of :mod:`.cache_budgets`.
+What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits
+and tells budgets, by the pure rounds of :mod:`.cache_budgets`.
 """
