@@ -3,11 +3,15 @@
 __main__.py   one process: its arguments, its log, its status lines; loads the model, then serves it
 server.py     asyncio: the worker protocol on a Unix socket
 prompts.py    a request's prompt → tokens (chat template, tokenizer, context check)
+answers.py    what it wants of its answer → a grammar for its tokens, and how they are read
 engine.py     the one thread that owns llama.cpp: receive → schedule → decode → emit
 scheduler.py  pure: which tokens of which sequences go into the next step, in which pool of KV cells
 sampling.py   pure: logits → token
-text.py       pure: token bytes → text that may be sent (whole characters, no stop string)
-template.py   chat templates in Jinja2's sandbox
+constraints.py, schemas.py   grammars by llguidance: which tokens may come next; JSON schemas, bounded
+logprobs.py   pure: logits → log probabilities
+output.py     pure: one choice's tokens → text, thoughts, calls, log probabilities; when it ends
+text.py, thinking.py, tools/   its parts: whole characters and stop strings; thoughts; tool calls of each family
+template.py, bounded_jinja.py  chat templates in Jinja2's sandbox, with an end
 embedding_inputs.py    a request for embeddings → tokens of each input
 embeddings.py          inputs → vectors, in a context of their own, on the engine's thread
 embedding_batches.py   pure: which tokens of which inputs are embedded in the next turn

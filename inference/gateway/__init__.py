@@ -5,13 +5,14 @@ A request's life, in the order of the files:
     app.py             the ASGI application: which handler serves which path; errors become answers here
     handlers.py        an inference request's life in six lines
     auth.py            API key → caller
-    parse.py, fields.py, messages.py, inputs.py    body → one frozen request, or an error that names the field
+    parse.py, fields.py, messages.py, tools.py, inputs.py    body → one frozen request, or an error that names the field
     origin.py          whose turn it takes, whose cached blocks it may see
     (routing)          model name → decision
     dispatch.py        decision → a worker's stream whose first message is in hand; cold starts, retries
     workers.py         one multiplexed connection to each engine worker
     replicas.py        what the supervisor says of this node's replicas; demand
-    openai_shapes.py   a worker's messages → OpenAI's objects and events
+    joint.py           several prompts of one completion as one stream
+    openai_shapes.py   a worker's messages → OpenAI's objects and events (gathered.py, logprob_shapes.py: its parts)
     embeddings_api.py  a worker's vectors → OpenAI's list
 
 Beside it:
