@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from inference.engine.constraints import Constraint, GrammarRefused, Grammars, Vocabulary, fork
+from inference.engine.constraints import MAX_GRAMMAR_CHARACTERS, Constraint, GrammarRefused, Grammars, Vocabulary, fork
 from inference.engine.output import Output, Reading
 from inference.engine.schemas import Schema, any_object, grammar, parsed
 from inference.engine.thinking import markers_of
@@ -124,6 +124,8 @@ class Answers:
         return None
 
     def _compiled(self, text: str, request: Generate, tools: tuple[Tool, ...]) -> Constraint:
+        if len(text) > MAX_GRAMMAR_CHARACTERS and tools:
+            raise _refused(f"all tools together have more than {MAX_GRAMMAR_CHARACTERS} characters", "tools")
         try:
             return self._grammars.compile(text)
         except GrammarRefused as refusal:

@@ -31,6 +31,9 @@ FloatArray = npt.NDArray[np.float32]
 _KEPT_GRAMMARS = 64
 """Clients repeat their schemas: a compiled one is found by its text."""
 
+MAX_GRAMMAR_CHARACTERS = 128 * 1024
+"""A grammar may hold the schemas of many tools. This much takes up to 0.3 s to compile."""
+
 _LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=500_000,  # about 10 ms of building regular expressions
     step_lexer_fuel=100_000,  # about 7 ms at one token, while all other streams wait
@@ -104,6 +107,8 @@ class Grammars:
         Raises:
             GrammarRefused: it is wrong, too complex, or nothing meets it.
         """
+        if len(grammar) > MAX_GRAMMAR_CHARACTERS:
+            raise GrammarRefused(f"it has {len(grammar)} characters, and at most {MAX_GRAMMAR_CHARACTERS} are taken")
         with self._lock:
             matcher = self._compiled.get(grammar)
             if matcher is None:

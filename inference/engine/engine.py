@@ -26,6 +26,7 @@ from inference.engine.logprobs import token_logprob
 from inference.engine.output import Output, Sent
 from inference.engine.sampling import Sampler, choose_batch
 from inference.engine.scheduler import Admission, Chunk, Limits, Pool, Preemption, Scheduler, Sequence
+from inference.engine.tuning import measure
 from inference.protocol import (
     CacheBudget,
     CacheReport,
@@ -35,6 +36,7 @@ from inference.protocol import (
     FinishReason,
     Generate,
     TokenLogprob,
+    Tuned,
     WorkerLoad,
     WorkerToGateway,
 )
@@ -50,6 +52,10 @@ _CHECK_SECONDS = 10.0
 
 _EMBEDDING_TOKENS = 128
 """A turn of embeddings while there is no text: text that comes meanwhile waits for its end."""
+_QUIET_SECONDS = 1.0
+"""After so long without anything to do the engine measures how it computes fastest, if it is to."""
+_MEASUREMENTS = 5
+"""So many may be given up because somebody asked for something."""
 _FETCH_SECONDS = 2.0
 """Of 1,000 tokens a working disk gives the blocks in 30 ms; computing them takes longer than 2 s on few machines."""
 
@@ -148,12 +154,15 @@ class Engine:
         *,
         files: tuple[str, ...] = (),
         cache_directory: Path | None = None,
+        on_tuned: Callable[[Tuned], None] | None = None,
         on_death: Callable[[], None] = end_process,
     ) -> None:
         """
         Args:
             files: the model's, which tell its content apart from any other's.
             cache_directory: for the SSD tier; None: there is none.
+            on_tuned: is told, by the engine's thread, what was measured to be fastest when there was nothing else to
+                do. None: nothing is measured.
             on_death: called when the thread ends by a fault of ours, after which no job would ever be answered.
         """
         self._model = model
@@ -162,7 +171,11 @@ class Engine:
         self._emit = emit
         self._files = files
         self._cache_directory = cache_directory
+        self._on_tuned = on_tuned
+        self._measurements = 0
         self._on_death = on_death
+        self._called = threading.Event()
+        """Whoever has something to do for the engine sets it, which ends a measurement."""
         self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._scheduler = Scheduler(limits)
         self._jobs: dict[Job, list[_Choice]] = {}
@@ -196,6 +209,7 @@ class Engine:
 
     def submit(self, job: AnyJob) -> None:
         self._inbox.put(job)
+        self._called.set()
 
     def cancel(self, job: AnyJob) -> None:
         """End a job before the next step; one that has ended already is left alone."""
@@ -207,6 +221,7 @@ class Engine:
     def stop(self) -> None:
         """End the thread after the step that is running."""
         self._inbox.put(_Stop())
+        self._called.set()
         self._thread.join()
 
     # --- The loop ----------------------------------------------------------------------------------------------------
@@ -245,9 +260,12 @@ class Engine:
             if idle and self._inbox.empty():
                 self._rest()
             try:
-                event = self._inbox.get(block=idle)
+                event = self._inbox.get(block=idle, timeout=_QUIET_SECONDS if self._on_tuned else None)
             except queue.Empty:
-                return True
+                if not idle:
+                    return True
+                self._measure()
+                continue
             if isinstance(event, _Stop):
                 return False
             self._take(event)
@@ -271,6 +289,25 @@ class Engine:
         if not self._jobs and (now := time.monotonic()) >= self._check_due:
             self._check_due = now + _CHECK_SECONDS
             self._kv.check()
+
+    def _measure(self) -> None:
+        """Find out how to compute fastest here, unless somebody comes meanwhile. It takes effect with the next load."""
+        assert self._on_tuned is not None
+        self._called.clear()
+        if self._jobs or not self._inbox.empty():
+            return
+        self._measurements += 1
+        log.info("Measuring how to compute fastest here")
+        try:
+            tuned = measure(self._model, self._limits, self._threads, self._called.is_set)
+        except LlamaError as fault:
+            log.warning("Nothing was measured", reason=str(fault))
+            self._on_tuned = None
+            return
+        if tuned is not None:
+            self._on_tuned(tuned)
+        if tuned is not None or self._measurements == _MEASUREMENTS:
+            self._on_tuned = None
 
     # --- How a job begins --------------------------------------------------------------------------------------------
 
@@ -445,6 +482,8 @@ class Engine:
         if job.request.n > 1:
             part = self._kv.part(sequence.pool, sequence.slot)
             for index in range(1, job.request.n):
+                if job not in self._jobs:  # one of them could not be made, so none is
+                    return
                 other = self._choose_beginning(job, index=index, tokens=job.tokens)
                 other.inherited = part
                 self._jobs[job].append(other)

@@ -226,6 +226,15 @@ def test_a_schema_at_fault_is_named(changes: dict[str, Any], param: str) -> None
     assert caught.value.param == param
 
 
+def test_many_tools_of_many_arguments_are_refused_before_they_are_compiled() -> None:
+    properties = {f"argument_{number}": {"type": "string"} for number in range(400)}
+    parameters = json.dumps({"type": "object", "properties": properties})
+    tools = tuple(Tool(name=f"tool_{number}", parameters=parameters) for number in range(40))
+    with pytest.raises(AnswerRefused, match="together") as caught:
+        Answers(Vocabulary(), QWEN).plan(asked(tools=tools, tool_choice=ToolChoice.REQUIRED), "")
+    assert caught.value.param == "tools"
+
+
 def test_each_choice_has_a_reader_and_a_place_in_the_grammar_of_its_own() -> None:
     plan = Answers(Vocabulary(), PLAIN).plan(asked(tools=(), constraint=Constraint()), "")
     first, second = plan.constraint(), plan.constraint()
