@@ -151,6 +151,15 @@ async def test_a_bomb_of_a_schema_delays_nobody_else(client: Client) -> None:
         await client.until(id, (Finished, Failed))
 
 
+async def test_a_grammar_that_grows_too_large_amid_the_answer_ends_that_request_alone(client: Client) -> None:
+    constraint = Constraint(json.dumps({"type": "string", "pattern": "^((((a{2,100}){20,100}){20,100}){20,100})$"}))
+    client.send(chat(2, "Count to a hundred.", max_tokens=60, ignore_eos=True))
+    told = await ask(client, chat(1, "Hi", constraint=constraint, n=3, max_tokens=200, sampling=GREEDY))
+    assert isinstance(told.last, Failed) and (told.last.status, told.last.code) == (400, "grammar_failed")
+    other = Told(await client.until(2, (Finished, Failed)))
+    assert isinstance(other.last, Finished) and other.last.completion_tokens == 60
+
+
 # --- Choices ---------------------------------------------------------------------------------------------------------
 
 
