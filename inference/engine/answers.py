@@ -1,7 +1,7 @@
 """What a request wants of its answer → how its tokens are chosen (a grammar) and read (thoughts, calls, stops)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -53,9 +53,10 @@ class Answers:
         self._knows_tools = knows_tools(template)
         self._form = form_of(template)
         self._thinking = markers_of(template)
-        marks = {*self._form.markers, *((self._thinking.begin, self._thinking.end) if self._thinking else ())}
-        self._controls = _control_tokens(vocabulary, marks)
-        self._spelled = {token: mark.encode() for mark, token in self._controls.items()}
+        self._controls = _control_tokens(vocabulary, self._form.markers)
+        thoughts = (self._thinking.begin, self._thinking.end) if self._thinking else ()
+        self._spelled_thoughts = _spelled(_control_tokens(vocabulary, thoughts))
+        self._spelled_calls = _spelled(self._controls)
 
     def shown(self, request: Generate) -> tuple[tuple[ChatMessage, ...], tuple[Tool, ...]]:
         """The messages and tools that the chat template is to show."""
@@ -87,14 +88,15 @@ class Answers:
         """
         tools = _callable_tools(request)
         text = self._grammar(request, tools)
+        thinks = self._thinking is not None and request.messages is not None
         reading = Reading(
             stops=request.stop + (self._form.stops if tools else ()),
-            thinking=self._thinking if request.messages is not None else None,
+            thinking=self._thinking if thinks else None,
             prompt_end=prompt[-_PROMPT_END_CHARACTERS:],
             form=self._form if tools else None,
             tools=frozenset(tool.name for tool in tools),
             parallel=request.parallel_tool_calls,
-            spelled=self._spelled if request.messages is not None else {},
+            spelled=(self._spelled_thoughts if thinks else {}) | (self._spelled_calls if tools else {}),
         )
         return Plan(reading, None if text is None else self._compiled(text, request, tools))
 
@@ -179,14 +181,18 @@ def _refused(reason: str, param: str) -> AnswerRefused:
     return AnswerRefused(f"this JSON schema can't be held to: {reason}", param)
 
 
-def _control_tokens(vocabulary: Vocabulary, marks: set[str]) -> dict[str, int]:
+def _control_tokens(vocabulary: Vocabulary, marks: Iterable[str]) -> dict[str, int]:
     """The marks that are one token each whose text is usually not shown."""
     found = {}
-    for mark in sorted(marks):
+    for mark in marks:
         tokens = vocabulary.tokenize(mark, add_special=False)
         if len(tokens) == 1 and not vocabulary.piece(tokens[0]):
             found[mark] = tokens[0]
     return found
+
+
+def _spelled(controls: Mapping[str, int]) -> dict[int, bytes]:
+    return {token: mark.encode() for mark, token in controls.items()}
 
 
 def _with_short_ids(message: ChatMessage) -> ChatMessage:

@@ -200,9 +200,12 @@ def test_thoughts_are_looked_for_in_chats_of_models_that_think() -> None:
 
 
 def test_control_tokens_are_read_by_their_text_where_they_mark_calls() -> None:
-    reading = Answers(Vocabulary(), FUNCTION_GEMMA).plan(asked(), "").reading
+    answers = Answers(Vocabulary(), FUNCTION_GEMMA)
+    reading = answers.plan(asked(), "").reading
     assert reading.spelled[257 + CONTROLS.index("<escape>")] == b"<escape>"
     assert "<start_function_response>" in reading.stops
+    plain = answers.plan(asked(tools=()), "").reading
+    assert plain.spelled == {} and plain.stops == ()
 
 
 @pytest.mark.parametrize(
