@@ -98,7 +98,7 @@ class RolePermission(BasePermission):
         if not isinstance(request.user, Principal):
             return False
         if not request.user.role.includes(needed):
-            raise PermissionDenied(f"This needs the role “{needed}”; {request.user.name} has “{request.user.role}”.")
+            raise PermissionDenied(f"This needs the role '{needed}'; {request.user.name} has '{request.user.role}'.")
         return True
 
 

@@ -136,7 +136,8 @@ def as_api_error(fault: BaseException | None) -> ApiError | None:
             return errors.InvalidRequest(str(fault.detail), code="invalid_json")
         case drf.NotAuthenticated():
             return errors.Unauthorized(
-                "This needs an API key: send “Authorization: Bearer nok_…”. `.venv/bin/python manage.py keys create` makes one."
+                "This needs an API key: send 'Authorization: Bearer nok_…'. "
+                "`.venv/bin/python manage.py keys create` makes one."
             )
         case drf.AuthenticationFailed():
             return errors.Unauthorized(str(fault.detail))
@@ -147,7 +148,7 @@ def as_api_error(fault: BaseException | None) -> ApiError | None:
         case drf.NotAcceptable():
             return NotAcceptable("The answer is JSON: accept application/json.")
         case drf.UnsupportedMediaType():
-            return UnsupportedMediaType("Send JSON, with “Content-Type: application/json”.")
+            return UnsupportedMediaType("Send JSON, with 'Content-Type: application/json'.")
         case drf.Throttled():
             wait: float | None = getattr(fault, "wait", None)
             return RateLimited("Too many requests; wait a moment.", retry_after=math.ceil(wait or 1))
@@ -181,7 +182,7 @@ def _disallowed_host() -> ApiError:
 def _validation_error(fault: drf.ValidationError) -> ApiError:
     """All faults in one message, the first of them as ``param``."""
     faults = list(_faults(fault.detail))
-    message = " ".join(f"“{param}”: {text}" if param else text for param, text in faults)
+    message = " ".join(f"'{param}': {text}" if param else text for param, text in faults)
     return errors.InvalidRequest(message, param=faults[0][0] if faults else None)
 
 

@@ -33,7 +33,7 @@ def partition_erase(*, tenant: str | None) -> Partition:
     """
     owner = None if tenant is None else Tenant.objects.filter(name=tenant).first()
     if tenant is not None and owner is None:
-        raise NotFound(f"There is no tenant “{tenant}”.", code="tenant_not_found")
+        raise NotFound(f"There is no tenant '{tenant}'.", code="tenant_not_found")
     partition, made = Partition.objects.get_or_create(tenant=owner, defaults=_new_name_and_key())
     if not made:
         Partition.objects.filter(pk=partition.pk).update(**_new_name_and_key(), keyed_at=timezone.now())

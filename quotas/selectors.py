@@ -13,7 +13,7 @@ from registry.errors import InvalidRequest, NotFound
 log = structlog.get_logger(module="quotas")
 
 UNOPENED = (
-    "Give all nodes the same “secret_key” file in their data directories; if it is lost, erase the tenant's cache"
+    "Give all nodes the same 'secret_key' file in their data directories; if it is lost, erase the tenant's cache"
 )
 """What to do about a partition whose key was sealed under another secret key."""
 
@@ -74,9 +74,9 @@ def key_by_name(text: str) -> ApiKey:
     # A pasted whole secret is understood too; only its prefix is compared.
     matches = list(keys_list().filter(number or Q(prefix__startswith=text[:12]))[:2])
     if not matches:
-        raise NotFound(f"No API key is called “{text[:12]}”: `.venv/bin/python manage.py keys list` shows them.")
+        raise NotFound(f"No API key is called '{text[:12]}': `.venv/bin/python manage.py keys list` shows them.")
     if len(matches) > 1:
-        raise InvalidRequest(f"Several API keys begin with “{text}”: give more of it, or the key's number.")
+        raise InvalidRequest(f"Several API keys begin with '{text}': give more of it, or the key's number.")
     return matches[0]
 
 
@@ -89,7 +89,7 @@ def tenant_find(*, name: str) -> Tenant:
     """Raises NotFound."""
     tenant = tenants_list().filter(name=name).first()
     if tenant is None:
-        raise NotFound(f"There is no tenant “{name}”.", code="tenant_not_found")
+        raise NotFound(f"There is no tenant '{name}'.", code="tenant_not_found")
     return tenant
 
 

@@ -22,7 +22,7 @@ class TenantOut(serializers.Serializer[Any]):
 
 
 class KeyCreate(StrictInput):
-    tenant = StrictString(required=False, max_length=100, help_text="“default” if absent.")
+    tenant = StrictString(required=False, max_length=100, help_text="'default' if absent.")
     name = StrictString(required=False, allow_blank=True, max_length=100, help_text="What the key is for.")
     role = StrictString(required=False, help_text=f"One of {', '.join(_ROLES)}; inference if absent.")
     expires_at = StrictMoment(required=False, allow_null=True, help_text="Never if absent.")

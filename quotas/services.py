@@ -45,7 +45,7 @@ def tenant_create(*, name: str) -> Tenant:
             partition_ensure(tenant=tenant)
             return tenant
     except IntegrityError as fault:
-        raise Conflict(f"There is a tenant named “{name}” already.", param="name") from fault
+        raise Conflict(f"There is a tenant named '{name}' already.", param="name") from fault
 
 
 @transaction.atomic
@@ -70,7 +70,7 @@ def key_create(
         NotFound: there is no such tenant (``default`` is made on demand).
     """
     if role not in list(Role):
-        raise InvalidRequest(f"There is no role “{role}”: use one of {', '.join(Role)}.", param="role")
+        raise InvalidRequest(f"There is no role '{role}': use one of {', '.join(Role)}.", param="role")
     if expires_at is not None and expires_at <= timezone.now():
         raise InvalidRequest("The expiry lies in the past.", param="expires_at")
     secret = callers.secret_make()
@@ -126,7 +126,7 @@ def _tenant_for_key(name: str) -> Tenant:
     tenant = Tenant.objects.filter(name=name).first()
     if tenant is None:
         raise NotFound(
-            f"There is no tenant “{name}”. Create it first: POST /api/v1/tenants, the admin, or "
+            f"There is no tenant '{name}'. Create it first: POST /api/v1/tenants, the admin, or "
             f".venv/bin/python manage.py keys tenant-create {shlex.quote(name)}",
             param="tenant",
             code="tenant_not_found",

@@ -14,7 +14,7 @@ def capabilities_checked(words: Sequence[str], *, param: str = "extra_capabiliti
     for word in words:
         if not isinstance(word, str) or not _CAPABILITY.fullmatch(word):
             raise InvalidRequest(
-                f"“{word}” is not a capability: use lower-case letters, digits, _ . and -, as in arabic_nlp.",
+                f"'{word}' is not a capability: use lower-case letters, digits, _ . and -, as in arabic_nlp.",
                 param=param,
             )
     if len(set(words)) > _MOST_CAPABILITIES:

@@ -55,7 +55,7 @@ def model_forget(*, name: str) -> None:
     with transaction.atomic():
         model = Model.objects.select_for_update().get(pk=services.model_named(name=name).pk)
         if not forgettable(model=model):
-            raise Conflict(f"“{name}” still has a file: move it out of the models directory first, or disable it.")
+            raise Conflict(f"'{name}' still has a file: move it out of the models directory first, or disable it.")
         model.delete()
 
 
@@ -74,7 +74,7 @@ def version_forget(*, name: str, number: str) -> None:
         # Without it, the next scan would promote whatever there is, which nobody has decided.
         if version.model.promoted_id == version.pk:
             raise Conflict(
-                f"{version} is what “{version.model.name}” means. Promote another version first, or delete the model "
+                f"{version} is what '{version.model.name}' means. Promote another version first, or delete the model "
                 "as a whole."
             )
         version.delete()

@@ -50,7 +50,7 @@ def version_find(*, name: str, number: str | None) -> Version:
             return version
     missing = "no promoted version" if number is None else f"no version {number}"
     known = ", ".join(version.number for version in versions) or "none"
-    raise NotFound(f"“{name}” has {missing}; it has: {known}.", param="version")
+    raise NotFound(f"'{name}' has {missing}; it has: {known}.", param="version")
 
 
 def nodes_list() -> QuerySet[Node]:
@@ -63,7 +63,7 @@ def node_find(*, name: str) -> Node:
     node = nodes_list().filter(name=name).first()
     if node is None:
         known = ", ".join(Node.objects.values_list("name", flat=True)) or "none: no supervisor has started yet"
-        raise NotFound(f"There is no node “{name}”; known nodes: {known}.", param="node")
+        raise NotFound(f"There is no node '{name}'; known nodes: {known}.", param="node")
     return node
 
 

@@ -63,7 +63,7 @@ def model_register(
     words = None if capabilities is None else capabilities_checked(capabilities, param="capabilities")
     found = _found(path, models_dirs)
     if found.content is None:
-        raise InvalidRequest(f"“{path}” can't be used: {found.fault.reason if found.fault else ''}.", param="path")
+        raise InvalidRequest(f"'{path}' can't be used: {found.fault.reason if found.fault else ''}.", param="path")
     with locks.locked(locks.SCAN), transaction.atomic():
         model = _model(name, display_name)
         registered = _version(model, number, found, found.content)
@@ -79,10 +79,10 @@ def model_register(
 
 def _check_name(name: str) -> None:
     if name in RESERVED:
-        raise InvalidRequest(f"“{name}” {RESERVED[name]}: choose another id.", param="id")
+        raise InvalidRequest(f"'{name}' {RESERVED[name]}: choose another id.", param="id")
     if not re.fullmatch(MODEL_ID_PATTERN, name) or not name.isprintable() or len(name) > layout.MAX_ID_CHARACTERS:
         raise InvalidRequest(
-            f"“{name[:80]}” can't be an id: use 1 to {layout.MAX_ID_CHARACTERS} printable characters, "
+            f"'{name[:80]}' can't be an id: use 1 to {layout.MAX_ID_CHARACTERS} printable characters, "
             "no white space, no @, and no leading / or :.",
             param="id",
         )
@@ -91,7 +91,7 @@ def _check_name(name: str) -> None:
 def _parsed(version: str | None) -> layout.Number:
     number = FIRST if version is None else layout.parse_number(version)
     if number is None:
-        raise InvalidRequest(f"“{version}” is no version: use major.minor.patch, such as 1.1.0.", param="version")
+        raise InvalidRequest(f"'{version}' is no version: use major.minor.patch, such as 1.1.0.", param="version")
     return number
 
 
@@ -99,13 +99,13 @@ def _found(path: str, models_dirs: Sequence[Path]) -> Found:
     place = _allowed(path, models_dirs)
     if place is None:  # whether something exists elsewhere is not told
         allowed = ", ".join(str(root) for root in models_dirs)
-        raise InvalidRequest(f"“{path}” does not lie below a models directory ({allowed}).", param="path")
+        raise InvalidRequest(f"'{path}' does not lie below a models directory ({allowed}).", param="path")
     found = layout.find(list_path(place, headers))
     if not found:
-        raise InvalidRequest(f"There is no GGUF model at “{path}”.", param="path")
+        raise InvalidRequest(f"There is no GGUF model at '{path}'.", param="path")
     if len(found) > 1:
         files = ", ".join(Path(one.files[0]).name for one in found[:5])
-        raise InvalidRequest(f"“{path}” holds {len(found)} models; name one of its files: {files}.", param="path")
+        raise InvalidRequest(f"'{path}' holds {len(found)} models; name one of its files: {files}.", param="path")
     return found[0]
 
 
@@ -134,7 +134,7 @@ def _model(name: str, display_name: str | None) -> Model:
         name=name, defaults={"display_name": display_name or name}
     )
     if model.alias_of is not None:
-        raise Conflict(f"“{name}” is another name of “{model.alias_of.name}”: use that.", param="id")
+        raise Conflict(f"'{name}' is another name of '{model.alias_of.name}': use that.", param="id")
     return model
 
 

@@ -47,7 +47,7 @@ def model_named(*, name: str) -> Model:
     named = Model.objects.select_related("alias_of", "promoted").filter(name=name.replace("\0", "\ufffd"))
     found = named.first()
     if found is None:
-        raise ModelNotFound(f"There is no model “{name}”.{_nearest(name)}", param="model")
+        raise ModelNotFound(f"There is no model '{name}'.{_nearest(name)}", param="model")
     return found.alias_of or found
 
 
@@ -61,7 +61,7 @@ def model_set_default(*, name: str) -> Model:
     with transaction.atomic():
         model = model_named(name=name)
         if why := _why_not(model):
-            raise InvalidRequest(f"“{model.name}” can't be the default: {why}", param="model_id")
+            raise InvalidRequest(f"'{model.name}' can't be the default: {why}", param="model_id")
         _lock_default()
         Model.objects.filter(is_default=True).exclude(pk=model.pk).update(is_default=False)
         Model.objects.filter(pk=model.pk, is_default=False).update(is_default=True)
@@ -95,7 +95,7 @@ def version_promote(*, name: str, number: str) -> Version:
         version = versions.get(number)
         if version is None:
             known = ", ".join(versions) or "none"
-            raise NotFound(f"“{model.name}” has no version {number}; it has: {known}.", param="version")
+            raise NotFound(f"'{model.name}' has no version {number}; it has: {known}.", param="version")
         if version.file_state != Version.FileState.PRESENT:
             raise InvalidRequest(
                 f"{version} can't be promoted: {version.health_reason or version.get_file_state_display()}.",
@@ -183,7 +183,8 @@ def replica_desire(*, node: str | None, version_pk: int, desired: str) -> int:
         nodes = list(Node.objects.order_by("pk") if node is None else Node.objects.filter(name=node))
         if not nodes:
             known = ", ".join(Node.objects.values_list("name", flat=True)) or "none: no supervisor has started yet"
-            raise NotFound(f"There is no node{f' “{node}”' if node else ''}; known nodes: {known}.", param="node")
+            called = f" '{node}'" if node else ""
+            raise NotFound(f"There is no node{called}; known nodes: {known}.", param="node")
         return sum(_desire(node=each, version=version, state=state) for each in nodes)
 
 

@@ -85,7 +85,7 @@ def post_action(description: str, *, icon: str, permission: str = "change") -> C
         @wraps(act)
         def guarded(self: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if request.method != "POST":
-                messages.error(request, f"“{description}” needs the button itself: its address alone does nothing.")
+                messages.error(request, f"'{description}' needs the button itself: its address alone does nothing.")
                 return HttpResponseRedirect(self.list_url())
             return act(self, request, *args, **kwargs)
 

@@ -39,7 +39,7 @@ def require_role(caller: Caller | None, needed: Role) -> None:
     """
     if caller is not None and not caller.role.includes(needed):
         raise Forbidden(
-            f"This needs the role “{needed}”; the key that begins with {caller.prefix} has “{caller.role}”."
+            f"This needs the role '{needed}'; the key that begins with {caller.prefix} has '{caller.role}'."
         )
 
 

@@ -168,7 +168,7 @@ class Store:
             return
         now = asyncio.get_running_loop().time()
         self._rival_since = now if self._rival_since is None else self._rival_since
-        rival = f"Another supervisor works as node “{self._node.name}”"
+        rival = f"Another supervisor works as node '{self._node.name}'"
         if not self._registered and now - self._rival_since >= self._rival_seconds:
             raise NodeTaken(f"{rival}. Stop it, or set NOPENAI_NODE_NAME here to a name of its own.")
         raise DatabaseAway(rival)

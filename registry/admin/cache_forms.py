@@ -120,6 +120,6 @@ def _priority(line: str) -> tuple[str, int]:
     words = line.replace("=", " ").split()
     if len(words) != 2 or not words[1].isascii() or not words[1].isdigit() or int(words[1]) > HIGHEST_PRIORITY:
         raise forms.ValidationError(
-            f"“{line.strip()}”: write a model's id, a space, and a number up to {HIGHEST_PRIORITY}."
+            f"'{line.strip()}': write a model's id, a space, and a number up to {HIGHEST_PRIORITY}."
         )
     return words[0], int(words[1])

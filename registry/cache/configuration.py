@@ -114,7 +114,7 @@ def _global_size(size: float | None, ram: float | None, ssd: float | None, *, al
         return size
     if size is not None and all_named and abs(size - ram - ssd) > _ROUNDING_GB:
         raise InvalidRequest(
-            f"“global_cache_size_gb” is RAM and SSD together: {ram:g} + {ssd:g} is {ram + ssd:g}, not {size:g}. "
+            f"'global_cache_size_gb' is RAM and SSD together: {ram:g} + {ssd:g} is {ram + ssd:g}, not {size:g}. "
             "Name two of the three.",
             param="global_cache_size_gb",
         )
@@ -124,6 +124,6 @@ def _global_size(size: float | None, ram: float | None, ssd: float | None, *, al
 def _refuse_more_than_all(size: float, part: float | None, name: str) -> None:
     if part is not None and part > size:
         raise InvalidRequest(
-            f"“{name}” is {part:g}, more than “global_cache_size_gb” ({size:g}), which is RAM and SSD together.",
+            f"'{name}' is {part:g}, more than 'global_cache_size_gb' ({size:g}), which is RAM and SSD together.",
             param=name,
         )

@@ -98,7 +98,7 @@ def shared_prompt_find(*, name: str) -> SharedPrompt:
     """Raises NotFound."""
     row = SharedPrompt.objects.filter(name=name.replace("\0", "\ufffd")).first()
     if row is None:
-        raise NotFound(f"There is no shared prompt “{name}”.", param="name")
+        raise NotFound(f"There is no shared prompt '{name}'.", param="name")
     return row
 
 

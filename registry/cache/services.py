@@ -245,7 +245,7 @@ def shared_prompt_create(*, name: str, text: str, enabled: bool = True) -> Share
         with transaction.atomic():
             return SharedPrompt.objects.create(name=_name(name), text=_text(text), enabled=enabled)
     except IntegrityError as fault:
-        raise Conflict(f"There is a shared prompt named “{name.strip()}” already.", param="name") from fault
+        raise Conflict(f"There is a shared prompt named '{name.strip()}' already.", param="name") from fault
 
 
 def shared_prompt_update(*, name: str, text: str | None = None, enabled: bool | None = None) -> SharedPrompt:

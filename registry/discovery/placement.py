@@ -115,7 +115,7 @@ def _place_newcomer(found: Found, slots: "_Slots") -> Placement:
     return Placement(
         found=found,
         model=f"{claimed[: MAX_ID_CHARACTERS - 9]}~{mark}",
-        conflict=f"“{shown}” {slots.holder(claimed, found)}: rename this file or its folder",
+        conflict=f"'{shown}' {slots.holder(claimed, found)}: rename this file or its folder",
     )
 
 

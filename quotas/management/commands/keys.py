@@ -95,7 +95,7 @@ class Command(OperatorCommand):
     def _tenant_create(self, options: dict[str, Any]) -> None:
         tenant = services.tenant_create(name=options["name"])
         self.stdout.write(
-            f"There is a tenant “{tenant.name}” now. A key of it: "
+            f"There is a tenant '{tenant.name}' now. A key of it: "
             f".venv/bin/python manage.py keys create --tenant {shlex.quote(tenant.name)}"
         )
 
@@ -130,7 +130,7 @@ def _expiry(raw: str) -> datetime:
             return timezone.make_aware(datetime(day.year, day.month, day.day) + timedelta(days=1))  # noqa: DTZ001
         moment = parse_datetime(raw)
     except ValueError as fault:
-        raise ArgumentTypeError(f"“{raw}” is not a date: {fault}") from fault
+        raise ArgumentTypeError(f"'{raw}' is not a date: {fault}") from fault
     if moment is None:
-        raise ArgumentTypeError(f"“{raw}” is neither a date, a time (ISO 8601) nor a span such as 12h, 30d, 8w")
+        raise ArgumentTypeError(f"'{raw}' is neither a date, a time (ISO 8601) nor a span such as 12h, 30d, 8w")
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)

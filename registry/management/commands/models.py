@@ -92,7 +92,7 @@ class Command(OperatorCommand):
         self.stdout.write(f"{version} is registered: {version.path}")
         if version.model.promoted_id != version.pk:
             self.stdout.write(
-                f"“{version.model.name}” still means {version.model.promoted}. To change that: "
+                f"'{version.model.name}' still means {version.model.promoted}. To change that: "
                 f"{promotion(version.model.name, version.number)}"
             )
 
@@ -130,21 +130,21 @@ class Command(OperatorCommand):
         name, at, number = options["id"].partition("@")
         if not at:
             known = ", ".join(version.number for version in listing.versions_list(name=name)) or "none"
-            raise InvalidRequest(f"Say which version of “{name}”, as {name}@<version>; it has: {known}.")
+            raise InvalidRequest(f"Say which version of '{name}', as {name}@<version>; it has: {known}.")
         version = services.version_promote(name=name, number=number)
-        self.stdout.write(f"“{version.model.name}” now means {version}.")
+        self.stdout.write(f"'{version.model.name}' now means {version}.")
 
     def _enable(self, options: dict[str, Any]) -> None:
         model = services.model_enable(name=options["id"], enabled=True)
-        self.stdout.write(f"“{model.name}” is enabled.")
+        self.stdout.write(f"'{model.name}' is enabled.")
 
     def _disable(self, options: dict[str, Any]) -> None:
         model = services.model_enable(name=options["id"], enabled=False)
-        self.stdout.write(f"“{model.name}” is disabled: it answers no request.")
+        self.stdout.write(f"'{model.name}' is disabled: it answers no request.")
 
     def _default(self, options: dict[str, Any]) -> None:
         model = services.model_set_default(name=options["id"])
-        self.stdout.write(f"“{model.name}” answers requests that name no model.")
+        self.stdout.write(f"'{model.name}' answers requests that name no model.")
 
     def _delete(self, options: dict[str, Any]) -> None:
         name, at, number = options["id"].partition("@")
@@ -152,7 +152,7 @@ class Command(OperatorCommand):
             editing.version_forget(name=name, number=number)
         else:
             editing.model_forget(name=name)
-        self.stdout.write(f"“{options['id']}” is deleted.")
+        self.stdout.write(f"'{options['id']}' is deleted.")
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -86,10 +86,10 @@ def test_a_replaced_file_is_promoted_as_the_reason_says_and_its_old_version_dele
     with pytest.raises(CommandError, match="Promote another version first"):
         models("delete", "tiny@1.0.0")
 
-    assert models("promote", "tiny@1.0.1") == "“tiny” now means tiny@1.0.1.\n"
+    assert models("promote", "tiny@1.0.1") == "'tiny' now means tiny@1.0.1.\n"
 
-    assert models("default", "tiny") == "“tiny” answers requests that name no model.\n"
-    assert models("delete", "tiny@1.0.0") == "“tiny@1.0.0” is deleted.\n"
+    assert models("default", "tiny") == "'tiny' answers requests that name no model.\n"
+    assert models("delete", "tiny@1.0.0") == "'tiny@1.0.0' is deleted.\n"
     assert json.loads(models("list", "--json"))["versions"] == ["1.0.1"]
 
 
@@ -99,7 +99,7 @@ def test_a_model_is_disabled_and_enabled(folder: Path) -> None:
     assert "answers no request" in models("disable", "tiny")
     with pytest.raises(CommandError, match=r"it is disabled\. Enable it first: .*models enable tiny"):
         models("default", "tiny")
-    assert models("enable", "tiny") == "“tiny” is enabled.\n"
+    assert models("enable", "tiny") == "'tiny' is enabled.\n"
 
 
 def test_what_has_vanished_is_deleted_and_what_is_there_is_not(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_has_vanished_is_deleted_and_what_is_there_is_not(folder: Path) -> 
     models("scan")
     with pytest.raises(CommandError, match="can't be the default: it can't answer"):
         models("default", "tiny")
-    assert models("delete", "tiny") == "“tiny” is deleted.\n"
+    assert models("delete", "tiny") == "'tiny' is deleted.\n"
     assert "No model is known yet" in models("list")
 
 
@@ -120,7 +120,7 @@ def test_what_has_vanished_is_deleted_and_what_is_there_is_not(folder: Path) -> 
     [
         (("load", "tinny"), "Nearest: tiny"),
         (("load", "tiny@2.0.0"), "it has: 1.0.0"),
-        (("promote", "tiny"), "Say which version of “tiny”, as tiny@<version>; it has: 1.0.0"),
+        (("promote", "tiny"), "Say which version of 'tiny', as tiny@<version>; it has: 1.0.0"),
         (("promote", "tiny@2.0.0"), "it has: 1.0.0"),
         (("delete", "tiny@1.0.0"), "still has a file"),
         (("load", "tiny"), "no supervisor has started yet"),

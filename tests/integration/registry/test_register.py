@@ -131,7 +131,7 @@ def test_an_alias_can_not_be_registered(register: Any, scan: Scan, models_dir: P
     write_model(models_dir / "Tiny" / "b.gguf", file_type=gguf.LlamaFileType.MOSTLY_Q4_0)
     scan()
 
-    with pytest.raises(Conflict, match="another name of “Tiny”"):
+    with pytest.raises(Conflict, match="another name of 'Tiny'"):
         register("Tiny:Q8_0", models_dir / "Tiny" / "a.gguf")
 
 

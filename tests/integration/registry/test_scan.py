@@ -332,7 +332,7 @@ def test_the_second_of_two_files_that_claim_an_id_is_listed_with_the_reason(scan
 
     (listed,) = set(ids()) - {"phi"}
     assert listed.startswith("phi~")
-    assert f"“phi” belongs to {first}" in report.unusable[listed]
+    assert f"'phi' belongs to {first}" in report.unusable[listed]
     assert (version_of(listed).file_state, version_of(listed).health) == (FileState.CONFLICT, "unhealthy")
     assert catalogue_load().models[listed].promoted is None
 

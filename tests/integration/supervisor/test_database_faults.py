@@ -198,5 +198,5 @@ async def test_a_second_supervisor_of_the_same_node_name_says_so_and_leaves(
         await second.launch()
         assert await second.ended() == 1
         message = second.log[-1]["message"]
-        assert "Another supervisor works as node “here”" in message and "NOPENAI_NODE_NAME" in message
+        assert "Another supervisor works as node 'here'" in message and "NOPENAI_NODE_NAME" in message
         await node_of.stop()

@@ -119,8 +119,8 @@ def test_a_bad_change_is_400_naming_the_field_and_what_is_allowed(
 def test_a_change_with_two_faults_names_both_and_changes_nothing(operator: APIClient) -> None:
     body = {"global_eviction_policy": "lfu", "allocation_strategy": "x", "global_cache_size_gb": "y"}
     message = error(operator.post(ALLOCATION, body, format="json"))["message"]
-    assert "“allocation_strategy”" in message
-    assert "“global_cache_size_gb”" in message
+    assert "'allocation_strategy'" in message
+    assert "'global_cache_size_gb'" in message
     assert operator.get(ALLOCATION).json()["global_eviction_policy"] == "lru"
 
 

@@ -223,11 +223,11 @@ def test_the_sound_newcomer_gets_the_id_before_the_broken() -> None:
 @pytest.mark.parametrize(
     ("files", "loser", "reason"),
     [
-        ([file("phi.gguf"), file("phi/x.gguf")], "phi/x.gguf", "“phi” belongs to /m/phi.gguf"),
-        ([file("B/a.gguf"), file("B/b.gguf")], "B/b.gguf", "“B:Q4_K_M” belongs to /m/B/a.gguf"),
-        ([file("B/x.gguf"), file("B/1.0.0/y.gguf")], "B/1.0.0/y.gguf", "“B@1.0.0” belongs to /m/B/x.gguf"),
-        ([file("a b.gguf"), file("a-b.gguf")], "a-b.gguf", "“a-b” belongs to /m/a b.gguf"),
-        ([file("auto.gguf")], "auto.gguf", "“auto” names the default route"),
+        ([file("phi.gguf"), file("phi/x.gguf")], "phi/x.gguf", "'phi' belongs to /m/phi.gguf"),
+        ([file("B/a.gguf"), file("B/b.gguf")], "B/b.gguf", "'B:Q4_K_M' belongs to /m/B/a.gguf"),
+        ([file("B/x.gguf"), file("B/1.0.0/y.gguf")], "B/1.0.0/y.gguf", "'B@1.0.0' belongs to /m/B/x.gguf"),
+        ([file("a b.gguf"), file("a-b.gguf")], "a-b.gguf", "'a-b' belongs to /m/a b.gguf"),
+        ([file("auto.gguf")], "auto.gguf", "'auto' names the default route"),
     ],
 )
 def test_two_files_that_claim_one_id(files: list[ListedFile], loser: str, reason: str) -> None:

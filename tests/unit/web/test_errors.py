@@ -54,11 +54,11 @@ def test_what_comes_back_soon_says_when() -> None:
 @pytest.mark.parametrize(
     ("detail", "param", "told"),
     [
-        ({"a": ["Wrong."]}, "a", "“a”: Wrong."),
-        ({"a": ["One.", "Two."], "b": ["Three."]}, "a", "“a”: One. “a”: Two. “b”: Three."),
-        ({"a": {"b": ["Wrong."]}}, "a.b", "“a.b”: Wrong."),
-        ({"a": [{}, {"b": ["Wrong."]}]}, "a[1].b", "“a[1].b”: Wrong."),
-        ({"a": {1: ["Wrong."]}}, "a[1]", "“a[1]”: Wrong."),
+        ({"a": ["Wrong."]}, "a", "'a': Wrong."),
+        ({"a": ["One.", "Two."], "b": ["Three."]}, "a", "'a': One. 'a': Two. 'b': Three."),
+        ({"a": {"b": ["Wrong."]}}, "a.b", "'a.b': Wrong."),
+        ({"a": [{}, {"b": ["Wrong."]}]}, "a[1].b", "'a[1].b': Wrong."),
+        ({"a": {1: ["Wrong."]}}, "a[1]", "'a[1]': Wrong."),
         ({"non_field_errors": ["Wrong."]}, None, "Wrong."),
         (["Wrong."], None, "Wrong."),
     ],
