@@ -61,6 +61,8 @@ TEMPLATES = [
     }
 ]
 
+FORMAT_MODULE_PATH = "nopenai_site.formats"
+
 # --- Static files ----------------------------------------------------------------------------------------------------
 # Served from the packages that carry them, by whitenoise, which lists them once at the start (milliseconds): there is
 # no collectstatic step to forget and nothing to go stale.

@@ -37,7 +37,7 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
     hide_title = True
     tab = False
     ordering = ("-major", "-minor", "-patch")
-    fields = ("number", "serves", "health_label", "size", "parameters", "quantization", "file_state", "created_at")
+    fields = ("number", "serves", "health_label", "size", "parameters", "quantization", "file", "created_at")
     readonly_fields = fields
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -59,6 +59,10 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
     def health_label(self, version: Version) -> str:
         return coloured(version.health, HEALTH_COLOURS, hint=version.health_reason)
 
+    @column("file")
+    def file(self, version: Version) -> str:
+        return _file_state(version)
+
     @column("size")
     def size(self, version: Version) -> str:
         return unbroken(size_text(version.size_bytes))
@@ -71,7 +75,7 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
 @admin.register(Version)
 class VersionAdmin(ReadOnlyAdmin):
     empty_hint = "Every model has at least one version; discovery makes it."
-    list_display = ("title", "promoted", "health_label", "file_state", "size", "parameters", "quantization", "source")
+    list_display = ("title", "promoted", "health_label", "file", "size", "parameters", "quantization", "source")
     list_filter = ("health", "file_state", "source", "architecture", "quantization")
     search_fields = ("model__name", "path", "sha256", "architecture", "quantization")
     search_help_text = "Model, path, SHA-256, architecture or quantization"
@@ -86,7 +90,7 @@ class VersionAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     ("architecture", "parameters", "quantization"),
-                    ("context", "size", "file_state"),
+                    ("context", "size", "file"),
                     "shown_capabilities",
                     "shown_path",
                     "shown_files",
@@ -102,7 +106,7 @@ class VersionAdmin(ReadOnlyAdmin):
         return rows.select_related("model")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        own = ["number", "promoted", "health_label", "parameters", "size", "context"]
+        own = ["number", "promoted", "health_label", "file", "parameters", "size", "context"]
         own += ["shown_capabilities", "shown_path", "shown_files"]
         return [*super().get_readonly_fields(request, obj), *own]
 
@@ -121,6 +125,10 @@ class VersionAdmin(ReadOnlyAdmin):
     @column("health", ordering="health")
     def health_label(self, version: Version) -> str:
         return coloured(version.health, HEALTH_COLOURS, hint=version.health_reason)
+
+    @column("file", ordering="file_state")
+    def file(self, version: Version) -> str:
+        return _file_state(version)
 
     @column("size", ordering="size_bytes")
     def size(self, version: Version) -> str:
@@ -151,7 +159,7 @@ class VersionAdmin(ReadOnlyAdmin):
         version = get_object_or_404(Version.objects.select_related("model"), pk=object_id)
         with refusals_shown(request):
             _promote(version)
-            messages.success(request, f"“{version.model.name}” now means {version}.")
+            messages.success(request, f"'{version.model.name}' now means {version}.")
         return self.back(request)
 
     @bulk_action("Promote selected versions", permission="operate")
@@ -162,6 +170,12 @@ class VersionAdmin(ReadOnlyAdmin):
 def _promoted_mark(version: Version) -> str:
     """Not a boolean: a red cross on every older version would look like a fault."""
     return coloured("promoted", {"promoted": "primary"}) if version.model.promoted_id == version.pk else "–"
+
+
+def _file_state(version: Version) -> str:
+    """Written alike, whatever the choice's own label."""
+    label = str(version.get_file_state_display())
+    return label[:1].upper() + label[1:]
 
 
 def _promote(version: Version) -> None:

@@ -242,7 +242,7 @@ def test_a_refusal_stops_no_other_and_is_told(root: Client, models: Path) -> Non
     selected = list(Model.objects.filter(name__in=["empty", "tiny"]).values_list("pk", flat=True))
     answer = root.post(url(Model, "changelist"), {"action": "load_selected", "_selected_action": selected})
     told = said(answer)
-    assert any("“empty” has no promoted version" in message for message in told)
+    assert any("'empty' has no promoted version" in message for message in told)
     assert any(message.startswith("1 to be loaded") for message in told)
 
 
@@ -394,3 +394,29 @@ def test_who_may_edit_users_can_not_make_themselves_mightier(db: None) -> None:
     assert client.post(url(User, "change", root.pk), {"username": "mine"}).status_code == 403
     password = {"password1": "long enough 1", "password2": "long enough 1"}
     assert client.post(reverse("admin:auth_user_password_change", args=[root.pk]), password).status_code == 403
+
+
+# --- Words -----------------------------------------------------------------------------------------------------------
+
+
+def test_ids_stay_as_they_are_written_in_the_breadcrumbs(root: Client, furnished: None) -> None:
+    page = root.get(url(Model, "change", Model.objects.get(name="tiny").pk)).content.decode()
+    assert re.search(r"truncate tracking-tight\">\s*tiny\s*</a>", page)
+    assert re.search(r"truncate tracking-tight\">\s*Models\s*</a>", page)
+
+
+def test_a_wrong_login_says_so_once(db: None) -> None:
+    page = Client().post("/admin/login/", {"username": "nobody", "password": "wrong"}).content.decode()
+    assert page.count("errornote") == 1
+    assert "Please enter the correct" in page
+
+
+def test_times_have_their_zone(root: Client, furnished: None) -> None:
+    page = root.get(url(Node, "change", Node.objects.get(name="node-1").pk)).content.decode()
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", page)
+
+
+def test_the_state_of_a_file_is_written_alike_for_all(root: Client, furnished: None) -> None:
+    Version.objects.filter(model__name="tiny").update(file_state="missing", health="unhealthy")
+    page = root.get(url(Version, "changelist")).content.decode()
+    assert "Vanished" in page and "Present" in page
