@@ -203,6 +203,8 @@ async def test_log_probabilities_are_those_of_the_models_own_logits(client: Clie
         logprobs=5,
         sampling=Sampling(temperature=0.0, logit_bias={28: -100.0}, presence_penalty=1.0),
     )
+    # Whatever else is computed in a batch changes a quantized model's logits a little.
+    await client.until_load(0)
     told = await ask(client, request)
     entries = told.logprobs()
     assert b"".join(entry.piece for entry in entries).decode() == told.text() and len(entries) == 6
@@ -214,9 +216,9 @@ async def test_log_probabilities_are_those_of_the_models_own_logits(client: Clie
     row = context.logits(1)[0].astype(np.float64)
     logprobs = row - (row.max() + math.log(np.exp(row - row.max()).sum()))
     first = entries[0]
-    assert first.logprob == pytest.approx(logprobs[first.token], abs=0.02)
+    assert first.logprob == pytest.approx(logprobs[first.token], abs=0.05)
     assert [other.token for other in first.top] == np.argsort(-logprobs)[:5].tolist()
-    assert [other.logprob for other in first.top] == pytest.approx(sorted(logprobs)[-1:-6:-1], abs=0.02)
+    assert [other.logprob for other in first.top] == pytest.approx(sorted(logprobs)[-1:-6:-1], abs=0.05)
 
 
 async def test_log_probabilities_sum_to_one_over_the_likeliest_of_a_certain_place(client: Client) -> None:
