@@ -6,21 +6,22 @@ messages, so that what one decode step produced for sixteen streams travels in o
 Gateway → worker:      Generate, Embed, Cancel
 Worker → gateway:      Hello (once, first), then per request Accepted (exact prompt tokens, before any text),
                        Delta…, and exactly one of Finished or Failed; for Embed exactly one of Embedded or Failed;
-                       WorkerLoad and CacheReport whenever they change
-Gateway → supervisor:  Subscribe (once, first), Demand while a request waits, InUse every second
-Supervisor → gateway:  Replicas (everything on this node, whenever anything changes) and Caches (likewise, at most
-                       every 250 ms)
+                       WorkerLoad, CacheReport and HeldPrefixes whenever they change
+Gateway → supervisor:  Subscribe (once, first), Demand while a request waits, InUse and Counted every second
+Supervisor → gateway:  Replicas (everything on this node, whenever anything changes), Caches and Sums (likewise, at
+                       most every 250 ms)
 Supervisor → worker:   CacheBudget, one JSON object a line on standard input
-Worker → supervisor:   WorkerStatus and CacheReport, one JSON object a line on standard output
+Worker → supervisor:   WorkerStatus, CacheReport, WorkerCounts and Tuned, one JSON object a line on standard output
 
-This module is all that the engine shares with the rest; it imports nothing of ours.
+This module, and beside it :mod:`.prefixes` and :mod:`.durations`, which read and make some of its values, is all that
+the engine shares with the rest; it imports nothing of ours.
 """
 
 import asyncio
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
@@ -160,6 +161,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """0–10, higher first."""
     queue_seconds: float | None = None
     """Fails with 503 if it waited so long in the worker without a start. None: it waits."""
+    prefixes: tuple[bytes, ...] = ()
+    """Its chain (:mod:`inference.prefixes`), for the worker to tell which of them it holds."""
 
 
 class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embed"):
@@ -287,6 +290,29 @@ class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     waiting: int
 
 
+class HeldPrefixes(msgspec.Struct, frozen=True, kw_only=True, tag="prefixes"):
+    """Beginnings of prompts that a worker need not compute again, by their links (:mod:`inference.prefixes`): what has
+    changed since the last one, at most every 250 ms. A connection begins with all of them."""
+
+    added: dict[bytes, int] = {}
+    """About how many tokens each is; for what was added before, how many it is now."""
+    removed: tuple[bytes, ...] = ()
+
+
+DURATION_BOUNDS_SECONDS = tuple(float(f"{digit}e{power}") for power in range(-3, 3) for digit in (1, 2.5, 5))
+"""From 1 ms to 500 s."""
+
+
+class Durations(msgspec.Struct, frozen=True, kw_only=True):
+    """How long something took each time, as a histogram, which can be summed over processes."""
+
+    counts: tuple[int, ...] = ()
+    """How often it took at most the bound of :data:`DURATION_BOUNDS_SECONDS` at this place, and more than the one
+    before; last, longer than all of them. Empty: it never happened."""
+    seconds: float = 0.0
+    """All of it together."""
+
+
 class TierReport(msgspec.Struct, frozen=True, kw_only=True):
     """One tier of a worker's KV cache. Counters begin with the worker."""
 
@@ -361,7 +387,7 @@ class CacheBudget(msgspec.Struct, frozen=True, kw_only=True, tag="cache_budget")
 
 
 GatewayToWorker = Generate | Embed | Cancel
-WorkerToGateway = Hello | Accepted | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport
+WorkerToGateway = Hello | Accepted | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport | HeldPrefixes
 
 
 # --- Gateway ↔ supervisor --------------------------------------------------------------------------------------------
@@ -377,6 +403,34 @@ class ReplicaState(StrEnum):
     FAILED = "failed"
 
 
+class EngineParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """llama.cpp's parameters as its users know them. None: what was measured on this machine, else the engine's own.
+
+    What may be set to what, :mod:`registry.parameters` decides.
+    """
+
+    context_tokens: int | None = None
+    """Longest prompt + completion of one request."""
+    lanes: int | None = None
+    """Short sequences that are decoded together."""
+    lane_tokens: int | None = None
+    """What a short sequence may grow to; longer ones share the long context."""
+    threads: int | None = None
+    batch_tokens: int | None = None
+    """Most tokens of one step."""
+    prefill_beside_decode: int | None = None
+    """Most prompt tokens of a step in which others decode."""
+    flash_attention: Literal["on", "off"] | None = None
+    kv_type: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None = None
+    """Of K and V alike."""
+    unified: bool | None = None
+    """Lanes share one space of cells instead of having one each."""
+    n_gpu_layers: int | None = None
+    """−1: all."""
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All that a node needs to load a version, so that a load needs no database."""
 
@@ -384,6 +438,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     files: tuple[str, ...]
+    parameters: EngineParameters = EngineParameters()
+    """What an operator has set."""
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -417,6 +473,25 @@ class InUse(msgspec.Struct, frozen=True, kw_only=True, tag="in_use"):
     """Versions that served requests since the last report: their idle timers start again."""
 
     versions: tuple[int, ...]
+
+
+class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that were routed to a model and have ended."""
+
+    requests: int = 0
+    """All of them."""
+    cancelled: int = 0
+    """By clients that left."""
+    errors: dict[str, int] = {}
+    """By the code that the client was told."""
+    first_token: Durations = Durations()
+    """From the gateway's decision to the first token, queues and load included. Of those that were answered."""
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
+    """What a gateway has counted, by model, since it told so last."""
+
+    models: dict[str, RequestCounts]
 
 
 class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):
@@ -468,8 +543,40 @@ class Caches(msgspec.Struct, frozen=True, kw_only=True, tag="caches"):
     """When counting began, in seconds since the epoch."""
 
 
-GatewayToSupervisor = Subscribe | Demand | InUse
-SupervisorToGateway = Replicas | Caches
+class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True, tag="counts"):
+    """What a worker has done since it began. Told to the supervisor, at most every 250 ms."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of those, not computed."""
+    completion_tokens: int = 0
+    queue_wait: Durations = Durations()
+    """From a request's arrival at the worker to its first prefill."""
+    token_gap: Durations = Durations()
+    """Between two tokens of one answer, as they leave."""
+
+
+class ModelSums(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted of one model on this node, over all gateways, and all workers of all its versions."""
+
+    model: str
+    requests: RequestCounts = RequestCounts()
+    work: WorkerCounts = WorkerCounts()
+    load_time: Durations = Durations()
+    """From the start of a worker until it was ready."""
+    restarts: int = 0
+    """Starts after a failure."""
+
+
+class Sums(msgspec.Struct, frozen=True, kw_only=True, tag="sums"):
+    """All counters of this node: every gateway process shows the same. They never go back while the supervisor
+    lives, and begin with it."""
+
+    models: tuple[ModelSums, ...]
+
+
+GatewayToSupervisor = Subscribe | Demand | InUse | Counted
+SupervisorToGateway = Replicas | Caches | Sums
 
 
 # --- Worker → supervisor ---------------------------------------------------------------------------------------------
@@ -489,7 +596,27 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     reason: str = ""
 
 
-WorkerToSupervisor = WorkerStatus | CacheReport
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast one way to compute was, in seconds: the least of some tries."""
+
+    parameters: EngineParameters
+    """What was not as it is by itself."""
+    decode_seconds: float
+    """A step in which some sequences grow by a token each."""
+    mixed_seconds: float
+    """The same with a chunk of a prompt, ``prefill_beside_decode`` long."""
+
+
+class Tuned(msgspec.Struct, frozen=True, kw_only=True, tag="tuned"):
+    """What a worker found to be fastest on this machine, for its next load."""
+
+    parameters: EngineParameters
+    """Only what won against the engine's own choice."""
+    measured: tuple[Measured, ...]
+    """In the order in which they were tried, the engine's own choice first."""
+
+
+WorkerToSupervisor = WorkerStatus | CacheReport | WorkerCounts | Tuned
 
 
 # --- Frames ----------------------------------------------------------------------------------------------------------

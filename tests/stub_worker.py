@@ -4,8 +4,8 @@ It speaks the worker protocol exactly, so supervisor, gateway and benchmark can 
 as many tokens as words (or as the list of tokens that was sent); an answer is "stub says hello", three tokens, repeated
 up to ``max_tokens`` with ``ignore_eos``; an embedding is :func:`vector_of`. Prompts that it has seen in their partition
 are cached, all but their last token, at :data:`BYTES_PER_TOKEN` in RAM within the budget that it is told on standard
-input. What should go wrong is told by arguments of its own or, for one request, by a word in its prompt:
-``stub:crash-after-2``, ``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
+input. Told to measure, it finds two threads the fastest. What should go wrong is told by arguments of its own or, for
+one request, by a word in its prompt: ``stub:crash-after-2``, ``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
 
 Gates are named pipes (``mkfifo``): the worker goes on when somebody opens one for writing. A test opens it when it has
 seen what it wanted to see, so that nothing waits on time. ``{model}`` in a path stands for the model's id.
@@ -36,6 +36,7 @@ from inference.protocol import (
     Delta,
     Embed,
     Embedded,
+    EngineParameters,
     Failed,
     Finished,
     FinishReason,
@@ -43,8 +44,10 @@ from inference.protocol import (
     GatewayToWorker,
     Generate,
     Hello,
+    Measured,
     ProtocolError,
     TierReport,
+    Tuned,
     WorkerLoad,
     WorkerStage,
     WorkerStatus,
@@ -56,6 +59,10 @@ from inference.protocol import (
 WORDS = ("stub", " says", " hello")
 BYTES_PER_TOKEN = 1024
 REPORT_SECONDS = 0.02
+TUNED = Tuned(
+    parameters=EngineParameters(threads=2),
+    measured=(Measured(parameters=EngineParameters(), decode_seconds=0.02, mixed_seconds=0.2),),
+)
 _PR_SET_PDEATHSIG = 1
 _FAULT = re.compile(r"stub:(crash|hang|fail)-after-(\d+)")
 
@@ -92,6 +99,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--version", required=True)
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("--parameters", default="{}")
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("files", nargs="*")
     own = parser.add_argument_group("what should go wrong")
     own.add_argument("--load-gate", metavar="FIFO", help="the load ends when somebody opens this for writing")
@@ -142,6 +151,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     worker = Worker(arguments)
     await asyncio.get_running_loop().create_unix_server(lambda: Connection(worker), arguments.socket)
     _report(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
+    if arguments.tune:
+        _report(TUNED)
     if not arguments.deaf:
         threading.Thread(target=_read_budgets, args=(worker, asyncio.get_running_loop()), daemon=True).start()
     await asyncio.Event().wait()

@@ -1,7 +1,7 @@
 """``python -m inference.engine``: serve one model on a Unix socket until told to stop.
 
-The supervisor is told on standard output (WorkerStatus, CacheReport) and heard on standard input (CacheBudget), one
-JSON object a line. Standard error carries logs, one JSON object a line, too.
+The supervisor is told on standard output (WorkerStatus, CacheReport, Tuned) and heard on standard input (CacheBudget),
+one JSON object a line. Standard error carries logs, one JSON object a line, too.
 """
 
 import argparse
@@ -14,7 +14,9 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -30,7 +32,15 @@ from inference.engine.prompts import Prompts
 from inference.engine.scheduler import Limits
 from inference.engine.server import WorkerServer
 from inference.engine.template import TemplateFault
-from inference.protocol import CacheBudget, CacheReport, WorkerStage, WorkerStatus, WorkerToSupervisor
+from inference.protocol import (
+    CacheBudget,
+    CacheReport,
+    EngineParameters,
+    Tuned,
+    WorkerStage,
+    WorkerStatus,
+    WorkerToSupervisor,
+)
 
 log = structlog.get_logger(module="engine")
 
@@ -69,8 +79,10 @@ async def _serve(arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(name, stopping.set)
 
     began = time.monotonic()
-    model = Model(arguments.files, _Progress())
-    limits = _limits(model.trained_context_tokens, arguments.context_tokens)
+    parameters: EngineParameters = arguments.parameters
+    threads = parameters.threads or len(os.sched_getaffinity(0))
+    model = Model(arguments.files, _Progress(), parameters)
+    limits = _limits(model.trained_context_tokens, parameters)
     writes_text = not embeds_only(model)
     server = WorkerServer(
         model_id=arguments.model_id,
@@ -84,9 +96,17 @@ async def _serve(arguments: argparse.Namespace) -> None:
     engine: Engine | EmbeddingEngine
     if writes_text:
         files = tuple(arguments.files)
-        engine = Engine(model, limits, arguments.threads, server.emit, files=files, cache_directory=arguments.cache_dir)
+        engine = Engine(
+            model,
+            limits,
+            threads,
+            server.emit,
+            files=files,
+            cache_directory=arguments.cache_dir,
+            on_tuned=partial(_report_in, loop) if arguments.tune else None,
+        )
     else:
-        engine = EmbeddingEngine(model, limits.context_tokens, arguments.threads, server.emit)
+        engine = EmbeddingEngine(model, limits.context_tokens, threads, server.emit)
     engine.start()
     await _hear_budgets(engine.set_cache_budget)
     listener = await server.listen(engine, arguments.socket)
@@ -98,7 +118,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         seconds=round(time.monotonic() - began, 3),
         context_tokens=limits.context_tokens,
         sequences=limits.lanes,
-        threads=arguments.threads,
+        threads=threads,
+        parameters=msgspec.to_builtins(parameters),
     )
     await stopping.wait()
     listener.close()
@@ -106,15 +127,28 @@ async def _serve(arguments: argparse.Namespace) -> None:
     arguments.socket.unlink(missing_ok=True)
 
 
-def _limits(trained_context_tokens: int, wanted_context_tokens: int | None) -> Limits:
-    context_tokens = max(1, min(trained_context_tokens, wanted_context_tokens or MAX_CONTEXT_TOKENS))
-    lane_tokens = min(LANE_TOKENS, context_tokens)
-    return Limits(
-        lanes=LANES,
+def _limits(trained_context_tokens: int, parameters: EngineParameters) -> Limits:
+    context_tokens = parameters.context_tokens or MAX_CONTEXT_TOKENS
+    if not (parameters.rope_freq_base or parameters.rope_freq_scale):  # which stretch what it was trained for
+        context_tokens = min(context_tokens, trained_context_tokens)
+    context_tokens = max(1, context_tokens)
+    lane_tokens = min(parameters.lane_tokens or LANE_TOKENS, context_tokens)
+    own = Limits(
+        lanes=parameters.lanes or LANES,
         lane_tokens=lane_tokens,
         long_slots=LONG_SLOTS,
         long_tokens=context_tokens if context_tokens > lane_tokens else 0,
     )
+    return replace(
+        own,
+        batch_tokens=parameters.batch_tokens or own.batch_tokens,
+        prefill_beside_decode=parameters.prefill_beside_decode or own.prefill_beside_decode,
+    )
+
+
+def _parameters(text: str) -> EngineParameters:
+    """For argparse, which shows what a ValueError says."""
+    return msgspec.json.decode(text, type=EngineParameters)
 
 
 class _Progress:
@@ -155,6 +189,11 @@ def _report(status: WorkerToSupervisor) -> None:
     sys.stdout.buffer.flush()
 
 
+def _report_in(loop: asyncio.AbstractEventLoop, tuned: Tuned) -> None:
+    """From the engine's thread: lines are written by one thread only."""
+    loop.call_soon_threadsafe(_report, tuned)
+
+
 def _report_cache(report: CacheReport) -> None:
     """Left out when the supervisor is behind with reading: a newer report will come, and the loop must not wait."""
     _, writable, _ = select.select([], [sys.stdout], [], 0)
@@ -168,9 +207,15 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model-id", required=True)
     parser.add_argument("--version", required=True)
     parser.add_argument("--log-level", choices=list(_LEVELS), default="INFO")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--context-tokens", type=int, help=f"at most; default {MAX_CONTEXT_TOKENS} or what the model has"
+        "--parameters",
+        type=_parameters,
+        default=EngineParameters(),
+        metavar="JSON",
+        help='of llama.cpp, such as {"threads": 2, "context_tokens": 4096}; the rest is chosen here',
+    )
+    parser.add_argument(
+        "--tune", action="store_true", help="when there is nothing to do, measure what is fastest and say it"
     )
     parser.add_argument(
         "--cache-dir", type=Path, help="where the SSD tier of the KV cache lives; default: there is none"

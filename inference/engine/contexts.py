@@ -1,12 +1,13 @@
 """The two KV pools of a model as llama.cpp contexts, and sequence state on its way in, out and between them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import structlog
 
 from inference.engine.cache.state import Layout, Part, State, UnknownForm, join, parse
-from inference.engine.llama import Context, LlamaError, Model
+from inference.engine.llama import BUILD, Context, LlamaError, Model
 from inference.engine.scheduler import Limits, Pool
 
 log = structlog.get_logger(module="engine")
@@ -18,8 +19,20 @@ _PROOF_CUT = 3
 class Contexts:
     """Owned by the engine's thread, which all calls must come from."""
 
-    def __init__(self, model: Model, limits: Limits, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits,
+        threads: int,
+        *,
+        unified: bool | None = None,
+        flash_attention: Literal["on", "off"] | None = None,
+    ) -> None:
         """Make the lanes and compute a token in them: a model that can't fails its load, not its first request.
+
+        Args:
+            unified: the lanes share one space of cells, which each of them attends over.
+            flash_attention: this and the one before, where they are None, are as the model's parameters say.
 
         Raises:
             LlamaError: there is no memory for the lanes, or the model can't compute.
@@ -27,8 +40,10 @@ class Contexts:
         self._model = model
         self._limits = limits
         self._threads = threads
+        self._unified = bool(model.parameters.unified if unified is None else unified)
+        self._flash_attention = flash_attention
         self._buffer = np.empty(0, np.uint8)
-        lanes = self._create(tokens=limits.lanes * limits.lane_tokens, sequences=limits.lanes, unified=False)
+        lanes = self._create(tokens=limits.lanes * limits.lane_tokens, sequences=limits.lanes, unified=self._unified)
         lanes.decode([0], [0], [0], [0])
         lanes.forget_all()
         self._contexts = {Pool.LANES: lanes}
@@ -46,6 +61,12 @@ class Contexts:
                 return None
             log.info("Long context created", tokens=self._limits.long_tokens)
         return self._contexts[pool]
+
+    def close(self) -> None:
+        """Give the memory back; nothing else may be called after it."""
+        for context in self._contexts.values():
+            context.close()
+        self._contexts = {}
 
     def forget(self, pool: Pool, slot: int) -> None:
         if context := self._contexts.get(pool):
@@ -73,6 +94,13 @@ class Contexts:
             return True
         context.forget(slot)
         return False
+
+    @property
+    def build(self) -> str:
+        """What this model's numbers depend on beside its content and the form of its state."""
+        parameters = self._model.parameters
+        changes = [parameters.rope_freq_base, parameters.rope_freq_scale, parameters.n_gpu_layers]
+        return f"{BUILD} {changes}" if any(change is not None for change in changes) else BUILD
 
     def prove(self) -> Layout:
         """The layout of this model's state, proven on the model itself: cut, joined and set into another lane, it reads
@@ -120,4 +148,5 @@ class Contexts:
             unified=unified,
             batch_tokens=self._limits.batch_tokens,
             threads=self._threads,
+            flash_attention=self._flash_attention,
         )

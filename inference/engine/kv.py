@@ -12,7 +12,6 @@ from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
 from inference.engine.cache.ram import RamTier
 from inference.engine.cache.state import Bytes, Layout, Part, UnknownForm
 from inference.engine.contexts import Contexts
-from inference.engine.llama import BUILD
 from inference.engine.scheduler import Pool
 from inference.engine.scheduler import Sequence as Tokens
 from inference.protocol import CacheBudget, CacheReport, Partition, TierReport
@@ -34,7 +33,7 @@ class Kv:
         self._on_disk_event = on_disk_event
         self._disk: DiskTier | None = None
         self._layout, self._refusal = _prove(contexts)
-        self._compatibility = compatibility(files, BUILD, self._layout) if self._layout else b""
+        self._compatibility = compatibility(files, contexts.build, self._layout) if self._layout else b""
         self._window_tokens = max((cache.window for cache in self._layout.caches), default=0) if self._layout else 0
         self._cache = BlockCache(RamTier(0), self._layout or Layout(0, ()))
 

@@ -5,14 +5,18 @@ the vocabulary. Importing takes about 0.15 s.
 """
 
 import ctypes
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+from inference.protocol import EngineParameters
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -39,8 +43,33 @@ ENCODERS = frozenset(
 )
 """Architectures whose tokens attend to later ones, too. Not all say so in their metadata."""
 
+_FLASH_ATTENTION = {
+    None: llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_KV_TYPES = {
+    "f32": llama_cpp.GGML_TYPE_F32,
+    "f16": llama_cpp.GGML_TYPE_F16,
+    "bf16": 30,  # GGML_TYPE_BF16, which the binding has no name for
+    "q8_0": llama_cpp.GGML_TYPE_Q8_0,
+    "q5_1": llama_cpp.GGML_TYPE_Q5_1,
+    "q5_0": llama_cpp.GGML_TYPE_Q5_0,
+    "q4_1": llama_cpp.GGML_TYPE_Q4_1,
+    "q4_0": llama_cpp.GGML_TYPE_Q4_0,
+    "iq4_nl": llama_cpp.GGML_TYPE_IQ4_NL,
+}
+
 _keep_alive: list[Any] = []
 """Callbacks handed to C must outlive it; ctypes does not hold them for us."""
+
+
+_complaints: deque[str] = deque(maxlen=8)
+"""llama.cpp's warnings and errors since the last call that may fail: it returns nothing and logs the reason."""
+
+
+_aborted = threading.Event()
+"""A decode ends because it was asked to: what llama.cpp says of it is no error."""
 
 
 class LlamaError(Exception):
@@ -65,7 +94,9 @@ def silence_native_log(sink: Callable[[str, str], None], verbose: bool) -> None:
     levels = {1: "DEBUG", 2: "DEBUG", 3: "WARN", 4: "ERROR"}  # ggml_log_level: DEBUG, INFO, WARN, ERROR
 
     def receive(level: int, text: bytes, _user_data: Any) -> None:
-        name = levels.get(level, "DEBUG")
+        name = "DEBUG" if _aborted.is_set() else levels.get(level, "DEBUG")
+        if name in ("WARN", "ERROR") and text.strip():
+            _complaints.append(text.decode("utf-8", "replace").strip())
         if verbose or name in ("WARN", "ERROR"):
             sink(name, text.decode("utf-8", "replace").rstrip())
 
@@ -77,28 +108,39 @@ def silence_native_log(sink: Callable[[str, str], None], verbose: bool) -> None:
 class Model:
     """Weights and vocabulary of one GGUF (memory-mapped)."""
 
-    def __init__(self, files: Sequence[str], on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        on_progress: Callable[[float], None],
+        parameters: EngineParameters = EngineParameters(),  # noqa: B008 - it is frozen
+    ) -> None:
         """Load ``files`` (the shards in order).
+
+        Args:
+            parameters: of them, those that have to do with the model and how its contexts compute.
 
         Raises:
             LlamaError: llama.cpp can't use the file; its log says why.
         """
         llama_cpp.llama_backend_init()
-        parameters = llama_cpp.llama_model_default_params()
+        self.parameters = parameters
+        options = llama_cpp.llama_model_default_params()
+        if parameters.n_gpu_layers is not None:
+            options.n_gpu_layers = parameters.n_gpu_layers
         # Weights repacked for AMX crash on the first prefill of more than a few tokens (ldtilecfg faults; llama.cpp of
         # llama-cpp-python 0.3.36 built by GCC 12 with -march=native). Without the extra buffer types it is exact.
-        parameters.use_extra_bufts = not _cpu_has("amx_int8")
+        options.use_extra_bufts = not _cpu_has("amx_int8")
 
         def progress(fraction: float, _user_data: Any) -> bool:
             on_progress(fraction)
             return True
 
-        parameters.progress_callback = llama_cpp.llama_progress_callback(progress)
+        options.progress_callback = llama_cpp.llama_progress_callback(progress)
         paths = (ctypes.c_char_p * len(files))(*(file.encode() for file in files))
         if len(files) == 1:
-            self._model = llama_cpp.llama_model_load_from_file(files[0].encode(), parameters)
+            self._model = llama_cpp.llama_model_load_from_file(files[0].encode(), options)
         else:
-            self._model = llama_cpp.llama_model_load_from_splits(paths, len(files), parameters)
+            self._model = llama_cpp.llama_model_load_from_splits(paths, len(files), options)
         if not self._model:
             raise LlamaError(f"llama.cpp can't load {Path(files[0]).name}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
@@ -171,32 +213,39 @@ class Model:
         return known
 
     def create_context(
-        self, *, tokens: int, sequences: int, unified: bool, batch_tokens: int, threads: int
+        self,
+        *,
+        tokens: int,
+        sequences: int,
+        unified: bool,
+        batch_tokens: int,
+        threads: int,
+        flash_attention: Literal["on", "off"] | None = None,
     ) -> "Context":
         """KV cells for ``tokens``, and the compute buffers to go with them.
 
         Args:
             unified: one space of ``tokens`` cells that all sequences share, each attending over all that is used;
                 else ``tokens / sequences`` cells for each.
+            flash_attention: None: as the model's parameters say, else our choice.
 
         Raises:
-            LlamaError: there is not enough memory for it.
+            LlamaError: there is not enough memory for it, or the model's parameters do not go with it.
         """
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = tokens
-        parameters.n_seq_max = sequences
-        parameters.kv_unified = unified
-        parameters.n_batch = batch_tokens
-        parameters.n_ubatch = batch_tokens
-        parameters.n_threads = threads
-        parameters.n_threads_batch = threads
-        # With a window-sized cache the cells beyond the window are gone and a sequence can't move to another context.
-        parameters.swa_full = True
-        parameters.no_perf = True
-        context = llama_cpp.llama_init_from_model(self._model, parameters)
-        if not context:
-            raise LlamaError(f"not enough memory for a context of {tokens} tokens")
+        options = self._context_options(tokens, sequences, batch_tokens, threads)
+        options.kv_unified = unified
+        options.flash_attn_type = _FLASH_ATTENTION[flash_attention or self._flash_attention()]
+        if self.parameters.kv_type is not None:
+            options.type_k = options.type_v = _KV_TYPES[self.parameters.kv_type]
+        context = self._init(options, f"a context of {tokens} tokens")
         return Context(context, self.vocabulary_size, batch_tokens, sequences, streams=1 if unified else sequences)
+
+    def _flash_attention(self) -> Literal["on", "off"] | None:
+        """Off where a CPU computes: behind 900 tokens a step of SmolLM2-135M took 24 ms with it and 15 without, behind
+        800 tokens each one of 16 sequences 210 and 124. Quantized V needs it, and a GPU is llama.cpp's to judge."""
+        parameters = self.parameters
+        plain = parameters.kv_type in (None, "f32", "f16", "bf16") and not parameters.n_gpu_layers
+        return parameters.flash_attention or ("off" if plain else None)
 
     def create_embedding_context(
         self, *, tokens: int, sequences: int, batch_tokens: int, pooling: Pooling, threads: int
@@ -206,21 +255,11 @@ class Model:
         Raises:
             LlamaError: there is not enough memory for it.
         """
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = tokens
-        parameters.n_seq_max = sequences
-        parameters.kv_unified = True
-        parameters.n_batch = batch_tokens
-        parameters.n_ubatch = batch_tokens
-        parameters.n_threads = threads
-        parameters.n_threads_batch = threads
-        parameters.swa_full = True
-        parameters.no_perf = True
-        parameters.embeddings = True
-        parameters.pooling_type = pooling.value
-        context = llama_cpp.llama_init_from_model(self._model, parameters)
-        if not context:
-            raise LlamaError(f"not enough memory for embeddings of {tokens} tokens")
+        options = self._context_options(tokens, sequences, batch_tokens, threads)
+        options.kv_unified = True
+        options.embeddings = True
+        options.pooling_type = pooling.value
+        context = self._init(options, f"embeddings of {tokens} tokens")
         return EmbeddingContext(
             context,
             batch_tokens=batch_tokens,
@@ -228,6 +267,29 @@ class Model:
             width=self.embedding_width,
             encodes=not self.has_decoder,
         )
+
+    def _context_options(self, tokens: int, sequences: int, batch_tokens: int, threads: int) -> Any:
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = tokens
+        options.n_seq_max = sequences
+        options.n_batch = batch_tokens
+        options.n_ubatch = batch_tokens
+        options.n_threads = threads
+        options.n_threads_batch = threads
+        options.rope_freq_base = self.parameters.rope_freq_base or 0.0  # 0: as the model says
+        options.rope_freq_scale = self.parameters.rope_freq_scale or 0.0
+        # With a window-sized cache the cells beyond the window are gone and a sequence can't move to another context.
+        options.swa_full = True
+        options.no_perf = True
+        return options
+
+    def _init(self, options: Any, what: str) -> Any:
+        _complaints.clear()
+        context = llama_cpp.llama_init_from_model(self._model, options)
+        if not context:
+            reason = f": {_complaints[-1]}" if _complaints else ""
+            raise LlamaError(f"llama.cpp refuses {what}, for want of memory or because of the parameters{reason}")
+        return context
 
     def _metadata(self, key: str) -> str | None:
         """A value of the GGUF as text; texts are cut at 255 bytes."""
@@ -259,6 +321,22 @@ class Context:
         """How many streams its KV cache has: one for each sequence, or one for all in the unified layout."""
         self._batch = _Batch(batch_tokens, sequences)
         self._state: ByteArray = np.empty(0, np.uint8)
+        self._abort: Any = None
+
+    def close(self) -> None:
+        """Give the memory back; nothing else may be called after it."""
+        llama_cpp.llama_free(self._context)
+
+    def abort_when(self, wanted: Callable[[], bool]) -> None:
+        """Have a decode fail as soon as ``wanted()`` (asked within each some hundred times); on a CPU only."""
+
+        def ask(_: Any) -> bool:
+            if wanted():
+                _aborted.set()
+            return _aborted.is_set()
+
+        self._abort = llama_cpp.ggml_abort_callback(ask)  # C does not keep it for us
+        llama_cpp.llama_set_abort_callback(self._context, self._abort, None)
 
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], outputs: Sequence[int]
@@ -271,6 +349,7 @@ class Context:
         self._batch.fill(tokens, positions, slots, outputs)
         status = llama_cpp.llama_decode(self._context, self._batch.struct)
         if status != 0:
+            _aborted.clear()
             raise LlamaError(f"llama_decode failed with status {status}")
 
     def logits(self, rows: int) -> FloatArray:

@@ -22,9 +22,11 @@ import structlog
 from inference.protocol import (
     CacheBudget,
     CacheReport,
+    EngineParameters,
     FrameDecoder,
     ModelSpec,
     ProtocolError,
+    Tuned,
     WorkerLoad,
     WorkerStage,
     WorkerStatus,
@@ -79,8 +81,16 @@ class Worker:
         launch: Launch,
         post: Callable[[Event], None],
         report_cache: Callable[[CacheReport], None],
+        *,
+        parameters: EngineParameters = EngineParameters(),  # noqa: B008 - it is frozen
+        report_tuned: Callable[[Tuned], None] | None = None,
     ) -> None:
-        """``cache_dir``: where it keeps the blocks of its SSD tier; it is there and belongs to this version alone."""
+        """
+        Args:
+            cache_dir: where it keeps the blocks of its SSD tier; it is there and belongs to this version alone.
+            parameters: what it is to compute with.
+            report_tuned: is told what it finds to be fastest. None: it does not measure.
+        """
         self._number = number
         self._spec = spec
         self._socket = socket
@@ -88,6 +98,8 @@ class Worker:
         self._launch = launch
         self._post = post
         self._report_cache = report_cache
+        self._parameters = parameters
+        self._report_tuned = report_tuned
         self._budget = LatestLine()
         self._unwanted = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -149,6 +161,8 @@ class Worker:
                 f"--version={self._spec.version}",
                 f"--log-level={self._launch.log_level}",
                 f"--cache-dir={self._cache_dir}",
+                f"--parameters={_encoder.encode(self._parameters).decode()}",
+                *(["--tune"] if self._report_tuned else []),
                 *self._spec.files,
             ],
             stdin=subprocess.PIPE,
@@ -185,7 +199,10 @@ class Worker:
                 continue
             if isinstance(message, CacheReport):
                 self._report_cache(message)
-            else:
+            elif isinstance(message, Tuned):
+                if self._report_tuned is not None:
+                    self._report_tuned(message)
+            elif isinstance(message, WorkerStatus):
                 self._take_status(message)
 
     def _take_status(self, status: WorkerStatus) -> None:

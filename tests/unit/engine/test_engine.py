@@ -8,13 +8,15 @@ import pytest
 from inference.engine.engine import Engine, Job
 from inference.engine.llama import Model
 from inference.engine.scheduler import Limits
-from inference.protocol import Generate
+from inference.protocol import EngineParameters, Generate
 
 LIMITS = Limits(lanes=1, lane_tokens=8, long_slots=1, long_tokens=0)
 
 
 class BrokenModel:
     """Its contexts compute ``good_decodes`` times; then it fails in a way that the engine does not expect."""
+
+    parameters = EngineParameters()
 
     def __init__(self, good_decodes: int) -> None:
         self._left = good_decodes
