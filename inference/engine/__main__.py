@@ -1,7 +1,7 @@
 """``python -m inference.engine``: serve one model on a Unix socket until told to stop.
 
-The supervisor is told on standard output (WorkerStatus, CacheReport, Tuned) and heard on standard input (CacheBudget),
-one JSON object a line. Standard error carries logs, one JSON object a line, too.
+The supervisor is told on standard output (WorkerStatus, CacheReport, WorkerCounts, Tuned) and heard on standard input
+(CacheBudget), one JSON object a line. Standard error carries logs, one JSON object a line, too.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from inference.protocol import (
     CacheReport,
     EngineParameters,
     Tuned,
+    WorkerCounts,
     WorkerStage,
     WorkerStatus,
     WorkerToSupervisor,
@@ -91,7 +92,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         max_sequences=limits.lanes,
         prompts=Prompts(model, limits.context_tokens) if writes_text else None,
         embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
-        report_cache=_report_cache,
+        report=_report_news,
     )
     engine: Engine | EmbeddingEngine
     if writes_text:
@@ -124,6 +125,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     await stopping.wait()
     listener.close()
     engine.stop()
+    server.report_counts()
     arguments.socket.unlink(missing_ok=True)
 
 
@@ -194,7 +196,7 @@ def _report_in(loop: asyncio.AbstractEventLoop, tuned: Tuned) -> None:
     loop.call_soon_threadsafe(_report, tuned)
 
 
-def _report_cache(report: CacheReport) -> None:
+def _report_news(report: CacheReport | WorkerCounts) -> None:
     """Left out when the supervisor is behind with reading: a newer report will come, and the loop must not wait."""
     _, writable, _ = select.select([], [sys.stdout], [], 0)
     if writable:

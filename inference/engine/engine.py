@@ -20,6 +20,7 @@ from inference.engine.cache.names import Chain
 from inference.engine.cache.state import Bytes, Part
 from inference.engine.contexts import Contexts
 from inference.engine.embeddings import Embedder, EmbeddingJob
+from inference.engine.held import Answer, Held, answer_links, last_block, prompt_links
 from inference.engine.kv import Kv
 from inference.engine.llama import Context, FloatArray, LlamaError, Model
 from inference.engine.logprobs import token_logprob
@@ -103,7 +104,10 @@ class _Choice:
     output: Output
     chain: Chain | None
     """Names of its blocks; None: nothing of it is cached."""
-    inherited: Part | None = None
+    answer: Answer = field(default_factory=Answer)
+    complete: bool = False
+    """It came to its end, and its client has all of it."""
+    inherited: tuple[Part, ...] = ()
     """The prompt's KV, of the choice that computed it, until it is restored."""
     fetching: threading.Timer | None = None
     """Ends the wait for the disk."""
@@ -185,6 +189,7 @@ class Engine:
         self._outbox: list[tuple[AnyJob | None, WorkerToGateway]] = []
         self._reported_load = WorkerLoad(running=0, waiting=0)
         self._reported_cache = CacheReport()
+        self._held: Held
         self._report_due = 0.0
         self._check_due = 0.0
         self._contexts: Contexts
@@ -230,6 +235,7 @@ class Engine:
         try:
             self._contexts = Contexts(self._model, self._limits, self._threads)
             self._kv = Kv(self._contexts, self._files, self._cache_directory, lambda: self._inbox.put(_DiskChanged()))
+            self._held = Held(self._kv.holds)
         except Exception as fault:
             self._started.set_exception(fault)
             return
@@ -390,7 +396,7 @@ class Engine:
                 self._contexts.forget(Pool.LANES, move.lane)
                 move.sequence.computed = 0
                 self._fail_for_memory(_choice(move.sequence).job)
-            elif not self._kv.move(move.lane, move.sequence.slot):
+            elif not self._kv.move(move.lane, move.sequence.slot, move.sequence.computed):
                 log.warning("A sequence could not be moved and is computed again", tokens=move.sequence.computed)
                 move.sequence.computed = 0
         for sequence in admission.placed:
@@ -413,7 +419,7 @@ class Engine:
             self._fail_for_memory(job)
             return
         sequence.computed = self._kv.restore(sequence, choice.chain, choice.inherited)
-        choice.inherited = None
+        choice.inherited = ()
         self._unpin(choice)
         if job.started is None:
             job.started = now
@@ -432,6 +438,7 @@ class Engine:
             if sequence.pool is not None:
                 self._kv.save(choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=True)
                 self._contexts.forget(sequence.pool, sequence.slot)
+                self._note_answer(choice)
             self._unpin(choice)
             if choice.scheduled:
                 self._scheduler.remove(sequence)
@@ -472,6 +479,24 @@ class Engine:
                 )
                 choice.saved = sequence.computed
 
+    def _note_prompt(self, choice: _Choice) -> None:
+        """Gateways may be told that its prompt's KV is here."""
+        job = choice.job
+        for link, tokens in prompt_links(job.request, len(job.tokens)):
+            self._note(choice, link, tokens)
+
+    def _note_answer(self, choice: _Choice) -> None:
+        if choice.complete:
+            # Thoughts stand before the answer in its KV, and are not in the conversation's next turn.
+            tokens = len(choice.job.tokens) if choice.answer.thoughts else choice.sequence.computed
+            for link in answer_links(choice.job.request, choice.answer):
+                self._note(choice, link, tokens)
+
+    def _note(self, choice: _Choice, link: bytes, tokens: int) -> None:
+        block = last_block(min(tokens, choice.sequence.computed))
+        if block is not None and choice.chain is not None:
+            self._held.note(link, tokens, choice.chain.block(block, choice.sequence.tokens).name)
+
     def _prompt_computed(self, choice: _Choice, logits: FloatArray) -> None:
         """Others may use the prompt's KV from now on, the request's other choices first of all."""
         job, sequence = choice.job, choice.sequence
@@ -479,13 +504,14 @@ class Engine:
         self._kv.save(
             choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=self._kv.sliding
         )
+        self._note_prompt(choice)
         if job.request.n > 1:
-            part = self._kv.part(sequence.pool, sequence.slot)
+            parts = self._kv.parts(sequence.pool, sequence.slot, sequence.computed)
             for index in range(1, job.request.n):
                 if job not in self._jobs:  # one of them could not be made, so none is
                     return
                 other = self._choose_beginning(job, index=index, tokens=job.tokens)
-                other.inherited = part
+                other.inherited = parts
                 self._jobs[job].append(other)
                 self._schedule(other)
                 self._advance(other, other.sampler.choose(logits), logits)
@@ -506,6 +532,7 @@ class Engine:
             self._finish(choice, FinishReason.STOP)
         else:
             sent = output.push(token, self._model.piece(token), self._logprob(job, token, logits))
+            choice.answer.take(sent)
             sampler.lifted = output.thinking
             if output.stopped or sampler.complete:
                 self._finish(choice, FinishReason.STOP, sent)
@@ -523,6 +550,8 @@ class Engine:
         if sent:
             self._outbox.append((job, _delta(choice, sent)))
         last, reason = choice.output.finish(reason)
+        choice.answer.take(last)
+        choice.complete = True
         self._outbox.append((job, _delta(choice, last, reason)))
         self._jobs[job].remove(choice)
         self._ended.append(choice)
@@ -586,6 +615,9 @@ class Engine:
         if cache != self._reported_cache:
             self._reported_cache = cache
             self._outbox.append((None, cache))
+        self._held.check(cache, idle=not self._scheduler.running and not self._scheduler.waiting)
+        if changes := self._held.take_changes():
+            self._outbox.append((None, changes))
 
 
 def _delta(choice: _Choice, sent: Sent, finish: FinishReason | None = None) -> Delta:

@@ -60,7 +60,7 @@ class Kv:
     def unpin(self, names: Sequence[bytes]) -> None:
         self._cache.unpin(names)
 
-    def restore(self, sequence: Tokens, chain: Chain | None, inherited: Part | None) -> int:
+    def restore(self, sequence: Tokens, chain: Chain | None, inherited: tuple[Part, ...]) -> int:
         """Give a sequence that was just placed the KV that is known of its tokens; returns of how many.
 
         Args:
@@ -70,8 +70,8 @@ class Kv:
         if self._layout is None:
             return 0
         match = Match()
-        if inherited is not None:
-            match = Match((inherited,), inherited[2])
+        if inherited:
+            match = Match(inherited, sum(used for _, _, used in inherited))
         elif chain is not None:
             match = self._cache.match(chain, sequence.tokens)
         if not match.tokens:
@@ -81,6 +81,10 @@ class Kv:
         if not done:
             log.warning("Cached KV could not be restored and is computed again", tokens=match.tokens)
         return match.tokens if done else 0
+
+    def holds(self, name: bytes) -> bool:
+        """Whether a block is in any tier."""
+        return self._cache.holds(name)
 
     def count(self, prompt_tokens: int, cached_tokens: int) -> None:
         """A prompt was begun, and so much of it did not have to be computed."""
@@ -92,9 +96,10 @@ class Kv:
         """Keep the first ``computed`` of ``tokens``, which are in these cells: whole blocks, and the tail if asked."""
         if chain is None or computed < LEAST_TOKENS or not self._cache.wants(chain, tokens, computed, tail=tail):
             return
-        state = self._contexts.read(pool, slot)
-        if state is not None and state.tokens == computed:
-            self._cache.save(chain, tokens, state, tail=tail)
+        try:
+            self._cache.save(chain, tokens, self._contexts.read(pool, slot, computed), tail=tail)
+        except UnknownForm as fault:
+            log.warning("KV could not be saved", reason=str(fault), tokens=computed)
 
     @property
     def sliding(self) -> bool:
@@ -106,21 +111,19 @@ class Kv:
         sliding window, what has left the window can't be saved any more."""
         return 0 < self._window_tokens <= computed + BLOCK_TOKENS
 
-    def part(self, pool: Pool, slot: int) -> Part | None:
-        """A copy of all that a sequence has in its cells; None if its state can't be cut."""
-        state = self._contexts.read(pool, slot) if self._layout else None
-        return None if state is None else (state.cut(0, state.tokens), state.tokens, state.tokens)
+    def parts(self, pool: Pool, slot: int, computed: int) -> tuple[Part, ...]:
+        """A copy of all that a sequence has in its cells; nothing if its state can't be cut."""
+        try:
+            return tuple(self._contexts.read(pool, slot, computed).parts()[1]) if self._layout else ()
+        except UnknownForm:
+            return ()
 
-    def move(self, lane: int, slot: int) -> bool:
+    def move(self, lane: int, slot: int, computed: int) -> bool:
         """Copy a sequence from its lane to the long pool (about 5 ms for 1,024 tokens), then free the lane. False: it
         has no KV there and must be computed again."""
-        part = self.part(Pool.LANES, lane)
+        parts = self.parts(Pool.LANES, lane, computed)
         self._contexts.forget(Pool.LANES, lane)
-        return (
-            part is not None
-            and self._layout is not None
-            and self._contexts.write(Pool.LONG, slot, self._layout, [part])
-        )
+        return bool(parts) and self._layout is not None and self._contexts.write(Pool.LONG, slot, self._layout, parts)
 
     def set_budget(self, budget: CacheBudget) -> None:
         """What the cache may take from now on. The first budget opens the SSD tier (0.1 s for 10,000 blocks)."""

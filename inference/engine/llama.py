@@ -221,6 +221,7 @@ class Model:
         batch_tokens: int,
         threads: int,
         flash_attention: Literal["on", "off"] | None = None,
+        micro_batch_tokens: int | None = None,
     ) -> "Context":
         """KV cells for ``tokens``, and the compute buffers to go with them.
 
@@ -228,12 +229,15 @@ class Model:
             unified: one space of ``tokens`` cells that all sequences share, each attending over all that is used;
                 else ``tokens / sequences`` cells for each.
             flash_attention: None: as the model's parameters say, else our choice.
+            micro_batch_tokens: so many are computed at a time; None: the whole batch. Without flash attention a context
+                has room for the scores of as many tokens against all its cells, in every head.
 
         Raises:
             LlamaError: there is not enough memory for it, or the model's parameters do not go with it.
         """
         options = self._context_options(tokens, sequences, batch_tokens, threads)
         options.kv_unified = unified
+        options.n_ubatch = min(batch_tokens, micro_batch_tokens or batch_tokens)
         options.flash_attn_type = _FLASH_ATTENTION[flash_attention or self._flash_attention()]
         if self.parameters.kv_type is not None:
             options.type_k = options.type_v = _KV_TYPES[self.parameters.kv_type]
@@ -362,6 +366,12 @@ class Context:
     def forget(self, slot: int) -> None:
         """Free the cells of a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def copy_range(self, slot: int, other: int, start: int, stop: int) -> None:
+        """Let ``other`` have the positions from ``start`` up to ``stop`` of ``slot``, in the same cells. Split
+        cells can't be shared: llama.cpp would end the process."""
+        assert self.streams == 1, "sequences of split cells share none"
+        llama_cpp.llama_memory_seq_cp(self._memory, slot, other, start, stop)
 
     def forget_all(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)

@@ -60,7 +60,7 @@ class Limits:
     long_slots: int
     long_tokens: int
     """0: the lanes hold the model's whole context and there is no long pool."""
-    batch_tokens: int = 512
+    batch_tokens: int = 256
     prefill_beside_decode: int = 64
 
     @property

@@ -6,6 +6,7 @@ Everything here runs in one asyncio loop. The engine thread hands over what a st
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Protocol, cast
 
 import structlog
 
+from inference.engine.counting import Counting
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import EmbeddingJob
 from inference.engine.engine import AnyJob, Job
@@ -31,15 +33,20 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToWorker,
     Generate,
+    HeldPrefixes,
     Hello,
     ProtocolError,
     ToolChoice,
+    WorkerCounts,
     WorkerLoad,
     WorkerToGateway,
     encode_frame,
 )
 
 log = structlog.get_logger(module="engine")
+
+_COUNTS_SECONDS = 0.25
+"""What was counted is told so often at most."""
 
 _LONG_PROMPT_CHARACTERS = 16_384
 """Above this a prompt is tokenized beside the loop (about 1 ms there) instead of in it."""
@@ -68,12 +75,12 @@ class WorkerServer:
         max_sequences: int,
         prompts: Prompts | None,
         embedding_inputs: EmbeddingInputs,
-        report_cache: Callable[[CacheReport], None],
+        report: Callable[[CacheReport | WorkerCounts], None],
     ) -> None:
         """
         Args:
             prompts: None for a model that writes no text.
-            report_cache: tells the supervisor what every gateway is told.
+            report: tells the supervisor.
         """
         self._hello = encode_frame(
             [
@@ -89,12 +96,19 @@ class WorkerServer:
         )
         self._prompts = prompts
         self._embedding_inputs = embedding_inputs
-        self._report_cache = report_cache
+        self._report = report
+        self._counting = Counting()
+        self._counts_due: asyncio.TimerHandle | None = None
         # Grammars have a thread of their own: what is spent on hostile ones delays no prompt without one.
         self._grammar_thread = ThreadPoolExecutor(1, "grammars")
         self._loop = asyncio.get_running_loop()
         self._connections: set[_Connection] = set()
-        self._known: dict[type[WorkerToGateway], WorkerToGateway] = {WorkerLoad: WorkerLoad(running=0, waiting=0)}
+        self._held: dict[bytes, int] = {}
+        """All changes of the held prefixes put together."""
+        self._known: dict[type[WorkerToGateway], WorkerToGateway] = {
+            WorkerLoad: WorkerLoad(running=0, waiting=0),
+            HeldPrefixes: HeldPrefixes(added=self._held),
+        }
         """The newest message of each kind that goes to every gateway; who connects later gets it, too."""
         self._engine: TakesJobs | None = None
 
@@ -109,15 +123,15 @@ class WorkerServer:
 
     def _deliver(self, messages: list[tuple[AnyJob | None, WorkerToGateway]]) -> None:
         frames: dict[_Connection, list[WorkerToGateway]] = {}
+        now, counted = time.monotonic(), False
         for job, message in messages:
             if job is None:
-                self._known[type(message)] = message
-                if isinstance(message, CacheReport):
-                    self._report_cache(message)
+                self._remember(message)
                 for connection in self._connections:
                     frames.setdefault(connection, []).append(message)
             else:
                 connection = cast(_Connection, job.peer)
+                counted = self._counting.sent(job, message, now) or counted
                 if isinstance(message, Embedded):
                     connection.send([message])  # of up to half a frame's size: it shares no frame
                 else:
@@ -126,6 +140,26 @@ class WorkerServer:
                     connection.jobs.pop(job.id, None)
         for connection, batch in frames.items():
             connection.send(batch)
+        if counted and self._counts_due is None:
+            self._counts_due = self._loop.call_later(_COUNTS_SECONDS, self.report_counts)
+
+    def report_counts(self) -> None:
+        """Tell the supervisor what was counted."""
+        if self._counts_due is not None:
+            self._counts_due.cancel()
+            self._counts_due = None
+            self._report(self._counting.counts)
+
+    def _remember(self, message: WorkerToGateway) -> None:
+        """Something that every gateway is told."""
+        if isinstance(message, HeldPrefixes):
+            self._held.update(message.added)
+            for link in message.removed:
+                self._held.pop(link, None)
+            return
+        self._known[type(message)] = message
+        if isinstance(message, CacheReport):
+            self._report(message)
 
     def _connected(self, connection: "_Connection") -> None:
         self._connections.add(connection)

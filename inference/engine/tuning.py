@@ -24,6 +24,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from inference.engine.cache.names import BLOCK_TOKENS
+from inference.engine.cache.state import UnknownForm
 from inference.engine.contexts import Contexts
 from inference.engine.llama import Context, LlamaError, Model
 from inference.engine.scheduler import Limits, Pool
@@ -216,14 +217,14 @@ class _Rig:
             return
         tokens = self._tokens(BLOCK_TOKENS)
         self._decode(tokens, range(BLOCK_TOKENS), [0] * BLOCK_TOKENS)
-        state = self._contexts.read(Pool.LANES, 0)
-        if state is None:
+        try:
+            layout, (part,) = self._contexts.read(Pool.LANES, 0, BLOCK_TOKENS).parts()
+        except UnknownForm:
             self._lanes.forget_all()
             return
-        self.flash_attention = not any(cache.transposed for cache in state.layout.caches)
-        part = (state.cut(0, BLOCK_TOKENS), BLOCK_TOKENS, BLOCK_TOKENS)
+        self.flash_attention = not any(cache.transposed for cache in layout.caches)
         parts = [part] * (self._depth // BLOCK_TOKENS)
-        if all(self._contexts.write(Pool.LANES, slot, state.layout, parts) for slot in self._slots):
+        if all(self._contexts.write(Pool.LANES, slot, layout, parts) for slot in self._slots):
             self._position = self._depth
         else:
             self._lanes.forget_all()

@@ -7,11 +7,12 @@ own thread, while the request waits and others run.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from inference.engine.cache.disk import DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, BlockId, Chain, Owner
 from inference.engine.cache.ram import Block, RamTier
-from inference.engine.cache.state import Bytes, Layout, Part, State, usable
+from inference.engine.cache.state import Bytes, Layout, Part, usable
 from inference.engine.cache.stopwatch import Stopwatch
 from inference.protocol import CacheReport, TierReport
 
@@ -25,6 +26,16 @@ class Match:
 
     parts: tuple[Part, ...] = ()
     tokens: int = 0
+
+
+class Readable(Protocol):
+    """KV in cells."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    def cut(self, start: int, stop: int) -> Bytes:
+        """KV of the tokens from ``start`` up to ``stop``, of one block at most."""
 
 
 @dataclass(slots=True)
@@ -59,6 +70,10 @@ class BlockCache:
     @property
     def enabled(self) -> bool:
         return self._ram.budget_bytes > 0
+
+    def holds(self, name: bytes) -> bool:
+        """Whether a block is in any tier. What waits to be written to SSD is not there yet."""
+        return name in self._ram or (self._disk is not None and self._disk.holds(name))
 
     def missing(self, chain: Chain, tokens: Sequence[int]) -> Missing:
         """What must be fetched so that :meth:`match` can find as much as both tiers hold."""
@@ -117,16 +132,19 @@ class BlockCache:
         self._lookups += 1
         self._hits += cached_tokens > 0
 
-    def save(self, chain: Chain, tokens: Sequence[int], state: State, *, tail: bool) -> None:
-        """Keep the KV of ``tokens``, the first of which ``state`` holds: whole blocks, and the tail if asked for."""
+    def save(self, chain: Chain, tokens: Sequence[int], state: Readable, *, tail: bool) -> None:
+        """Keep the KV of ``tokens``, the first of which ``state`` holds: whole blocks, and the tail if asked for. Only
+        what is not kept yet is read."""
         with self._saving.measure():
             kept: list[Block] = []
             whole, rest = divmod(state.tokens, BLOCK_TOKENS)
-            for index in range(whole):
-                kept += self._keep(chain.block(index, tokens), chain.owner(index), tokens, index, state)
-            if tail and rest:
-                kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
-            self.unpin([block.id.name for block in kept])
+            try:
+                for index in range(whole):
+                    kept += self._keep(chain.block(index, tokens), chain.owner(index), tokens, index, state)
+                if tail and rest:
+                    kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
+            finally:
+                self.unpin([block.id.name for block in kept])
             self._touch(kept)
 
     def wants(self, chain: Chain, tokens: Sequence[int], count: int, *, tail: bool) -> bool:
@@ -224,7 +242,7 @@ class BlockCache:
         """Its tokens had left the sliding window when it was cut; another state may have more of them."""
         return self._layout.rows_held(block.payload.nbytes, block.id.tokens) < block.id.tokens
 
-    def _keep(self, id: BlockId, owner: Owner, tokens: Sequence[int], index: int, state: State) -> list[Block]:
+    def _keep(self, id: BlockId, owner: Owner, tokens: Sequence[int], index: int, state: Readable) -> list[Block]:
         """The block in RAM, pinned, as it is or newly cut; nothing when there is no room for it."""
         start = index * BLOCK_TOKENS
         block = self._ram.get(id.name)

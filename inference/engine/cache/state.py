@@ -84,10 +84,11 @@ class Layout:
         """The first of so many tokens whose rows are wanted in every cache."""
         return max((cache.first(tokens) for cache in self.caches), default=0)
 
-    def blob_bytes(self, tokens: int, streams: int) -> int:
+    def blob_bytes(self, start: int, stop: int, total: int, streams: int) -> int:
+        """Of a state that :func:`join` makes, at most."""
         size = 2 * _WORD_BYTES
         for cache in self.caches:
-            cells = tokens - cache.first(tokens)
+            cells = max(0, stop - max(start, cache.first(total)))
             size += (1 + streams) * _WORD_BYTES + cells * _CELL.itemsize + 2 * _WORD_BYTES
             size += sum(len(field.head) for field in cache.fields) + cells * cache.token_bytes
         return size
@@ -119,7 +120,9 @@ class State:
     """A parsed state: views into the bytes that llama.cpp wrote, valid as long as these are."""
 
     layout: Layout
-    tokens: int
+    start: int
+    """The position of its first token."""
+    stop: int
     views: tuple[View, ...]
 
     def cut(self, start: int, end: int) -> Bytes:
@@ -133,11 +136,12 @@ class State:
         return out
 
 
-def parse(blob: Bytes, window: int = 0) -> State:
+def parse(blob: Bytes, window: int = 0, start: int = 0) -> State:
     """Take a state apart.
 
     Args:
         window: the model's sliding window, if some of its layers have one.
+        start: the first position that must be in it; all up to the last one must be there, too.
 
     Raises:
         UnknownForm: it is not of the form above, or tokens are missing that should be there.
@@ -159,14 +163,11 @@ def parse(blob: Bytes, window: int = 0) -> State:
         if any(reader.word() for _ in range(streams_behind)):
             raise UnknownForm("two streams hold cells of one sequence")
     ends = {view.first + (view.fields[0].shape[1] if view.fields else 0) for view in views}
-    tokens = max(ends, default=0)
-    if (
-        len(ends) != 1
-        or not tokens
-        or any(view.first > cache.first(tokens) for view, cache in zip(views, caches, strict=True))
-    ):
+    stop = max(ends, default=0)
+    wanted = [max(start, cache.first(stop)) for cache in caches]
+    if len(ends) != 1 or any(view.first > first for view, first in zip(views, wanted, strict=True)):
         raise UnknownForm("the caches hold different tokens")
-    return State(Layout(magic, tuple(caches)), tokens, tuple(views))
+    return State(Layout(magic, tuple(caches)), start, stop, tuple(views))
 
 
 def usable(layout: Layout, parts: Sequence[Part]) -> int:
@@ -183,30 +184,44 @@ def usable(layout: Layout, parts: Sequence[Part]) -> int:
     return total
 
 
-def join(layout: Layout, parts: Sequence[Part], *, slot: int, streams: int, buffer: Bytes | None = None) -> Bytes:
-    """A state to be set, of the tokens of all parts in order, which must be :func:`usable` all.
+def join(
+    layout: Layout,
+    parts: Sequence[Part],
+    *,
+    slot: int,
+    streams: int,
+    start: int = 0,
+    total: int | None = None,
+    buffer: Bytes | None = None,
+) -> Bytes:
+    """A state to be set, of the tokens of all parts in order.
 
     Args:
         slot: the sequence that it is for.
         streams: how many the context has: 1 in the unified layout, else one for each sequence.
+        start: the position of the first token.
+        total: how many tokens the sequence will have when all of it is set, which must be :func:`usable`; None: these.
         buffer: memory to build it in, if it is large enough.
     """
-    tokens = sum(used for _, _, used in parts)
-    size = layout.blob_bytes(tokens, streams)
+    stop = start + sum(used for _, _, used in parts)
+    total = stop if total is None else total
+    size = layout.blob_bytes(start, stop, total, streams)
     out = buffer[:size] if buffer is not None and buffer.size >= size else np.empty(size, np.uint8)
     stream = slot if streams > 1 else 0
     writer = _Writer(out)
     writer.words(layout.magic, slot)
     offsets = [0] * len(parts)
     for cache in layout.caches:
-        first = cache.first(tokens)
-        cells = tokens - first
+        first = max(start, cache.first(total))
+        cells = max(0, stop - first)
+        spans = list(_spans(layout, cache, parts, start, first))
         writer.words(streams, *[0] * stream, cells)
-        writer.bytes(_cells(first, tokens, slot))
-        writer.words(cache.transposed, len(cache.fields) // 2)
-        spans = list(_spans(layout, cache, parts, first))
+        if cells:
+            writer.bytes(_cells(first, stop, slot))
+            writer.words(cache.transposed, len(cache.fields) // 2)
         for field in cache.fields:
-            writer.bytes(np.frombuffer(field.head, np.uint8))
+            if cells:
+                writer.bytes(np.frombuffer(field.head, np.uint8))
             region = writer.room(field.rows * cells * field.cell_bytes).reshape(field.rows, cells, field.cell_bytes)
             for index, (rows, skipped, at, count) in enumerate(spans):
                 length = field.rows * rows * field.cell_bytes
@@ -216,7 +231,7 @@ def join(layout: Layout, parts: Sequence[Part], *, slot: int, streams: int, buff
                     kept = payload.reshape(field.rows, rows, field.cell_bytes)[:, skipped : skipped + count]
                     region[:, at : at + count] = kept
         writer.words(*[0] * (streams - 1 - stream))
-    return out
+    return out[: writer.written]
 
 
 def _rows(view: View, start: int, end: int) -> Iterator[Bytes]:
@@ -226,10 +241,11 @@ def _rows(view: View, start: int, end: int) -> Iterator[Bytes]:
         yield field[:, wanted] if view.order is None else field[:, view.order[wanted]]
 
 
-def _spans(layout: Layout, cache: Cache, parts: Sequence[Part], first: int) -> Iterator[tuple[int, int, int, int]]:
-    """For each part: how many of its tokens have rows in this cache, how many of those rows to skip, and where in the
-    state how many of them go."""
-    start = 0
+def _spans(
+    layout: Layout, cache: Cache, parts: Sequence[Part], start: int, first: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """For each part, the first of which begins at ``start``: how many of its tokens have rows in this cache, how many
+    of those rows to skip, and where in the state, which begins at ``first``, how many of them go."""
     for payload, held, used in parts:
         rows = layout.rows_held(payload.nbytes, held) if cache.window else held
         begin = max(start + held - rows, first)
@@ -301,6 +317,10 @@ class _Writer:
     def __init__(self, out: Bytes) -> None:
         self._out = out
         self._at = 0
+
+    @property
+    def written(self) -> int:
+        return self._at
 
     def room(self, count: int) -> Bytes:
         taken = self._out[self._at : self._at + count]

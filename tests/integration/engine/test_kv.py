@@ -96,8 +96,7 @@ def test_logits_after_a_restore_are_those_of_where_it_was_computed(
     lanes = contexts.of(Pool.LANES)
     assert lanes is not None
     lanes.decode(tokens, range(len(tokens)), [2] * len(tokens), [])
-    state = contexts.read(Pool.LANES, 2)
-    assert state is not None and state.tokens == len(tokens)
+    state = contexts.read(Pool.LANES, 2, len(tokens))
     borders = [0, 64, 128, len(tokens)]
     parts: list[Part] = [
         (state.cut(start, end), end - start, end - start) for start, end in itertools.pairwise(borders)
@@ -122,7 +121,8 @@ def test_a_state_of_another_model_is_refused_and_leaves_nothing(models: Models) 
     lanes.decode([1, 2, 3], range(3), [0] * 3, [])
     foreign = parse(lanes.read_state(0))
     assert not contexts.write(Pool.LANES, 0, foreign.layout, [(foreign.cut(0, 3), 3, 3)])
-    assert contexts.read(Pool.LANES, 0) is None
+    with pytest.raises(UnknownForm):
+        contexts.read(Pool.LANES, 0, 3).cut(0, 3)
 
 
 # --- The engine ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from inference.engine.cache.blocks import BlockCache
 from inference.engine.cache.disk import DiskTier
 from inference.engine.cache.names import Chain, owners
 from inference.engine.cache.ram import RamTier
-from inference.engine.cache.state import Bytes, Cache, Field, Layout, State, View
+from inference.engine.cache.state import Bytes, Cache, Field, Layout
 from inference.engine.cache.store import DiskBudget
 from inference.protocol import Partition
 
@@ -41,10 +41,16 @@ def kv(tokens: list[int], partition: Partition) -> Bytes:
     return np.stack(rows)
 
 
-def state_of(tokens: list[int], partition: Partition) -> State:
-    rows = kv(tokens, partition)
-    fields = (rows[:, :ROW_BYTES][None], rows[:, ROW_BYTES:][None])
-    return State(LAYOUT, len(tokens), (View(0, None, fields),))
+class InCells:
+    """A sequence that was computed."""
+
+    def __init__(self, tokens: list[int], partition: Partition) -> None:
+        self.tokens = len(tokens)
+        self._rows = kv(tokens, partition)
+
+    def cut(self, start: int, stop: int) -> Bytes:
+        rows = self._rows[start:stop]
+        return np.concatenate([rows[:, :ROW_BYTES].ravel(), rows[:, ROW_BYTES:].ravel()])
 
 
 def disk_budget(size: int = DISK_BYTES) -> DiskBudget:
@@ -82,7 +88,7 @@ class Tiers(RuleBasedStateMachine):
     def save(self, who: int, path: list[int], rest: int, tail: bool) -> None:
         tokens = tokens_of(path, rest)
         if self.cache.wants(self.chain(who), tokens, len(tokens), tail=tail):
-            self.cache.save(self.chain(who), tokens, state_of(tokens, PARTITIONS[who]), tail=tail)
+            self.cache.save(self.chain(who), tokens, InCells(tokens, PARTITIONS[who]), tail=tail)
 
     @rule(who=st.integers(0, 1), path=segments, rest=st.integers(1, 64), fetch=st.booleans())
     def match(self, who: int, path: list[int], rest: int, fetch: bool) -> None:
@@ -121,7 +127,7 @@ class Tiers(RuleBasedStateMachine):
         tokens = tokens_of(path, rest)
         if len(tokens) < 20 or self.ram_bytes < RAM_BYTES:
             return
-        self.cache.save(self.chain(who), tokens, state_of(tokens, PARTITIONS[who]), tail=True)
+        self.cache.save(self.chain(who), tokens, InCells(tokens, PARTITIONS[who]), tail=True)
         assert self.cache.match(self.chain(who), tokens).tokens == len(tokens) - 1
 
     @rule(blocks=st.integers(0, 5), lfu=st.booleans())

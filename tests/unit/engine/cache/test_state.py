@@ -69,7 +69,7 @@ shapes = st.fixed_dictionaries(
 def test_a_token_has_its_own_kv_wherever_its_cell_is(shape: dict[str, int], positions: list[int], at: int) -> None:
     blob, by_token = written(positions=positions, **shape)  # type: ignore[arg-type]
     state = parse(blob)
-    assert state.tokens == 12
+    assert state.stop == 12
     one = state.cut(at, at + 1)
     assert np.array_equal(np.sort(one), np.sort(by_token[at]))
     assert one.size == sum(cache.token_bytes for cache in state.layout.caches)
@@ -93,7 +93,7 @@ def test_the_beginning_of_a_part_can_be_used_alone(shape: dict[str, int], used: 
     blob, _ = written(positions=list(range(12)), **shape)  # type: ignore[arg-type]
     state = parse(blob)
     joined = parse(join(state.layout, [(state.cut(0, 5), 5, 5), (state.cut(5, 12), 7, used)], slot=0, streams=1))
-    assert joined.tokens == 5 + used
+    assert joined.stop == 5 + used
     assert np.array_equal(joined.cut(0, 5 + used), state.cut(0, 5 + used))
 
 
@@ -115,7 +115,7 @@ def test_a_state_that_ends_too_early_is_refused(data: st.DataObject, shape: dict
         state = parse(blob[:end])
     except UnknownForm:
         return
-    assert whole_caches and state.tokens == 12, "only at the border between two caches does it look whole"
+    assert whole_caches and state.stop == 12, "only at the border between two caches does it look whole"
 
 
 @pytest.mark.parametrize("positions", [[0, 1, 3], [1, 2, 3], [0, 0, 1]])
@@ -156,7 +156,7 @@ def test_a_state_with_a_window_is_joined_of_what_was_cut_from_it(tokens: int) ->
     joined = parse(join(layout, parts, slot=0, streams=1), 8)
     blob, _ = written(positions=list(range(tokens)), window=8, **SLIDING)  # type: ignore[arg-type]
     whole = parse(blob, 8)
-    assert (joined.tokens, joined.views[0].first, joined.views[1].first) == (tokens, 0, max(0, tokens - 7))
+    assert (joined.stop, joined.views[0].first, joined.views[1].first) == (tokens, 0, max(0, tokens - 7))
     last = max(0, tokens - 7)
     assert np.array_equal(joined.cut(last, tokens), whole.cut(last, tokens))
 
@@ -169,7 +169,7 @@ def test_a_beginning_whose_window_was_not_kept_is_not_used() -> None:
 def test_a_beginning_that_was_saved_when_it_was_the_end_is_used() -> None:
     layout, parts = cut_at([16, 32], saved_at=[16, 40], window=8)
     assert usable(layout, parts) == 16
-    assert parse(join(layout, parts[:1], slot=0, streams=1), 8).tokens == 16
+    assert parse(join(layout, parts[:1], slot=0, streams=1), 8).stop == 16
 
 
 def test_all_is_used_where_only_what_nobody_looks_at_is_missing() -> None:
@@ -190,3 +190,21 @@ def test_what_is_usable_has_every_row_that_is_looked_at(lengths: list[int], data
     for index in range(max(0, total - window + 1), total):
         part = next(at for at, end in enumerate(ends) if index < end)
         assert index >= saved_at[part] - window, "a row that a later token looks at was not in the state"
+
+
+@pytest.mark.parametrize("window", [0, 8])
+def test_a_sequence_may_be_written_range_by_range(window: int) -> None:
+    layout, parts = cut_at([16, 32, 40], saved_at=[16, 32, 40], window=window)
+    first = join(layout, parts[:1], slot=3, streams=1, start=0, total=40)
+    last = parse(join(layout, parts[1:], slot=3, streams=1, start=16, total=40), window, 16)
+    assert (last.start, last.stop) == (16, 40)
+    assert last.views[0].first == 16 and last.views[1].first == (33 if window else 16)
+    second_cache = 2 * layout.blob_bytes(0, 16, 16, 1) // 3
+    assert first.size > second_cache if not window else first.size < layout.blob_bytes(0, 16, 16, 1)
+
+
+def test_a_range_that_begins_elsewhere_is_refused() -> None:
+    layout, parts = cut_at([16], saved_at=[16], window=0)
+    blob = join(layout, parts, slot=0, streams=1, start=16, total=32)
+    with pytest.raises(UnknownForm, match="different"):
+        parse(blob, 0, 0)
