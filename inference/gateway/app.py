@@ -75,7 +75,10 @@ class Gateway:
         self._feed = feed(self.state)
         self.workers = WorkerPool()
         self.replicas = ReplicaClient(
-            config.supervisor_socket, on_change=self._replicas_changed, busy_versions=self.workers.busy_versions
+            config.supervisor_socket,
+            on_change=self._replicas_changed,
+            busy_versions=self.workers.busy_versions,
+            take_counts=self.state.counting.take,
         )
         self.dispatcher = Dispatcher(
             self.replicas,
@@ -203,6 +206,7 @@ class Gateway:
         """What must happen every few seconds whether requests come or not."""
         while True:
             await asyncio.sleep(_UPKEEP_SECONDS)
+            self.workers.follow(self.replicas.view.values())
             if self.state.used:
                 self._feed.add_usage(self.state.take_used())
             if self.state.database.silent(time.time()) and not self.state.database.fault:
@@ -211,6 +215,7 @@ class Gateway:
     def _replicas_changed(self, view: View) -> None:
         self.state.accept_replicas(view)
         self.workers.retain(view.values())
+        self.workers.follow(view.values())
 
     async def _reached(self, revision: int, seconds: float) -> bool:
         self._feed.wake()

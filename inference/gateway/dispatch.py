@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from inference.gateway.joint import begin_joint
-from inference.gateway.origin import Origin
+from inference.gateway.origin import Origin, prompt_prefixes
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
@@ -231,6 +231,9 @@ def _begin(
             id=connection.next_id(),
             text=prompt if type(prompt) is str else None,
             tokens=prompt if type(prompt) is tuple else None,
+            prefixes=prompt_prefixes(first.partition, prompt, infill=first.suffix is not None)
+            if first.partition
+            else (),
         )
         for prompt in request.further_prompts
     ]
@@ -272,6 +275,7 @@ def _work(
         tenant=origin.tenant,
         priority=request.priority,
         queue_seconds=patience_seconds,
+        prefixes=origin.prefixes,
     )
 
 

@@ -12,6 +12,7 @@ import structlog
 from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
 from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
+from inference.gateway.counting import CountedRequest
 from inference.gateway.dispatch import Answer, Dispatcher, fault_of
 from inference.gateway.openai_shapes import Shape, error_event
 from inference.gateway.origin import origin_of
@@ -60,8 +61,9 @@ class InferenceHandler(ABC):
         request = self._parse(await read_body(call.receive, call.headers))
         decision = self._route(call, request)
         origin = origin_of(request, caller, self._state.current().cache_rights)
-        with ClientWatch(call):
+        with ClientWatch(call), CountedRequest(self._state.counting, decision.version.model, call) as counted:
             begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin)
+            counted.begun(begun)
             await self._answer(call, request, decision, begun)
 
     @abstractmethod
@@ -137,19 +139,27 @@ class TextHandler(InferenceHandler):
             while True:
                 events += _events(shape, messages)
                 if begun.stream.ended and _is_last(messages[-1]):
+                    if isinstance(messages[-1], Failed):
+                        self._count_broken(decision, fault_of(messages[-1]))
                     break
                 await call.body(events, more=True)
                 events, messages = b"", await begun.stream.next()
         except WorkerLost as lost:
-            events = error_event(_lost_amid(call, begun, lost))
+            events = error_event(self._count_broken(decision, _lost_amid(call, begun, lost)))
         except asyncio.CancelledError:
             if call.gone:
                 raise
             # The server's graceful time is over.
-            events = error_event(Unavailable("The server is shutting down: ask again.", code="shutting_down"))
+            error = Unavailable("The server is shutting down: ask again.", code="shutting_down")
+            events = error_event(self._count_broken(decision, error))
         finally:
             begun.stream.cancel()
         await call.body(events)
+
+    def _count_broken(self, decision: Decision, error: ApiError) -> ApiError:
+        """A stream that ends with an error, of which the client is told in it."""
+        self._state.counting.of(decision.version.model).failed(error)
+        return error
 
     def _shape_of(self, call: Call, request: InferenceRequest, begun: Answer) -> Shape:
         version = begun.version

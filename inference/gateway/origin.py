@@ -3,7 +3,8 @@
 import msgspec
 
 from inference.gateway.parse import InferenceRequest
-from inference.protocol import Partition
+from inference.prefixes import chat_chain, text_chain, token_chain
+from inference.protocol import Partition, ToolChoice
 from quotas.callers import CachePartition, Caller
 
 
@@ -24,6 +25,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     partition: Partition | None
     """None: nothing of the request is cached."""
+    prefixes: tuple[bytes, ...] = ()
+    """The names of its beginnings: of its first prompt, where it has several."""
 
 
 def origin_of(request: InferenceRequest, caller: Caller | None, rights: CacheRights) -> Origin:
@@ -41,7 +44,22 @@ def origin_of(request: InferenceRequest, caller: Caller | None, rights: CacheRig
             shared_key=rights.shared.key,
             shareable_messages=1,
         )
-    return Origin(tenant=tenant, partition=partition)
+    return Origin(tenant=tenant, partition=partition, prefixes=_prefixes(request, partition))
+
+
+def prompt_prefixes(partition: Partition, prompt: str | tuple[int, ...], *, infill: bool) -> tuple[bytes, ...]:
+    """The names of a plain prompt's beginnings."""
+    if isinstance(prompt, str):
+        return text_chain(partition, prompt, infill=infill)
+    return token_chain(partition, prompt, infill=infill)
+
+
+def _prefixes(request: InferenceRequest, partition: Partition) -> tuple[bytes, ...]:
+    if request.messages is not None:
+        tools = () if request.tool_choice is ToolChoice.NONE else request.tools
+        return chat_chain(partition, request.messages, tools)
+    prompt = request.text if request.text is not None else request.tokens
+    return () if prompt is None else prompt_prefixes(partition, prompt, infill=request.suffix is not None)
 
 
 def _declared(request: InferenceRequest, rights: CacheRights) -> bool:

@@ -15,6 +15,7 @@ import structlog
 from inference.protocol import (
     PROTOCOL_VERSION,
     Caches,
+    Counted,
     Demand,
     FrameDecoder,
     GatewayToSupervisor,
@@ -24,7 +25,9 @@ from inference.protocol import (
     Replicas,
     ReplicaState,
     ReplicaView,
+    RequestCounts,
     Subscribe,
+    Sums,
     SupervisorToGateway,
     encode_frame,
     read_messages,
@@ -54,17 +57,25 @@ class ReplicaClient:
     """Our end of the supervisor's socket. Runs from :meth:`start` to :meth:`stop`, reconnecting as long as it takes."""
 
     def __init__(
-        self, socket: Path, *, on_change: Callable[[View], None], busy_versions: Callable[[], set[int]]
+        self,
+        socket: Path,
+        *,
+        on_change: Callable[[View], None],
+        busy_versions: Callable[[], set[int]],
+        take_counts: Callable[[], dict[str, RequestCounts]] = dict,
     ) -> None:
-        """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now."""
+        """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now;
+        ``take_counts`` gives what was counted, by model, since it was called last."""
         self.view: View = MappingProxyType({})
         self.caches: Caches | None = None
         """None: it has said nothing of them yet."""
+        self.sums = Sums(models=())
         self.connected = False
         self.since = time.time()
         self._socket = socket
         self._on_change = on_change
         self._busy_versions = busy_versions
+        self._take_counts = take_counts
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
         self._demands: dict[int, _Demanded] = {}
@@ -76,6 +87,7 @@ class ReplicaClient:
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._report())]
 
     async def stop(self) -> None:
+        self._tell_counts()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -159,6 +171,8 @@ class ReplicaClient:
         for message in newest.values():
             if isinstance(message, Caches):
                 self.caches = message
+            elif isinstance(message, Sums):
+                self.sums = message
             else:
                 self._accept_replicas(message)
 
@@ -175,7 +189,7 @@ class ReplicaClient:
                 waiter.set_result(None)
 
     async def _report(self) -> None:
-        """Once a second: repeat what is waited for, and renew the idle timers of what is in use."""
+        """Once a second: repeat what is waited for, renew the idle timers of what is in use, tell what was counted."""
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
             messages: list[GatewayToSupervisor] = [*self._open_demands()]
@@ -183,6 +197,12 @@ class ReplicaClient:
                 messages.append(InUse(versions=tuple(sorted(in_use))))
             if messages and self._send(*messages):
                 self._used = set()
+            self._tell_counts()
+
+    def _tell_counts(self) -> None:
+        """While the supervisor is away, what was counted waits."""
+        if self._writer is not None and (models := self._take_counts()):
+            self._send(Counted(models=models))
 
     def _open_demands(self) -> list[Demand]:
         return [Demand(spec=demanded.spec) for demanded in self._demands.values()]

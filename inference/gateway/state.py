@@ -12,6 +12,7 @@ from types import MappingProxyType
 import msgspec
 import structlog
 
+from inference.gateway.counting import RequestCounting
 from inference.gateway.origin import CacheRights
 from inference.gateway.replicas import View
 from inference.protocol import ReplicaState
@@ -65,6 +66,8 @@ class GatewayState:
         self.router = Router(RouteTable(_EMPTY))
         self.used: dict[str, int] = {}
         """Requests by model id that PostgreSQL has not been told of yet."""
+        self.counting = RequestCounting()
+        """Of requests, for the supervisor."""
         self._failed: dict[int, str] = {}
         self._revision_waiters: list[tuple[int, asyncio.Future[None]]] = []
 

@@ -5,7 +5,7 @@ handler: all messages of one decode step arrive together, so that they can leave
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol, cast
 
 import structlog
@@ -24,8 +24,10 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToWorker,
     Generate,
+    HeldPrefixes,
     Hello,
     ProtocolError,
+    ReplicaState,
     ReplicaView,
     WorkerLoad,
     WorkerToGateway,
@@ -147,6 +149,8 @@ class WorkerConnection(asyncio.Protocol):
         self.closed = False
         self.load: WorkerLoad | None = None
         self.cache: CacheReport | None = None
+        self.held: dict[bytes, int] = {}
+        """Beginnings of prompts that it need not compute again, and about how many tokens they are."""
         self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
         self._streams: dict[int, Listener] = {}
         self._outbox: list[GatewayToWorker] = []
@@ -160,6 +164,13 @@ class WorkerConnection(asyncio.Protocol):
     @property
     def worker_pid(self) -> int:
         return self.hello.result().pid
+
+    def held_tokens(self, prefixes: Sequence[bytes]) -> int:
+        """About how many tokens of a prompt it need not compute, by the prompt's chain (:mod:`inference.prefixes`)."""
+        for link in reversed(prefixes):
+            if tokens := self.held.get(link):
+                return tokens
+        return 0
 
     def next_id(self) -> int:
         self._last_id += 1
@@ -225,6 +236,10 @@ class WorkerConnection(asyncio.Protocol):
             self.cache = message
         elif isinstance(message, WorkerLoad):
             self.load = message
+        elif isinstance(message, HeldPrefixes):
+            self.held.update(message.added)
+            for link in message.removed:
+                self.held.pop(link, None)
         else:
             stream = self._streams.get(message.id)
             if stream is not None:  # else it was cancelled a moment ago
@@ -247,12 +262,29 @@ class WorkerPool:
 
     def __init__(self) -> None:
         self._connections: dict[str, WorkerConnection] = {}
-        self._connecting: dict[str, asyncio.Task[WorkerConnection]] = {}
+        self._connecting: dict[tuple[str, int], asyncio.Task[WorkerConnection]] = {}
+
+    def __iter__(self) -> Iterator[WorkerConnection]:
+        """The open connections."""
+        return (connection for connection in self._connections.values() if not connection.closed)
+
+    def held_tokens(self, replica: ReplicaView, prefixes: Sequence[bytes]) -> int:
+        """About how many tokens of a prompt, by its chain, a replica need not compute. O(length of the chain)."""
+        connection = self.connected(replica)
+        return 0 if connection is None else connection.held_tokens(prefixes)
+
+    def follow(self, replicas: Iterable[ReplicaView]) -> None:
+        """Be connected to all that are ready, so that what they tell of themselves is known before a request asks."""
+        for replica in replicas:
+            if replica.state is ReplicaState.READY and self.connected(replica) is None:
+                self._attempt(replica, replica.socket or "").add_done_callback(_forgive)
 
     def connected(self, replica: ReplicaView) -> WorkerConnection | None:
         """The connection to a replica where there is one: no await on the hot path."""
         connection = self._connections.get(replica.socket or "")
-        return None if connection is None or connection.closed else connection
+        if connection is None or connection.closed or connection.replica.version_pk != replica.version_pk:
+            return None
+        return connection
 
     async def connect(self, replica: ReplicaView) -> WorkerConnection:
         """The connection to a replica, made if need be; all who want it at once share the attempt.
@@ -265,13 +297,8 @@ class WorkerPool:
         path = replica.socket
         if path is None:
             raise WorkerLost("the worker has no socket")
-        attempt = self._connecting.get(path)
-        if attempt is None:
-            attempt = asyncio.create_task(self._open(replica, path))
-            self._connecting[path] = attempt
-            attempt.add_done_callback(lambda _: self._connecting.pop(path, None))
         # Shielded: a client that leaves must not end the attempt for the others.
-        return await asyncio.shield(attempt)
+        return await asyncio.shield(self._attempt(replica, path))
 
     def busy_versions(self) -> set[int]:
         """Versions (by primary key) that are working on a request of ours."""
@@ -289,6 +316,15 @@ class WorkerPool:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
+
+    def _attempt(self, replica: ReplicaView, path: str) -> "asyncio.Task[WorkerConnection]":
+        who = (path, replica.version_pk)
+        attempt = self._connecting.get(who)
+        if attempt is None:
+            attempt = asyncio.create_task(self._open(replica, path))
+            self._connecting[who] = attempt
+            attempt.add_done_callback(lambda _: self._connecting.pop(who, None))
+        return attempt
 
     async def _open(self, replica: ReplicaView, path: str) -> WorkerConnection:
         loop = asyncio.get_running_loop()
@@ -309,6 +345,12 @@ class WorkerPool:
             raise
         self._connections[path] = connection
         return connection
+
+
+def _forgive(attempt: "asyncio.Task[WorkerConnection]") -> None:
+    """Nobody waited for it: the next request or view will try again."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _mismatch(replica: ReplicaView, hello: Hello) -> str:

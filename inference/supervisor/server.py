@@ -13,6 +13,7 @@ import structlog
 from inference.protocol import (
     PROTOCOL_VERSION,
     Caches,
+    Counted,
     Demand,
     FrameDecoder,
     GatewayToSupervisor,
@@ -20,6 +21,7 @@ from inference.protocol import (
     ProtocolError,
     Replicas,
     Subscribe,
+    Sums,
     encode_frame,
     read_messages,
 )
@@ -74,14 +76,23 @@ class Claim:
 
 
 class SupervisorServer:
-    """Turns frames into events, and publishes the node's views, of replicas and of caches, to whoever subscribed."""
+    """Turns frames into events, and publishes the node's views, of replicas, caches and sums, to whoever subscribed."""
 
     def __init__(
-        self, post: Callable[[Event], None], replicas: Callable[[], Replicas], caches: Callable[[], Caches]
+        self,
+        post: Callable[[Event], None],
+        replicas: Callable[[], Replicas],
+        caches: Callable[[], Caches],
+        *,
+        sums: Callable[[], Sums],
+        counted: Callable[[Counted], None],
     ) -> None:
+        """``counted`` gets what gateways have counted; everything else that they say is an event."""
         self._post = post
         self._replicas = replicas
         self._caches = caches
+        self._sums = sums
+        self._counted = counted
         self._subscribers: set[_Subscriber] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -96,6 +107,10 @@ class SupervisorServer:
     def publish_caches(self) -> None:
         for subscriber in self._subscribers:
             subscriber.owe(self._caches)
+
+    def publish_sums(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.owe(self._sums)
 
     def close(self) -> None:
         if self._server is not None:
@@ -116,6 +131,7 @@ class SupervisorServer:
                         self._subscribers.add(subscriber)
                         subscriber.owe(self._replicas)
                         subscriber.owe(self._caches)
+                        subscriber.owe(self._sums)
                         sending = asyncio.create_task(subscriber.send())
                     else:
                         self._receive(message)
@@ -136,6 +152,8 @@ class SupervisorServer:
                 self._post(Demanded(spec))
             case InUse(versions=versions):
                 self._post(Used(versions))
+            case Counted():
+                self._counted(message)
             case Subscribe():
                 raise ProtocolError("it subscribed twice")
 
@@ -154,11 +172,11 @@ class _Subscriber:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._owed: dict[Callable[[], Replicas | Caches], None] = {}
+        self._owed: dict[Callable[[], Replicas | Caches | Sums], None] = {}
         """In the order in which they fell due."""
         self._due = asyncio.Event()
 
-    def owe(self, view: Callable[[], Replicas | Caches]) -> None:
+    def owe(self, view: Callable[[], Replicas | Caches | Sums]) -> None:
         """A view has changed. It is made when it is sent."""
         self._owed[view] = None
         self._due.set()

@@ -19,6 +19,7 @@ from inference.protocol import ModelSpec, Replicas, ReplicaState
 from inference.supervisor.caching import Caching
 from inference.supervisor.discovery import Discovery
 from inference.supervisor.events import Action, Closing, Event, Publish, Record, Revive, Start, Stop, Tick, WorkerExited
+from inference.supervisor.metering import Metering
 from inference.supervisor.reconcile import due_at, step
 from inference.supervisor.replica import Observation, Policy, State, view
 from inference.supervisor.server import Claim, SupervisorServer
@@ -72,7 +73,14 @@ class Supervisor:
             publish=lambda: self._server.publish_caches(),
             record_use=lambda counts: self._store.record_use(counts),
         )
-        self._server = SupervisorServer(self.post, self._view, self._caching.view)
+        self._metering = Metering(publish=lambda: self._server.publish_sums())
+        self._server = SupervisorServer(
+            self.post,
+            self._view,
+            self._caching.view,
+            sums=self._metering.view,
+            counted=self._metering.gateway_counted,
+        )
         self._store = Store(
             settings.node,
             settings.database_url,
@@ -124,6 +132,7 @@ class Supervisor:
         if isinstance(event, WorkerExited):
             self._workers.pop(event.worker, None)
             self._caching.ended(event.worker)
+            self._metering.worker_ended(event.worker)
         self._state, actions = step(self._state, event, self._loop.time(), self._settings.policy)
         for action in actions:
             self._perform(action)
@@ -139,6 +148,7 @@ class Supervisor:
                     self._workers[worker].stop(kill=kill)
             case Record(observation):
                 self._say(observation)
+                self._metering.observed(observation, self._state.replicas[observation.version_pk].spec.model)
                 self._store.record(observation)
             case Revive(version_pk):
                 self._store.revive(version_pk)
@@ -154,6 +164,7 @@ class Supervisor:
             self._settings.launch,
             self.post,
             partial(self._caching.reported, number),
+            report_counts=partial(self._metering.worker_counted, number, spec.model),
         )
         self._caching.started(number, spec, worker.set_budget)
 
@@ -199,6 +210,7 @@ class Supervisor:
         self.post(Closing())
         await self._closed.wait()
         self._caching.close()
+        self._metering.close()
         await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         await self._store.close(seconds=_LAST_RECORDS_SECONDS)
         self._server.close()

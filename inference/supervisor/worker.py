@@ -27,6 +27,7 @@ from inference.protocol import (
     ModelSpec,
     ProtocolError,
     Tuned,
+    WorkerCounts,
     WorkerLoad,
     WorkerStage,
     WorkerStatus,
@@ -84,6 +85,7 @@ class Worker:
         *,
         parameters: EngineParameters = EngineParameters(),  # noqa: B008 - it is frozen
         report_tuned: Callable[[Tuned], None] | None = None,
+        report_counts: Callable[[WorkerCounts], None] | None = None,
     ) -> None:
         """
         Args:
@@ -100,6 +102,7 @@ class Worker:
         self._report_cache = report_cache
         self._parameters = parameters
         self._report_tuned = report_tuned
+        self._report_counts = report_counts
         self._budget = LatestLine()
         self._unwanted = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -199,6 +202,9 @@ class Worker:
                 continue
             if isinstance(message, CacheReport):
                 self._report_cache(message)
+            elif isinstance(message, WorkerCounts):
+                if self._report_counts is not None:
+                    self._report_counts(message)
             elif isinstance(message, Tuned):
                 if self._report_tuned is not None:
                     self._report_tuned(message)

@@ -27,13 +27,13 @@ def partition(request: InferenceRequest, rights: CacheRights = RIGHTS) -> Partit
 
 
 def test_a_caller_has_the_partition_of_its_tenant() -> None:
-    assert origin_of(chat(), CALLER, RIGHTS) == Origin(tenant="ours", partition=Partition(name="a" * 32, key=b"a" * 32))
+    origin = origin_of(chat(), CALLER, RIGHTS)
+    assert (origin.tenant, origin.partition) == ("ours", Partition(name="a" * 32, key=b"a" * 32))
 
 
 def test_who_needs_no_key_is_the_default_tenant() -> None:
-    assert origin_of(chat(), None, RIGHTS) == Origin(
-        tenant="default", partition=Partition(name="c" * 32, key=b"c" * 32)
-    )
+    origin = origin_of(chat(), None, RIGHTS)
+    assert (origin.tenant, origin.partition) == ("default", Partition(name="c" * 32, key=b"c" * 32))
 
 
 def test_nothing_is_cached_for_a_tenant_whose_key_can_not_be_opened() -> None:
@@ -44,6 +44,17 @@ def test_nothing_is_cached_for_a_tenant_whose_key_can_not_be_opened() -> None:
 
 def test_a_salt_narrows_the_partition() -> None:
     assert partition(chat(cache_salt="mine")).salt == "mine"
+
+
+def test_beginnings_are_named_for_what_is_cached_only() -> None:
+    assert len(origin_of(chat(ChatMessage("system", "Hi"), ChatMessage("user", "Hi")), CALLER, RIGHTS).prefixes) == 2
+    assert (
+        len(origin_of(InferenceRequest(kind="completion", model=None, text="x" * 2048), CALLER, RIGHTS).prefixes) == 2
+    )
+    tokens = InferenceRequest(kind="completion", model=None, tokens=tuple(range(256)))
+    assert len(origin_of(tokens, CALLER, RIGHTS).prefixes) == 1
+    assert origin_of(InferenceRequest(kind="embedding", model=None, inputs=("Hi",)), CALLER, RIGHTS).prefixes == ()
+    assert origin_of(chat(), None, CacheRights()).prefixes == ()
 
 
 def test_a_declared_system_prompt_is_shared_with_other_tenants() -> None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from inference.protocol import (
     PROTOCOL_VERSION,
     Caches,
+    Counted,
     Demand,
     FrameDecoder,
     InUse,
@@ -22,6 +23,7 @@ from inference.protocol import (
     ReplicaState,
     ReplicaView,
     Subscribe,
+    Sums,
     SupervisorToGateway,
     encode_frame,
     read_messages,
@@ -61,7 +63,14 @@ class Serving:
         self.view = replicas("first")
         self.caches = caches(1)
         self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self.server = SupervisorServer(self.events.put_nowait, lambda: self.view, lambda: self.caches)
+        self.counted: asyncio.Queue[Counted] = asyncio.Queue()
+        self.server = SupervisorServer(
+            self.events.put_nowait,
+            lambda: self.view,
+            lambda: self.caches,
+            sums=lambda: Sums(models=()),
+            counted=self.counted.put_nowait,
+        )
 
     def publish(self, view: Replicas) -> None:
         self.view = view
@@ -99,7 +108,7 @@ class Peer:
 
 async def test_a_subscriber_gets_the_view_at_once_and_each_new_one(serving: Serving) -> None:
     peer = await Peer.connect(serving)
-    assert await peer.read() == [replicas("first"), caches(1)]
+    assert await peer.read() == [replicas("first"), caches(1), Sums(models=())]
     serving.publish(replicas("second", "another"))
     assert await peer.read() == [replicas("second", "another")]
     serving.publish_caches(caches(2))
