@@ -7,7 +7,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from registry import editing, listing, serializers, services
+from registry import editing, listing, serializers, services, tuning
 from registry.models import Replica
 from registry.rest import ControlView, EmptyInput, parsed
 
@@ -106,6 +106,22 @@ class VersionView(ControlView):
     def get(self, request: Request, name: str, number: str) -> Response:
         """One version of a model."""
         return Response(serializers.VersionOut(listing.version_find(name=name, number=number)).data)
+
+    @extend_schema(request=serializers.VersionPatch, responses=serializers.VersionOut, tags=["versions"])
+    def patch(self, request: Request, name: str, number: str) -> Response:
+        """Set llama.cpp's parameters. A worker that runs with others finishes its requests and ends; the next load,
+        at once if the model is kept loaded or asked for, has these."""
+        parameters = parsed(serializers.VersionPatch, request)["parameters"]
+        version = editing.version_update(name=name, number=number, parameters=parameters)
+        return Response(serializers.VersionOut(version).data)
+
+
+class TuningsView(ControlView):
+    @extend_schema(request=None, responses={204: None}, tags=["versions"])
+    def delete(self, request: Request, name: str, number: str) -> Response:
+        """Forget what was measured to be fastest: it is measured again after the next load, on each machine."""
+        tuning.tunings_forget(name=name, number=number)
+        return Response(status=204)
 
 
 class NodeListView(ControlView):

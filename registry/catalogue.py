@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from registry.parameters import Parameters
+
 REVISION_HEADER = "X-NOpenAI-Revision"
 """With it the web process names the revision that a write has led to; the gateway passes the answer on once it serves
 that one, so that a client reads what it wrote."""
@@ -46,6 +48,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     health_checked_at: float | None = None
     """Seconds since the epoch."""
     created: int = 0
+    parameters: Parameters = {}
+    """llama.cpp's, that operators have set."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

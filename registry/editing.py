@@ -1,6 +1,7 @@
 """The write behind “edit this model”: any of the fields that operators set, validated as a whole."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import transaction
 
@@ -8,6 +9,7 @@ from registry import listing, services
 from registry.capability_words import capabilities_checked
 from registry.errors import Conflict
 from registry.models import Model, Version
+from registry.parameters import parameters_checked
 
 
 def model_update(
@@ -38,6 +40,22 @@ def model_update(
             Model.objects.filter(pk=pk).update(**changed)
     model.refresh_from_db()
     return model
+
+
+def version_update(*, name: str, number: str, parameters: Any) -> Version:
+    """Set a version's parameters, all of them: what is not named is chosen again. Workers that compute with others
+    finish what they have and end; the next load has these.
+
+    Raises:
+        ModelNotFound: with the nearest ids.
+        NotFound: naming the versions there are.
+        InvalidRequest: naming the parameter that can't be, and what is allowed.
+    """
+    checked = parameters_checked(parameters)
+    version = listing.version_find(name=name, number=number)
+    Version.objects.filter(pk=version.pk).exclude(parameters=checked).update(parameters=checked)
+    version.parameters = checked
+    return version
 
 
 def forgettable(*, model: Model) -> bool:

@@ -34,7 +34,11 @@ def model_find(*, name: str) -> dict[str, Any]:
 
 def versions_list(*, name: str) -> QuerySet[Version]:
     """The versions of a model, newest first. Raises ModelNotFound."""
-    return Version.objects.select_related("model").filter(model=services.model_named(name=name))
+    return (
+        Version.objects.select_related("model")
+        .prefetch_related("tunings")
+        .filter(model=services.model_named(name=name))
+    )
 
 
 def version_find(*, name: str, number: str | None) -> Version:

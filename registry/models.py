@@ -22,6 +22,7 @@ __all__ = [
     "Node",
     "Replica",
     "SharedPrompt",
+    "Tuning",
     "Usage",
     "Version",
 ]
@@ -136,6 +137,12 @@ class Version(models.Model):
     context_length = models.BigIntegerField(null=True, blank=True)
     capabilities = models.JSONField(default=list, help_text="What the GGUF says it can do.")
 
+    parameters = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="llama.cpp's, as operators set them (registry.parameters); what is missing is chosen.",
+    )
+
     file_state = models.CharField(max_length=16, choices=FileState.choices, default=FileState.PRESENT)
     health = models.CharField(max_length=16, choices=HealthStatus.choices, default=HealthStatus.UNKNOWN)
     health_reason = models.TextField(blank=True)
@@ -181,6 +188,29 @@ class Version(models.Model):
             and self.file_state == self.FileState.PRESENT
             and self.health != self.HealthStatus.UNHEALTHY
         )
+
+
+class Tuning(models.Model):
+    """What a worker found to be fastest for a version on a machine. Machines of one kind share it."""
+
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="tunings")
+    machine = models.CharField(max_length=300, help_text="CPU, cores and llama.cpp.")
+    under = models.JSONField(default=dict, help_text="The version's parameters when it was measured.")
+    parameters = models.JSONField(default=dict, help_text="What is faster than the engine's choice.")
+    measured = models.JSONField(default=list, help_text="As inference.protocol.Measured.")
+    measured_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["version", "machine"]
+        constraints = [models.UniqueConstraint(fields=["version", "machine"], name="registry_tuning_once")]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.machine}"
+
+    @property
+    def holds(self) -> bool:
+        """It was measured under the parameters that are set now."""
+        return bool(self.under == self.version.parameters)
 
 
 class Usage(models.Model):

@@ -87,6 +87,7 @@ def version_value(row: models.Version) -> catalogue.Version:
         health_reason=row.health_reason,
         health_checked_at=None if row.health_checked_at is None else row.health_checked_at.timestamp(),
         created=_seconds(row.created_at),
+        parameters=dict(row.parameters),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from registry.models import Replica, Version
+from registry.parameters import FIELDS
 from registry.rest import StrictBoolean, StrictInput, StrictString
 
 # --- In --------------------------------------------------------------------------------------------------------------
@@ -40,6 +41,15 @@ class ModelPatch(StrictInput):
 
 class VersionPromote(StrictInput):
     version = StrictString()
+
+
+class VersionPatch(StrictInput):
+    parameters = serializers.DictField(
+        child=serializers.JSONField(allow_null=True),
+        help_text="llama.cpp's; replaces the object before, and what is not named is chosen. Each may be: "
+        + "; ".join(f"`{name}` {kind.allowed}" for name, kind in FIELDS.items())
+        + ".",
+    )
 
 
 class ReplicaDesire(StrictInput):
@@ -81,6 +91,20 @@ class ControlledModelOut(ModelOut):
     versions = serializers.ListField(child=serializers.CharField(), help_text="Newest first.")
 
 
+class MeasuredOut(serializers.Serializer[Any]):
+    parameters = serializers.DictField()
+    decode_seconds = serializers.FloatField(help_text="Of a step in which four sequences grow by a token each.")
+    mixed_seconds = serializers.FloatField(help_text="The same with a chunk of a prompt.")
+
+
+class TuningOut(serializers.Serializer[Any]):
+    machine = serializers.CharField()
+    parameters = serializers.DictField(help_text="What is faster than the engine's own choice.")
+    holds = serializers.BooleanField(help_text="It was measured under the parameters that are set now.")
+    measured = MeasuredOut(many=True)
+    measured_at = serializers.DateTimeField()
+
+
 class VersionOut(serializers.Serializer[Any]):
     model = serializers.CharField(source="model.name")
     version = serializers.CharField(source="number")
@@ -100,6 +124,8 @@ class VersionOut(serializers.Serializer[Any]):
     health_reason = serializers.CharField(allow_blank=True)
     health_checked_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
+    parameters = serializers.DictField(help_text="llama.cpp's, that were set; the rest is chosen.")
+    tunings = TuningOut(many=True, help_text="What was measured to be fastest, by machine.")
 
     def get_promoted(self, version: Version) -> bool:
         return version.model.promoted_id == version.pk

@@ -20,6 +20,7 @@ urlpatterns = [
     path("api/v1/models", apis.ModelListView.as_view(), name="models"),
     path("api/v1/models/<name:name>/versions", apis.VersionListView.as_view(), name="versions"),
     path("api/v1/models/<name:name>/versions/<str:number>", apis.VersionView.as_view(), name="version"),
+    path("api/v1/models/<name:name>/versions/<str:number>/tunings", apis.TuningsView.as_view(), name="tunings"),
     path("api/v1/models/<name:name>/promote", apis.ModelPromoteView.as_view(), name="promote"),
     path("api/v1/models/<name:name>/load", apis.ModelLoadView.as_view(), name="load"),
     path("api/v1/models/<name:name>/unload", apis.ModelUnloadView.as_view(), name="unload"),
