@@ -18,15 +18,8 @@ from inference.gateway.origin import Origin, prompt_prefixes
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
-from inference.protocol import (
-    Accepted,
-    Embed,
-    Failed,
-    Generate,
-    ModelSpec,
-    ReplicaState,
-    ReplicaView,
-)
+from inference.protocol import Accepted, Embed, Failed, Generate, ReplicaState, ReplicaView
+from inference.specs import model_spec
 from registry.catalogue import Version
 from registry.errors import ApiError, ContextLengthExceeded, InvalidRequest, Unavailable
 from routing.decision import Decision
@@ -165,7 +158,7 @@ class Dispatcher:
             (6) the registry has withdrawn it meanwhile   → refuse: it will not be loaded
             (7) the supervisor is away, or time is up     → refuse
         """
-        spec = ModelSpec(version_pk=version.pk, model=version.model, version=version.version, files=version.files)
+        spec = model_spec(version)
         replica = self._replicas.view.get(version.pk)
         known_failure = replica.since if replica is not None and replica.state is ReplicaState.FAILED else -math.inf
         with self._place_in_queue(version):

@@ -79,7 +79,11 @@ def _wished(replica: Replica, wish: Wish, read_at: float, now: float) -> tuple[R
     desired = wish.desired
     if desired is Desired.STOPPED and replica.revived_at is not None and read_at <= replica.revived_at:
         return replica, False
-    if replica.worker is None:
+    if replica.worker is not None:
+        replica = replace(replica, newest=wish.spec)
+    else:
+        if replica.spec.parameters != wish.spec.parameters:
+            replica = replace(replica, failures=0, retry_at=min(replica.retry_at, now))  # others may not fail
         replica = replace(replica, spec=wish.spec)
     asked_for = replica.worker is not None or replica.demanded_at is not None
     if desired is Desired.STOPPED and replica.desired is None and asked_for:
@@ -128,7 +132,17 @@ def _reported(replica: Replica, status: WorkerStatus, now: float, policy: Policy
 def _exited(replica: Replica, reason: str, now: float, policy: Policy) -> Replica:
     proven = replica.ready_at is not None and now - replica.ready_at >= policy.proven
     gone = replace(
-        replica, worker=None, pid=None, busy=0, progress=0.0, deadline=None, ready_at=None, fault="", since=now
+        replica,
+        spec=replica.newest or replica.spec,
+        newest=None,
+        worker=None,
+        pid=None,
+        busy=0,
+        progress=0.0,
+        deadline=None,
+        ready_at=None,
+        fault="",
+        since=now,
     )
     if replica.phase is Phase.STOPPING and not replica.fault:
         return cold(gone, now, replica.reason)

@@ -7,7 +7,7 @@ is taken, until none does; so nothing depends on which event brought the news, a
    1a. LOADING: kill it; its exit is then a failure.
    1b. DRAINING: SIGTERM, cutting off what still runs.
    1c. STOPPING: kill it (again: a process stuck in the kernel dies when it leaves it).
-2. It may not stay, since it is stopped or barred, or the supervisor ends:
+2. It may not stay, since it is stopped or barred, its parameters were changed, or the supervisor ends:
    2a. LOADING, and any worker when the supervisor ends: SIGTERM.
    2b. READY: drain it.
    2c. FAILED: it is cold; nobody waits for a retry.
@@ -63,7 +63,7 @@ def _decide(
     # 2
     if closing and replica.phase in (Phase.LOADING, Phase.READY, Phase.DRAINING):
         return terminate(replica, now, policy.shutdown_stop, "the supervisor ends")
-    if closing or replica.desired in (Desired.STOPPED, Desired.BARRED):
+    if closing or replica.outdated or replica.desired in (Desired.STOPPED, Desired.BARRED):
         if replica.phase is Phase.LOADING:
             return terminate(replica, now, policy.stop, _why_unwanted(replica))
         if replica.phase is Phase.READY:
@@ -90,7 +90,9 @@ def _decide(
 def _why_unwanted(replica: Replica) -> str:
     if replica.desired is Desired.BARRED:
         return "its model is disabled, or its files were replaced or have vanished"
-    return "an operator stopped it"
+    if replica.desired is Desired.STOPPED:
+        return "an operator stopped it"
+    return "its parameters were changed"
 
 
 def _wanted(replica: Replica, now: float, policy: Policy) -> bool:

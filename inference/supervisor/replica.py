@@ -78,6 +78,9 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """The newest demand that no ready worker has answered."""
     last_use: float = 0.0
 
+    newest: ModelSpec | None = None
+    """What was wished for since its worker was started with :attr:`spec`."""
+
     worker: int | None = None
     """The number of its process, from Start until its exit was seen."""
     pid: int | None = None
@@ -93,6 +96,11 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """In a row, each before the worker had proven itself."""
     retry_at: float = 0.0
     restarts: int = 0
+
+    @property
+    def outdated(self) -> bool:
+        """Its worker computes with other parameters than an operator has set since."""
+        return self.newest is not None and self.newest.parameters != self.spec.parameters
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ version waits, and older ones are forgotten.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -18,13 +18,15 @@ import structlog
 from msgspec.structs import replace
 from psycopg.conninfo import make_conninfo
 
-from inference.protocol import ModelSpec
+from inference.specs import model_spec
 from inference.supervisor.cache_sql import caches_read, use_write
 from inference.supervisor.cache_versions import CacheUse
 from inference.supervisor.caching import CacheReading
 from inference.supervisor.events import Wish, WishesRead
 from inference.supervisor.replica import Desired, Observation
 from inference.supervisor.sql import DatabaseAway, SqlThread, cut
+from inference.supervisor.tuning_sql import tunings_read, tunings_write
+from inference.supervisor.tunings import Tuning
 from registry import selectors, services
 from registry.catalogue import DesiredReplica
 from registry.errors import first_line
@@ -64,6 +66,7 @@ class Reading(msgspec.Struct, frozen=True):
     """The node was unknown until now, so no observation of it is there."""
     wishes: tuple[Wish, ...]
     caches: CacheReading
+    tunings: list[Tuning]
 
 
 class Store:
@@ -76,6 +79,7 @@ class Store:
         *,
         post: Callable[[WishesRead], None],
         read_caches: Callable[[CacheReading], None],
+        read_tunings: Callable[[Sequence[Tuning]], None],
         disk_bytes: Callable[[], int | None],
         rival_seconds: float,
     ) -> None:
@@ -83,6 +87,7 @@ class Store:
         self._database_url = database_url
         self._post = post
         self._read_caches = read_caches
+        self._read_tunings = read_tunings
         self._disk_bytes = disk_bytes
         self._rival_seconds = rival_seconds
         self._rival_since: float | None = None
@@ -91,6 +96,7 @@ class Store:
         self._unwritten: set[int] = set()
         self._revived: set[int] = set()
         self._use: dict[str, CacheUse] = {}
+        self._measured: dict[int, Tuning] = {}
         self._changed = asyncio.Event()
         self._claimed = False
         """The node's name is ours, or was until a moment ago."""
@@ -109,6 +115,10 @@ class Store:
     def record_use(self, counts: Mapping[str, CacheUse]) -> None:
         """By model; what was counted since the last call."""
         self._add_use(counts)
+        self._changed.set()
+
+    def record_tuning(self, tuning: Tuning) -> None:
+        self._measured[tuning.version_pk] = tuning
         self._changed.set()
 
     async def run(self) -> None:
@@ -205,13 +215,23 @@ class Store:
         revived, self._revived = self._revived, set()
         observations = [self._newest[pk] for pk in unwritten]
         use, self._use = self._use, {}
+        measured, self._measured = self._measured, {}
         node = replace(self._node, disk_bytes=self._disk_bytes())
-        write_and_read = partial(_write_and_read, node, not self._registered, observations, sorted(revived), use)
+        write_and_read = partial(
+            _write_and_read,
+            node,
+            not self._registered,
+            observations,
+            sorted(revived),
+            use,
+            list(measured.values()),
+        )
         try:
             reading = await self._sql.call(write_and_read, seconds=seconds)
         except BaseException as fault:
             self._unwritten |= unwritten
             self._revived |= revived
+            self._measured = measured | self._measured
             self._add_use(use)  # counted twice if only the answer was lost: a share is no invoice
             if isinstance(fault, Exception) and not isinstance(fault, DatabaseAway):
                 # A fault of ours is no reason to stop serving models.
@@ -219,6 +239,7 @@ class Store:
             raise
         self._registered = True
         self._read_caches(reading.caches)
+        self._read_tunings(reading.tunings)
         if reading.registered:
             # Registering made every replica cold, and this reading was of a node without observations.
             self._unwritten.update(self._newest)
@@ -248,6 +269,7 @@ def _write_and_read(
     observations: list[Observation],
     revived: list[int],
     use: Mapping[str, CacheUse],
+    measured: list[Tuning],
 ) -> Reading:
     """One exchange. Runs in the thread; every part but the last may be repeated."""
     register = register or not Node.objects.filter(name=node.name).exists()
@@ -271,8 +293,10 @@ def _write_and_read(
     desired = selectors.replicas_desired(node.name)
     wishes = tuple(_wish(replica, _barred(desired)) for replica in desired)
     caches = caches_read(node.name)
+    tunings_write(measured)
+    tunings = tunings_read()
     use_write(use)
-    return Reading(register, wishes, caches)
+    return Reading(register, wishes, caches, tunings)
 
 
 def _barred(desired: list[DesiredReplica]) -> frozenset[int]:
@@ -285,6 +309,7 @@ def _barred(desired: list[DesiredReplica]) -> frozenset[int]:
 
 
 def _wish(replica: DesiredReplica, barred: frozenset[int]) -> Wish:
-    version = replica.version
-    spec = ModelSpec(version_pk=version.pk, model=version.model, version=version.version, files=version.files)
-    return Wish(spec, Desired.BARRED if version.pk in barred else Desired(replica.desired))
+    return Wish(
+        model_spec(replica.version),
+        Desired.BARRED if replica.version.pk in barred else Desired(replica.desired),
+    )

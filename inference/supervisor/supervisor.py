@@ -24,6 +24,7 @@ from inference.supervisor.reconcile import due_at, step
 from inference.supervisor.replica import Observation, Policy, State, view
 from inference.supervisor.server import Claim, SupervisorServer
 from inference.supervisor.store import NodeIdentity, Store
+from inference.supervisor.tunings import Tunings
 from inference.supervisor.worker import Launch, Worker
 
 log = structlog.get_logger(module="supervisor")
@@ -73,6 +74,7 @@ class Supervisor:
             publish=lambda: self._server.publish_caches(),
             record_use=lambda counts: self._store.record_use(counts),
         )
+        self._tunings = Tunings(lambda tuning: self._store.record_tuning(tuning))
         self._metering = Metering(publish=lambda: self._server.publish_sums())
         self._server = SupervisorServer(
             self.post,
@@ -86,6 +88,7 @@ class Supervisor:
             settings.database_url,
             post=self.post,
             read_caches=self._caching.read,
+            read_tunings=self._tunings.read,
             disk_bytes=lambda: self._caching.disk_bytes,
             rival_seconds=settings.rival_seconds,
         )
@@ -165,6 +168,8 @@ class Supervisor:
             self.post,
             partial(self._caching.reported, number),
             report_counts=partial(self._metering.worker_counted, number, spec.model),
+            parameters=self._tunings.parameters(spec),
+            report_tuned=self._tunings.reporter(spec),
         )
         self._caching.started(number, spec, worker.set_budget)
 
