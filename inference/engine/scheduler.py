@@ -17,9 +17,10 @@ Between the two the engine restores what the cache holds of those who were place
 knows what is left to compute:
 
 5. **Decode** one token of every sequence whose prompt is computed.
-6. **Prefill** with what the step's budget has left: ``prefill_beside_decode`` tokens while others decode (so that a
-   long prompt never stalls them), else up to the whole batch; several prompts take turns, a chunk each. Chunks end at
-   multiples of the cache's block, so that a prompt is cut the same way whether its beginning was cached or not.
+6. **Prefill** with what the step's budget has left: while others decode ``prefill_beside_decode`` tokens for each
+   prompt (so that one long prompt never stalls them, and many short ones do not queue up behind each other), else up
+   to the whole batch; several prompts take turns, a block each. Chunks end at multiples of the cache's block, so that
+   a prompt is cut the same way whether its beginning was cached or not.
 
 *Order* of waiting sequences: the highest priority first, where waiting raises it by one every ``AGING_SECONDS``, so
 that nothing starves. Among equals tenants take turns by deficit round robin (Shreedhar and Varghese 1995): every turn
@@ -280,7 +281,8 @@ class Scheduler:
         """The chunks of the next decode, by pool; none when there is nothing that can run."""
         decoding = [sequence for sequence in self._running if sequence.pending == 1]
         chunks = [Chunk(sequence, 1) for sequence in decoding]
-        chunks += self._prefill(self._prefill_budget(len(decoding)))
+        prompts = [sequence for sequence in self._running if sequence.pending > 1]
+        chunks += self._prefill(prompts, self._prefill_budget(len(prompts), len(decoding)))
         batch: Batch = {pool: [] for pool in Pool}
         for chunk in chunks:
             assert chunk.sequence.pool is not None
@@ -291,14 +293,13 @@ class Scheduler:
             of_pool.sort(key=lambda chunk: chunk.sequence.slot)
         return batch
 
-    def _prefill_budget(self, decoding: int) -> int:
+    def _prefill_budget(self, prompts: int, decoding: int) -> int:
         room = self.limits.batch_tokens - decoding
-        return min(self.limits.prefill_beside_decode, room) if decoding else room
+        return min(self.limits.prefill_beside_decode * prompts, room) if decoding else room
 
-    def _prefill(self, budget: int) -> list[Chunk]:
+    def _prefill(self, prompts: list[Sequence], budget: int) -> list[Chunk]:
         """Chunks for prompts in turns, a block each, until the budget is spent. Who begins goes round from step to
         step, so that a short prompt behind a long one is not kept until that is through."""
-        prompts = [sequence for sequence in self._running if sequence.pending > 1]
         if not prompts:
             return []
         self._first_prefill = (self._first_prefill + 1) % len(prompts)

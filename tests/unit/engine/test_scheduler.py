@@ -78,6 +78,16 @@ def test_what_was_restored_is_not_computed_and_chunks_go_on_at_the_blocks_border
     assert counts(scheduler.batch()) == {"decoding": 1, "prompt": 128 - 100}
 
 
+def test_prompts_that_come_while_another_sequence_decodes_get_a_block_each() -> None:
+    limits = Limits(lanes=8, lane_tokens=256, long_slots=1, long_tokens=0, batch_tokens=256)
+    scheduler = added(Scheduler(limits), sequence(10, name="decoding"))
+    step(scheduler)
+    added(scheduler, *(sequence(100, name=name) for name in "abcde"))
+    seen = counts(step(scheduler)[1])
+    assert seen["decoding"] == 1
+    assert sorted(count for name, count in seen.items() if name != "decoding") == [64, 64, 64]
+
+
 def test_a_short_prompt_behind_a_long_one_takes_turns_with_it() -> None:
     scheduler = added(Scheduler(LIMITS), sequence(10, name="decoding"))
     step(scheduler)
