@@ -85,7 +85,8 @@ def test_prompts_that_come_while_another_sequence_decodes_get_a_block_each() -> 
     added(scheduler, *(sequence(100, name=name) for name in "abcde"))
     seen = counts(step(scheduler)[1])
     assert seen["decoding"] == 1
-    assert sorted(count for name, count in seen.items() if name != "decoding") == [64, 64, 64]
+    assert sum(count >= BLOCK_TOKENS for count in seen.values()) == 3
+    assert sum(seen.values()) <= limits.batch_tokens
 
 
 def test_a_short_prompt_behind_a_long_one_takes_turns_with_it() -> None:
