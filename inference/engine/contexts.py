@@ -8,7 +8,7 @@ import numpy as np
 import structlog
 
 from inference.engine.cache.state import Bytes, Layout, Part, State, UnknownForm, join, parse
-from inference.engine.llama import BUILD, Context, LlamaError, Model
+from inference.engine.llama import BUILD, Context, FloatArray, LlamaError, Model
 from inference.engine.scheduler import Limits, Pool
 
 log = structlog.get_logger(module="engine")
@@ -158,20 +158,25 @@ class Contexts:
 
     def _prove(self, lanes: Context) -> Layout:
         tokens = [index % self._model.vocabulary_size for index in range(1, _PROOF_TOKENS + 1)]
-        lanes.decode(tokens, range(_PROOF_TOKENS), [0] * _PROOF_TOKENS, [])
+        slots = [0] * _PROOF_TOKENS
+        lanes.decode(tokens, range(_PROOF_TOKENS), slots, [])
         computed = parse(lanes.read_state(0), self._model.window_tokens)
         whole = computed.cut(0, _PROOF_TOKENS)
         parts = [
             (computed.cut(0, _PROOF_CUT), _PROOF_CUT, _PROOF_CUT),
             (computed.cut(_PROOF_CUT, _PROOF_TOKENS), _PROOF_TOKENS - _PROOF_CUT, _PROOF_TOKENS - _PROOF_CUT),
         ]
+        computed_logits = _next_logits(lanes, tokens[0], 0)
+        # In unified lanes it comes back into the same cells, so that sums are rounded alike; other tokens in them
+        # meanwhile prove that it was brought back, and not left there.
+        lanes.forget(0)
+        lanes.decode(tokens[::-1], range(_PROOF_TOKENS), slots, [])
+        lanes.forget(0)
         if not self.write(Pool.LANES, 1, computed.layout, parts):
             raise UnknownForm("llama.cpp does not take a joined state")
         if not np.array_equal(self.read(Pool.LANES, 1, _PROOF_TOKENS).cut(0, _PROOF_TOKENS), whole):
             raise UnknownForm("a joined state reads out differently")
-        lanes.decode(tokens[:1] * 2, [_PROOF_TOKENS] * 2, [0, 1], [0, 1])
-        computed_logits, restored_logits = lanes.logits(2)
-        if not np.array_equal(computed_logits, restored_logits):
+        if not np.array_equal(_next_logits(lanes, tokens[0], 1), computed_logits):
             raise UnknownForm("logits after a joined state differ")
         return computed.layout
 
@@ -185,6 +190,12 @@ class Contexts:
             flash_attention=self._flash_attention,
             micro_batch_tokens=micro_batch_tokens,
         )
+
+
+def _next_logits(lanes: Context, token: int, slot: int) -> FloatArray:
+    lanes.decode([token], [_PROOF_TOKENS], [slot], [0])
+    logits: FloatArray = lanes.logits(1)[0].copy()
+    return logits
 
 
 class Reading:
