@@ -120,6 +120,19 @@ def _read(name: str, tag: str, about: str, *parameters: Json, security: list[Jso
     }
 
 
+def _prometheus(name: str, about: str) -> Json:
+    content = {"text/plain": {"schema": _TEXT}}
+    return {
+        "get": {
+            "operationId": name,
+            "description": about,
+            "tags": ["metrics"],
+            "security": _WITH_KEY,
+            "responses": {"200": {"description": "", "content": content}},
+        }
+    }
+
+
 def _inference(name: str, about: str, required: str, properties: Json, *, streams: bool) -> Json:
     body = {"type": "object", "required": [required], "properties": properties, "additionalProperties": True}
     content: Json = {"application/json": {"schema": _ANY_OBJECT}}
@@ -148,6 +161,7 @@ PATHS: Json = {
     "/v1/models/{model_id}/versions": _read("client_model_versions", "models", "Its versions.", _MODEL_ID),
     "/v1/models/{model_id}/health": _read("client_model_health", "models", "Its health, with reasons.", _MODEL_ID),
     "/cache/stats": _read("cache_stats", "cache", "What this node's KV caches hold."),
+    "/metrics": _prometheus("metrics", "This node's metrics in Prometheus' text format."),
     "/metrics/cache": _read("metrics_cache", "cache", "Hit rates of this node's KV caches.", _DETAILED),
     "/health": _read("health", "health", "All that is known to be wrong, each with its time.", security=_OPEN),
     "/health/live": _read("health_live", "health", "200 while the process works.", security=_OPEN),

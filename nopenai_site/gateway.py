@@ -14,6 +14,7 @@ from inference.gateway.app import Gateway, GatewayConfig  # noqa: E402
 from inference.gateway.snapshot import SnapshotThread  # noqa: E402
 from nopenai_site import logs  # noqa: E402
 from nopenai_site.environment import Environment  # noqa: E402
+from nopenai_site.version import build as build_info  # noqa: E402
 
 # The snapshot's thread must not hold the event loop up for Python's usual 5 ms each time that it has work.
 sys.setswitchinterval(0.0005)
@@ -27,6 +28,7 @@ def build(environment: Environment) -> Gateway:
             web_socket=environment.web_socket,
             require_api_key=environment.require_api_key,
             profile=environment.profile,
+            build=build_info(),
         ),
         SnapshotThread,
     )

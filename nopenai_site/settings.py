@@ -6,6 +6,7 @@ from django.urls import reverse_lazy
 from nopenai_site.environment import LOOPBACK_HOSTS
 from nopenai_site.settings_core import *  # noqa: F403
 from nopenai_site.settings_core import BASE_DIR, NOPENAI
+from nopenai_site.version import VERSION
 
 INSTALLED_APPS = [
     "unfold",
@@ -122,7 +123,7 @@ SPECTACULAR_SETTINGS = {
         "tenants and API keys. Every error has the "
         'shape `{"error": {"message", "type", "param", "code"}}`.'
     ),
-    "VERSION": "0.1.0",
+    "VERSION": VERSION,
     "SERVE_INCLUDE_SCHEMA": False,
     # What operations are named without. The guide's own paths are there without the prefix, too: those keep it.
     "SCHEMA_PATH_PREFIX": r"/api/v1(?!/cache/)|/v1",

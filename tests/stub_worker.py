@@ -4,8 +4,9 @@ It speaks the worker protocol exactly, so supervisor, gateway and benchmark can 
 as many tokens as words (or as the list of tokens that was sent); an answer is "stub says hello", three tokens, repeated
 up to ``max_tokens`` with ``ignore_eos``; an embedding is :func:`vector_of`. Prompts that it has seen in their partition
 are cached, all but their last token, at :data:`BYTES_PER_TOKEN` in RAM within the budget that it is told on standard
-input. Told to measure, it finds two threads the fastest. What should go wrong is told by arguments of its own or, for
-one request, by a word in its prompt: ``stub:crash-after-2``, ``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
+input; their beginnings are told, and forgotten when anything is evicted. Told to measure, it finds two threads the
+fastest. What should go wrong is told by arguments of its own or, for one request, by a word in its prompt:
+``stub:crash-after-2``, ``stub:hang-after-0``, ``stub:fail-after-1`` (tokens).
 
 Gates are named pipes (``mkfifo``): the worker goes on when somebody opens one for writing. A test opens it when it has
 seen what it wanted to see, so that nothing waits on time. ``{model}`` in a path stands for the model's id.
@@ -27,6 +28,7 @@ from typing import cast
 import msgspec
 import uvloop
 
+from inference.durations import Histogram
 from inference.protocol import (
     PROTOCOL_VERSION,
     Accepted,
@@ -43,11 +45,13 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToWorker,
     Generate,
+    HeldPrefixes,
     Hello,
     Measured,
     ProtocolError,
     TierReport,
     Tuned,
+    WorkerCounts,
     WorkerLoad,
     WorkerStage,
     WorkerStatus,
@@ -170,6 +174,8 @@ class Cache:
         self._tokens: dict[tuple[str, str, str], int] = {}
         self._budget = CacheBudget(ram_bytes=0, ssd_bytes=0)
         self._evicted = self._prompt_tokens = self._cached_tokens = self._lookups = self._hits = 0
+        self.prefixes: dict[bytes, int] = {}
+        """Of the prompts that were cached since anything was evicted."""
 
     def look_up(self, message: Generate, text: str, prompt_tokens: int) -> int:
         """How many of the prompt's tokens need not be computed; from now on it is known."""
@@ -178,6 +184,8 @@ class Cache:
             key = (message.partition.name, message.partition.salt, text)
             cached = max(0, self._tokens.pop(key, 0) - 1)
             self._tokens[key] = prompt_tokens
+            for index, link in enumerate(message.prefixes):
+                self.prefixes[link] = prompt_tokens * (index + 1) // len(message.prefixes)
             self._evict()
         self._prompt_tokens += prompt_tokens
         self._cached_tokens += cached
@@ -209,6 +217,7 @@ class Cache:
         while self._bytes() > self._budget.ram_bytes:
             del self._tokens[next(iter(self._tokens))]
             self._evicted += 1
+            self.prefixes.clear()
 
     def _bytes(self) -> int:
         return sum(self._tokens.values()) * BYTES_PER_TOKEN
@@ -221,6 +230,9 @@ class Worker:
         self.connections: set[Connection] = set()
         self.cache = Cache()
         self.told_budget = False
+        self._counts = WorkerCounts()
+        self._queue_wait = Histogram()
+        self.told_prefixes: dict[bytes, int] = {}
         self._cache_due = False
         self.token_seconds: float = arguments.token_seconds
         self.context_tokens: int = arguments.context_tokens
@@ -268,9 +280,25 @@ class Worker:
         self._cache_due = False
         report = self.cache.report()
         _report(report)
-        frame = encode_frame([report])
+        _report(self._counts)
+        frame = encode_frame([report, self._changed_prefixes()])
         for connection in self.connections:
             connection.transport.write(frame)
+
+    def _changed_prefixes(self) -> HeldPrefixes:
+        before, self.told_prefixes = self.told_prefixes, dict(self.cache.prefixes)
+        added = {link: tokens for link, tokens in self.told_prefixes.items() if before.get(link) != tokens}
+        return HeldPrefixes(added=added, removed=tuple(before.keys() - self.told_prefixes.keys()))
+
+    def count(self, finished: Finished) -> None:
+        self._queue_wait.observe(finished.queue_seconds)
+        self._counts = WorkerCounts(
+            prompt_tokens=self._counts.prompt_tokens + finished.prompt_tokens,
+            cached_tokens=self._counts.cached_tokens + finished.cached_tokens,
+            completion_tokens=self._counts.completion_tokens + finished.completion_tokens,
+            queue_wait=self._queue_wait.durations,
+        )
+        self.announce_cache()
 
     def hang(self, go_on: Callable[[], None]) -> None:
         self._hung.append(go_on)
@@ -305,6 +333,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._worker.connections.add(self)
         self.transport.write(self._worker.hello)
+        if held := self._worker.told_prefixes:
+            self.transport.write(encode_frame([HeldPrefixes(added=held)]))
         self._worker.announce_load()
 
     def data_received(self, data: bytes) -> None:
@@ -405,15 +435,15 @@ class Request:
 
     def finish(self, reason: FinishReason, out: list[WorkerToGateway]) -> None:
         self.finished = True
-        out.append(
-            Finished(
-                id=self.id,
-                reason=reason,
-                prompt_tokens=self._prompt_tokens,
-                completion_tokens=self._tokens,
-                cached_tokens=self._cached_tokens,
-            )
+        finished = Finished(
+            id=self.id,
+            reason=reason,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._tokens,
+            cached_tokens=self._cached_tokens,
         )
+        out.append(finished)
+        self._connection.worker.count(finished)
         self._connection.ended(self.id)
 
     def _misbehave(self, out: list[WorkerToGateway]) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from inference.gateway.dispatch import LOAD_WAIT_SECONDS, MAX_WAITING, Dispatche
 from inference.gateway.embeddings_api import EmbeddingsHandler
 from inference.gateway.handlers import TextHandler
 from inference.gateway.health_api import HealthApi
+from inference.gateway.metrics_api import MetricsApi
 from inference.gateway.models_api import ModelsApi
 from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
 from inference.gateway.proxy import WebProxy
@@ -44,6 +45,8 @@ class GatewayConfig:
     require_api_key: bool
     profile: bool = False
     """Whether detailed metrics tell how long each stage takes."""
+    build: Mapping[str, str] = field(default_factory=dict)
+    """What this server is made of, for its metrics: names and versions."""
     load_wait_seconds: float = LOAD_WAIT_SECONDS
     max_waiting: int = MAX_WAITING
 
@@ -90,7 +93,10 @@ class Gateway:
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
         self._health = HealthApi(self.state, self.replicas)
-        self._caches = CacheApi(self.state, self.replicas, node_name=config.node_name, profile=config.profile)
+        self._caches = CacheApi(
+            self.state, self.replicas, self.workers, node_name=config.node_name, profile=config.profile
+        )
+        self._metrics = MetricsApi(self.state, self.replicas, self.workers, config.build)
         self._upkeep: asyncio.Task[None] | None = None
         self._routes = self._make_routes()
 
@@ -127,6 +133,7 @@ class Gateway:
             "/v1/embeddings": (post, self._embeddings()),
             "/v1/models": (get, self._guarded(self._models.list_models)),
             "/cache/stats": (get, self._guarded(self._caches.stats, Role.OPERATOR)),
+            "/metrics": (get, self._guarded(self._metrics.metrics, Role.OPERATOR)),
             "/metrics/cache": (get, self._guarded(self._caches.metrics, Role.OPERATOR)),
             "/health": (get, self._health.overall),
             "/health/live": (get, self._health.live),

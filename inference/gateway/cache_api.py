@@ -14,6 +14,7 @@ from inference.gateway.call import Call
 from inference.gateway.models_api import timestamp
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
+from inference.gateway.workers import WorkerPool
 from registry.errors import InvalidRequest
 
 _encode = msgspec.json.Encoder().encode
@@ -22,9 +23,12 @@ _PROFILING_OFF = "Profiling is off: start the server with NOPENAI_PROFILE=1 to s
 
 
 class CacheApi:
-    def __init__(self, state: GatewayState, supervisor: ReplicaClient, *, node_name: str, profile: bool) -> None:
+    def __init__(
+        self, state: GatewayState, supervisor: ReplicaClient, workers: WorkerPool, *, node_name: str, profile: bool
+    ) -> None:
         self._state = state
         self._supervisor = supervisor
+        self._workers = workers
         self._node_name = node_name
         self._profile = profile
 
@@ -47,8 +51,14 @@ class CacheApi:
                 "reachable": self._supervisor.connected,
                 "since": timestamp(self._supervisor.since),
             },
-            **cache_report(caches, models),
+            **cache_report(caches, models, self._held_prefixes()),
         }
+
+    def _held_prefixes(self) -> dict[str, int]:
+        held: dict[str, int] = {}
+        for worker in self._workers:
+            held[worker.replica.model] = held.get(worker.replica.model, 0) + len(worker.held)
+        return held
 
 
 def _detailed(call: Call) -> bool:

@@ -6,6 +6,7 @@ there were none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from inference.protocol import TIMING_BOUNDS_SECONDS, Caches, CacheView, TierReport, TierView, Timing
@@ -16,9 +17,14 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _TIMINGS = {"match": "match_timing", "save": "save_timing", "restore": "restore_timing"}
 
 
-def cache_report(caches: Caches | None, models: Iterable[str]) -> dict[str, Any]:
+def cache_report(
+    caches: Caches | None, models: Iterable[str], held_prefixes: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Any]:
     """The whole node, and each model under ``per_model``: those of the catalogue (``models``) and those whose blocks
-    are still there. None: the supervisor has said nothing yet."""
+    are still there. None: the supervisor has said nothing yet.
+
+    ``held_prefixes``: how many beginnings of prompts each model's workers have said that they hold.
+    """
     views = caches.caches if caches else ()
     by_model: dict[str, list[CacheView]] = {model: [] for model in models}
     for view in views:
@@ -27,9 +33,13 @@ def cache_report(caches: Caches | None, models: Iterable[str]) -> dict[str, Any]
         "window_seconds": WINDOW_SECONDS,
         "configured": caches is not None and caches.configured,
         **_counts(views),
+        "held_prefixes": sum(held_prefixes.values()),
         "ram": {"size_bytes": caches.ram_bytes if caches else 0, **_tiers([(v.cache.ram, v.ram) for v in views])},
         "ssd": {"size_bytes": caches.ssd_bytes if caches else 0, **_tiers([(v.cache.ssd, v.ssd) for v in views])},
-        "per_model": {model: _model(of_model) for model, of_model in by_model.items()},
+        "per_model": {
+            model: _model(of_model) | {"held_prefixes": held_prefixes.get(model, 0)}
+            for model, of_model in by_model.items()
+        },
     }
 
 

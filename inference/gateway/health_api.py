@@ -17,7 +17,7 @@ from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
 from registry.catalogue import Health, Model
 
-_NOT_PROMOTED = "not_promoted"
+NOT_PROMOTED = "not_promoted"
 _ANSWERS = {Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN, Health.LOADING}
 
 _encode = msgspec.json.Encoder().encode
@@ -43,7 +43,7 @@ class HealthApi:
         snapshot = self._state.snapshot
         reasons = [*self._database_reasons(now), *self._supervisor_reasons()]
         models = snapshot.catalogue.models.values() if snapshot else ()
-        health = [_health_of(model) for model in models if model.enabled]
+        health = [health_of(model) for model in models if model.enabled]
         if snapshot and not any(known in _ANSWERS for known in health):
             reasons.append("No model can answer: put a GGUF into the models directory, or see GET /v1/models.")
         return {
@@ -83,13 +83,13 @@ class HealthApi:
         return [f"The supervisor can't be reached since {timestamp(self._replicas.since)}: no model can be loaded."]
 
 
-def _health_of(model: Model) -> str:
+def health_of(model: Model) -> str:
     """One word for every model, so that the counts add up: where nothing serves, the newest version says why."""
     if model.promoted is not None:
         return model.promoted.health
     newest = next(iter(model.versions.values()), None)
-    return Health.UNHEALTHY if newest and newest.health is Health.UNHEALTHY else _NOT_PROMOTED
+    return Health.UNHEALTHY if newest and newest.health is Health.UNHEALTHY else NOT_PROMOTED
 
 
 def _counts(values: list[str]) -> dict[str, int]:
-    return {str(word): values.count(word) for word in (*Health, _NOT_PROMOTED) if word in values}
+    return {str(word): values.count(word) for word in (*Health, NOT_PROMOTED) if word in values}

@@ -20,6 +20,7 @@ from inference.protocol import (
     Finished,
     FrameDecoder,
     Generate,
+    HeldPrefixes,
     Hello,
     WorkerLoad,
     WorkerToGateway,
@@ -94,6 +95,7 @@ class Client:
         self.hello: Hello | None = None
         self.load = WorkerLoad(running=0, waiting=0)
         self.cache = CacheReport()
+        self.held: dict[bytes, int] = {}
 
     def send(self, *messages: object) -> None:
         self.writer.write(encode_frame(messages))
@@ -114,6 +116,12 @@ class Client:
             await self._read()
         return self.cache
 
+    async def until_held(self, wanted: Callable[[dict[bytes, int]], bool]) -> dict[bytes, int]:
+        """The beginnings that the worker holds, once they are as wanted."""
+        while not wanted(self.held):
+            await self._read()
+        return self.held
+
     async def generate(self, request: Generate) -> tuple[str, Finished]:
         self.send(request)
         messages = await self.until(request.id, (Finished, Failed))
@@ -131,6 +139,9 @@ class Client:
                 self.cache = message
             elif isinstance(message, WorkerLoad):
                 self.load = message
+            elif isinstance(message, HeldPrefixes):
+                self.held |= message.added
+                self.held = {link: count for link, count in self.held.items() if link not in message.removed}
             else:
                 self._messages.setdefault(message.id, []).append(message)
 
