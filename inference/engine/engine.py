@@ -310,7 +310,7 @@ class Engine:
             log.warning("Nothing was measured", reason=str(fault))
             self._on_tuned = None
             return
-        if tuned is not None:
+        if tuned is not None and tuned.measured:
             self._on_tuned(tuned)
         if tuned is not None or self._measurements == _MEASUREMENTS:
             self._on_tuned = None

@@ -330,6 +330,7 @@ class Context:
     def close(self) -> None:
         """Give the memory back; nothing else may be called after it."""
         llama_cpp.llama_free(self._context)
+        self._abort = None  # which holds who made it, and so us
 
     def abort_when(self, wanted: Callable[[], bool]) -> None:
         """Have a decode fail as soon as ``wanted()`` (asked within each some hundred times); on a CPU only."""

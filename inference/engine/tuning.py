@@ -77,7 +77,8 @@ def best_chunk(mixed_seconds: Mapping[int, float], decode_seconds: float) -> int
 
 
 def measure(model: Model, limits: Limits, threads: int, abandon: Callable[[], bool]) -> Tuned | None:
-    """Compare; None if it was abandoned. Its memory has been given back in either case.
+    """Compare; None if it was abandoned. Without any figures the model is too large, or the machine too busy, for it.
+    The memory that it took has been given back in any case.
 
     Args:
         limits: as the engine has them; only what they leave open is tried.
@@ -86,6 +87,13 @@ def measure(model: Model, limits: Limits, threads: int, abandon: Callable[[], bo
     Raises:
         LlamaError: there is no memory for it, or llama.cpp can't compute.
     """
+    try:
+        return _measure(model, limits, threads, abandon)
+    finally:
+        _trim()
+
+
+def _measure(model: Model, limits: Limits, threads: int, abandon: Callable[[], bool]) -> Tuned | None:
     bench = _Bench(model, limits, threads, abandon)
     try:
         return bench.run()
@@ -93,7 +101,6 @@ def measure(model: Model, limits: Limits, threads: int, abandon: Callable[[], bo
         return None
     finally:
         bench.close()
-        _trim()
 
 
 class _Bench:
@@ -126,6 +133,7 @@ class _Bench:
     def close(self) -> None:
         for rig in self._rigs:
             rig.close()
+        self._rigs = []  # they hold us: without a cycle they are freed at once
 
     def _compare(self) -> None:
         best = self._rig(EngineParameters())
