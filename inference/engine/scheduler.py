@@ -19,8 +19,9 @@ knows what is left to compute:
 5. **Decode** one token of every sequence whose prompt is computed.
 6. **Prefill** with what the step's budget has left: while others decode ``prefill_beside_decode`` tokens for each
    prompt (so that one long prompt never stalls them, and many short ones do not queue up behind each other), else up
-   to the whole batch; several prompts take turns, a block each. Chunks end at multiples of the cache's block, so that
-   a prompt is cut the same way whether its beginning was cached or not.
+   to the whole batch. The oldest prompt gets a block, so that none starves, then those of which the least is left: 16
+   that are computed evenly would all have their first token when the last one has it. Chunks end at multiples of the
+   cache's block, so that a prompt is cut the same way whether its beginning was cached or not.
 
 *Order* of waiting sequences: the highest priority first, where waiting raises it by one every ``AGING_SECONDS``, so
 that nothing starves. Among equals tenants take turns by deficit round robin (Shreedhar and Varghese 1995): every turn
@@ -151,7 +152,6 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._free = {Pool.LANES: list(range(limits.lanes)), Pool.LONG: list(range(limits.long_slots))}
         self._turns = _Turns()
-        self._first_prefill = 0
 
     @property
     def running(self) -> int:
@@ -298,12 +298,8 @@ class Scheduler:
         return min(self.limits.prefill_beside_decode * prompts, room) if decoding else room
 
     def _prefill(self, prompts: list[Sequence], budget: int) -> list[Chunk]:
-        """Chunks for prompts in turns, a block each, until the budget is spent. Who begins goes round from step to
-        step, so that a short prompt behind a long one is not kept until that is through."""
-        if not prompts:
-            return []
-        self._first_prefill = (self._first_prefill + 1) % len(prompts)
-        prompts = prompts[self._first_prefill :] + prompts[: self._first_prefill]
+        """A block each, the oldest first, then by what is left; and again, until the budget is spent."""
+        prompts = prompts[:1] + sorted(prompts[1:], key=lambda each: each.pending)
         counts = dict.fromkeys(prompts, 0)
         while prompts and budget > 0:
             for sequence in prompts:

@@ -89,6 +89,17 @@ def test_prompts_that_come_while_another_sequence_decodes_get_a_block_each() -> 
     assert sum(seen.values()) <= limits.batch_tokens
 
 
+def test_of_many_prompts_few_are_computed_at_a_time_and_all_in_the_end() -> None:
+    limits = Limits(lanes=8, lane_tokens=256, long_slots=1, long_tokens=0, batch_tokens=128)
+    prompts = [sequence(128, name=name) for name in "abcdef"]
+    scheduler = added(Scheduler(limits), *prompts)
+    first = [counts(step(scheduler)[1]) for _ in range(2)]
+    assert [set(each) for each in first] == [{"a", "b"}, {"a", "b"}]
+    for _ in range(20):
+        step(scheduler)
+    assert all(len(each.tokens) > 128 for each in prompts)
+
+
 def test_a_short_prompt_behind_a_long_one_takes_turns_with_it() -> None:
     scheduler = added(Scheduler(LIMITS), sequence(10, name="decoding"))
     step(scheduler)
