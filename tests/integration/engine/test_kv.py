@@ -14,7 +14,7 @@ import pytest
 
 from inference.engine.cache.state import Part, UnknownForm, parse
 from inference.engine.contexts import Contexts
-from inference.engine.engine import Engine, Job
+from inference.engine.engine import AnyJob, Engine, Job
 from inference.engine.kv import Kv
 from inference.engine.llama import Model, silence_native_log
 from inference.engine.scheduler import Limits, Pool
@@ -162,7 +162,7 @@ class Running:
     """An engine in this process, and what it says."""
 
     def __init__(self, model: Model, path: Path, directory: Path | None, limits: Limits = LIMITS) -> None:
-        self._messages: queue.SimpleQueue[tuple[Job | None, WorkerToGateway]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[tuple[AnyJob | None, WorkerToGateway]] = queue.SimpleQueue()
         self._ids = 0
         self.report = CacheReport()
         self.engine = Engine(
@@ -170,7 +170,7 @@ class Running:
         )
         self.engine.start()
 
-    def _take(self, messages: list[tuple[Job | None, WorkerToGateway]]) -> None:
+    def _take(self, messages: list[tuple[AnyJob | None, WorkerToGateway]]) -> None:
         for message in messages:
             self._messages.put(message)
 
