@@ -16,6 +16,8 @@ embedding_inputs.py    a request for embeddings → tokens of each input
 embeddings.py          inputs → vectors, in a context of their own, on the engine's thread
 embedding_batches.py   pure: which tokens of which inputs are embedded in the next turn
 memory.py              what may still be taken of it
+held.py       which beginnings of prompts are held, as gateways name them
+counting.py   what leaves, counted
 embedding_engine.py    the engine's thread of a model that embeds and writes no text
 llama.py      the only file that imports llama_cpp
 """

@@ -6,10 +6,10 @@ A request's life, in the order of the files:
     handlers.py        an inference request's life in six lines
     auth.py            API key → caller
     parse.py, fields.py, messages.py, tools.py, inputs.py    body → one frozen request, or an error that names the field
-    origin.py          whose turn it takes, whose cached blocks it may see
+    origin.py          whose turn it takes, whose cached blocks it may see, how its beginnings are named
     (routing)          model name → decision
     dispatch.py        decision → a worker's stream whose first message is in hand; cold starts, retries
-    workers.py         one multiplexed connection to each engine worker
+    workers.py         one multiplexed connection to each engine worker, and what they tell: load, cache, held prompts
     replicas.py        what the supervisor says of this node's replicas; demand
     joint.py           several prompts of one completion as one stream
     openai_shapes.py   a worker's messages → OpenAI's objects and events (gathered.py, logprob_shapes.py: its parts)
@@ -21,6 +21,8 @@ Beside it:
     snapshot.py        the thread that keeps the registry's part of it fresh from PostgreSQL
     models_api.py, health_api.py, cache_api.py        reads served from memory
     cache_report.py    the supervisor's view of this node's caches → what operators see
+    counting.py        what becomes of requests, counted until the supervisor is told
+    metrics_api.py     /metrics; metrics.py: which there are; exposition.py: Prometheus' text format
     proxy.py           everything else goes to the web process
     asgi.py, call.py   bodies, one request's identity, and whether its client is still there
     http_protocol.py   what we change of uvicorn's HTTP

@@ -14,5 +14,6 @@ SQL; they work in threads of their own, so a model is loaded on demand whether P
 still.
 
 What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits
-and tells budgets, by the pure rounds of :mod:`.cache_budgets`.
+and tells budgets, by the pure rounds of :mod:`.cache_budgets`. What gateways and workers count is summed in
+:mod:`.metering`.
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from nopenai_site import environment
 from nopenai_site.environment import PROJECT_ROOT
@@ -77,6 +78,9 @@ class GatewayProcesses:
         self.process = process
         self.client = client
 
+    def worker_pids(self) -> list[int]:
+        return _children(self.process.pid)
+
     async def health(self) -> Any:
         async with self.client.get("/health") as response:
             return await response.json()
@@ -85,6 +89,17 @@ class GatewayProcesses:
         body = {"messages": [{"role": "user", "content": content}], **fields}
         async with self.client.post("/v1/chat/completions", json=body) as response:
             return response.status, await response.json()
+
+    async def metrics(self) -> dict[tuple[Any, ...], float]:
+        """A scrape of one of the two: by name and labels' values."""
+        async with self.client.get("/metrics") as response:
+            assert response.status == 200
+            text = await response.text()
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
 
     async def until_listed(self, *names: str) -> None:
         """Until both gateways list exactly these as healthy; each ask may reach another of the two, so ask in a row.

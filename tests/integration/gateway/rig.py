@@ -22,6 +22,7 @@ from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
 from inference.protocol import (
     CacheBudget,
     Caches,
+    Counted,
     Demand,
     FrameDecoder,
     GatewayToSupervisor,
@@ -30,6 +31,7 @@ from inference.protocol import (
     Replicas,
     ReplicaState,
     ReplicaView,
+    Sums,
     WorkerLoad,
     WorkerStage,
     WorkerStatus,
@@ -114,6 +116,8 @@ class ScriptedSupervisor:
         self.path = path
         self.view: dict[int, ReplicaView] = {}
         self.caches: Caches | None = None
+        self.sums = Sums(models=())
+        self.counted: asyncio.Queue[Counted] = asyncio.Queue()
         self.demanded: asyncio.Queue[ModelSpec] = asyncio.Queue()
         self.in_use: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self.on_demand: Callable[[ModelSpec], None] = lambda spec: None
@@ -141,8 +145,13 @@ class ScriptedSupervisor:
         for writer in self._writers:
             writer.write(self._frame())
 
+    def publish_sums(self, sums: Sums) -> None:
+        self.sums = sums
+        for writer in self._writers:
+            writer.write(self._frame())
+
     def _frame(self) -> bytes:
-        views: list[Replicas | Caches] = [Replicas(replicas=tuple(self.view.values()))]
+        views: list[Replicas | Caches | Sums] = [Replicas(replicas=tuple(self.view.values())), self.sums]
         return encode_frame(views if self.caches is None else [*views, self.caches])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,6 +171,8 @@ class ScriptedSupervisor:
             self.on_demand(message.spec)
         elif isinstance(message, InUse):
             self.in_use.put_nowait(message.versions)
+        elif isinstance(message, Counted):
+            self.counted.put_nowait(message)
 
 
 def a_view(model: Model, state: ReplicaState, **changes: Any) -> ReplicaView:

@@ -1,17 +1,18 @@
 """Two gateway processes, a real supervisor with stub workers, and PostgreSQL: there, away, frozen."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.integration.gateway.process import PATIENCE_SECONDS, OwnPostgres, gateway_processes
+from tests.integration.gateway.process import PATIENCE_SECONDS, GatewayProcesses, OwnPostgres, gateway_processes
 from tests.integration.gateway.rig import events
 
 if TYPE_CHECKING:
@@ -140,6 +141,66 @@ async def test_running_streams_are_told_when_the_gateways_stop(node: "NodeProces
         assert told[-1]["error"]["code"] == "shutting_down"
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await gateways.process.wait() == 0
+
+
+async def test_every_scrape_shows_the_sums_of_both_gateways_also_of_one_that_was_killed(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    postgres.start()
+    await postgres.migrate()
+    await node.start()
+    async with gateway_processes(node.environment) as gateways:
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+        answers = await asyncio.gather(*(gateways.chat() for _ in range(40)))
+        assert [status for status, _ in answers] == [200] * 40
+        shown = await _until_agreed(gateways, requests=40)
+        assert shown["nopenai_time_to_first_token_seconds_count", "tiny"] == 40
+        assert shown["nopenai_prompt_tokens_total", "tiny"] == 40
+        assert shown["nopenai_completion_tokens_total", "tiny"] == 120
+        assert shown["nopenai_model_load_seconds_count", "tiny"] == 1
+        assert shown["nopenai_worker_restarts_total", "tiny"] == 0
+
+        for pid in gateways.worker_pids():
+            os.kill(pid, signal.SIGKILL)  # gunicorn starts others
+        await _until_answered(gateways)
+        shown = await _until_agreed(gateways, requests=41)
+
+        async with gateways.client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello!"}]}
+        ) as response:
+            os.kill(_replica_pid(response), signal.SIGKILL)
+        await _until_answered(gateways)
+        shown = await _until_agreed(gateways, requests=43)
+        assert shown["nopenai_completion_tokens_total", "tiny"] >= 126  # a kill may lose the last counts of a worker
+        assert shown["nopenai_model_load_seconds_count", "tiny"] == 2
+        assert shown["nopenai_worker_restarts_total", "tiny"] == 1
+
+
+async def _until_answered(gateways: GatewayProcesses) -> None:
+    """Until one request was answered; while gateways are replaced, connections break."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                status, _ = await gateways.chat()
+                if status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def _until_agreed(gateways: GatewayProcesses, *, requests: int) -> dict[tuple[Any, ...], float]:
+    """A scrape once several in a row, by either of the two, have shown so many requests."""
+    agreed = 0
+    shown: dict[tuple[Any, ...], float] = {}
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while agreed < 6:
+            with contextlib.suppress(aiohttp.ClientError):
+                shown = await gateways.metrics()
+            count = shown.get(("nopenai_model_requests_total", "tiny"), 0)
+            assert count <= requests
+            agreed = agreed + 1 if count == requests else 0
+            await asyncio.sleep(0.05)
+    return shown
 
 
 def _replica_pid(response: aiohttp.ClientResponse) -> int:

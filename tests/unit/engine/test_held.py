@@ -1,6 +1,6 @@
 """Which links a worker remembers: bounded, the newest, and only while their blocks are there."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.engine.held import Answer, Held, answer_links, last_block, prompt_links
@@ -83,6 +83,7 @@ def test_while_others_wait_a_part_of_them_is_looked_up_at_a_time() -> None:
     assert len(set(asked)) == 300
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.sampled_from(["note", "lose", "check", "tell"]), st.integers(0, 6), st.integers(64, 66)),

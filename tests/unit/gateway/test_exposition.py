@@ -1,6 +1,6 @@
 """Prometheus' text format, read back by prometheus_client."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,12 +11,13 @@ from inference.protocol import DURATION_BOUNDS_SECONDS, Durations
 values = st.floats(allow_nan=False) | st.integers(0, 10**18)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.text(), values), max_size=5))
 def test_labels_and_values_are_read_as_they_were_written(samples: list[tuple[str, float]]) -> None:
     metric = Metric("a", "gauge", "Help.", [([("model", text)], value) for text, value in samples])
     (family,) = text_string_to_metric_families(written(metric))
     assert (family.type, family.documentation) == ("gauge", "Help.")
-    read = [(sample.labels["model"], sample.value) for sample in family.samples]
+    read = [(sample.labels["model"], float(sample.value)) for sample in family.samples]
     assert read == [(text, float(value)) for text, value in samples]
 
 
@@ -24,6 +25,7 @@ def test_a_metric_without_labels_has_no_braces() -> None:
     assert written(Metric("a", "gauge", "Help.", [((), 1.0)])) == "# HELP a Help.\n# TYPE a gauge\na 1\n"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(0, 1000)))
 def test_a_histograms_buckets_hold_all_that_took_no_longer(observed: list[float]) -> None:
     histogram = Histogram()

@@ -1,6 +1,6 @@
 """The names of prompts' beginnings: equal for equal beginnings of one partition, and for nothing else."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.prefixes import (
@@ -38,6 +38,7 @@ def common(one: tuple[bytes, ...], other: tuple[bytes, ...]) -> int:
     return sum(left == right for left, right in zip(one, other, strict=False))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(messages, max_size=6), st.lists(messages, max_size=6))
 def test_two_chats_share_as_many_links_as_they_share_leading_messages(
     one: list[ChatMessage], other: list[ChatMessage]
@@ -50,6 +51,7 @@ def test_two_chats_share_as_many_links_as_they_share_leading_messages(
     assert [len(chain) for chain in chains] == [len(one), len(other)]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1, max_size=50), st.text(max_size=4000), st.text(max_size=4000))
 def test_two_texts_share_as_many_links_as_whole_steps(filler: str, one: str, other: str) -> None:
     beginning = (filler * 2 * STEP_CHARACTERS)[: 2 * STEP_CHARACTERS]
@@ -85,6 +87,7 @@ def test_behind_tools_nothing_is_shared_since_no_block_is() -> None:
     assert ours != theirs
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(messages, min_size=1, max_size=4), st.text(max_size=20), st.sampled_from([(), (TOOL,)]))
 def test_an_answer_leads_to_the_next_turn(chat: list[ChatMessage], said: str, tools: tuple[Tool, ...]) -> None:
     answer = ChatMessage("assistant", said)
