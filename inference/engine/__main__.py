@@ -53,6 +53,8 @@ MAX_CONTEXT_TOKENS = 32_768
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_BYTES = 4 * 1024 * 1024
 _tasks: set[asyncio.Task[None]] = set()
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 
@@ -61,6 +63,7 @@ def main() -> int:
     arguments = _parse_arguments()
     _die_with_parent()
     _configure_log(arguments.log_level)
+    _return_large_memory()
     # The engine's thread holds the interpreter in slices this long at most, so that tokens leave without delay.
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     log_native = structlog.get_logger(module="llama.cpp")
@@ -232,6 +235,15 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         sys.exit(1)
+
+
+def _return_large_memory() -> None:
+    """Have the C library give large buffers back to the system when they are freed. By itself it learns to keep what is
+    allocated anew and again: 33 MB stayed after a measurement, in a heap that can't be trimmed, that of a thread."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # GNU's
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        set_option(_M_TRIM_THRESHOLD, 4 * _LARGE_BYTES)
 
 
 def _configure_log(level: str) -> None:
