@@ -1,17 +1,19 @@
-"""Versions: what a model consists of, read-only but for their promotion."""
+"""Versions: what a model consists of, which is read-only, how it is computed, and what was measured of that."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from unfold.admin import TabularInline
 
-from registry import services
-from registry.models import Version
+from registry import editing, services, tuning
+from registry.admin.parameters import ParametersForm
+from registry.models import Tuning, Version
 from registry.presentation import count_text, size_text
 from registry.selectors import shown_path
 from registry.staff import (
@@ -72,6 +74,41 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
         return count_text(version.parameter_count) or "–"
 
 
+class TuningInline(TabularInline):  # type: ignore[misc] # Unfold has no types
+    """What was measured to be fastest, by machine."""
+
+    model = Tuning
+    verbose_name_plural = "Measured"
+    extra = 0
+    can_delete = False
+    tab = False
+    fields = ("machine", "chosen", "figures", "holds_label", "measured_at")
+    readonly_fields = fields
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @column("faster than the engine's choice")
+    def chosen(self, tuning: Tuning) -> str:
+        return _parameters_text(tuning.parameters) or "nothing"
+
+    @column("a step, alone and beside a prompt")
+    def figures(self, tuning: Tuning) -> str:
+        lines = (
+            f"{1000 * each['decode_seconds']:.3g} ms, {1000 * each['mixed_seconds']:.3g} ms: "
+            f"{_parameters_text(each['parameters'])}"
+            for each in tuning.measured
+        )
+        return format_html_join(mark_safe("<br>"), "{}", ((line,) for line in lines)) or "–"
+
+    @column("in use")
+    def holds_label(self, tuning: Tuning) -> str:
+        return "yes" if tuning.holds else "no: parameters were changed since"
+
+
 @admin.register(Version)
 class VersionAdmin(ReadOnlyAdmin):
     empty_hint = "Every model has at least one version; discovery makes it."
@@ -81,7 +118,8 @@ class VersionAdmin(ReadOnlyAdmin):
     search_help_text = "Model, path, SHA-256, architecture or quantization"
     ordering = ("model__name", "-major", "-minor", "-patch")
     actions = ("promote_selected",)
-    actions_detail = ("promote",)
+    actions_detail = ("promote", "measure_again")
+    inlines: ClassVar = [TuningInline]
     actions_row = ("promote",)
     fieldsets = (
         (None, {"fields": (("model", "number", "promoted"), ("health_label", "health_checked_at"), "health_reason")}),
@@ -99,7 +137,33 @@ class VersionAdmin(ReadOnlyAdmin):
                 )
             },
         ),
+        (
+            "llama.cpp",
+            {
+                "fields": (
+                    ("context_tokens", "lanes", "lane_tokens"),
+                    ("threads", "batch_tokens", "prefill_beside_decode"),
+                    ("flash_attention", "kv_type", "unified"),
+                    ("n_gpu_layers", "rope_freq_base", "rope_freq_scale"),
+                ),
+                "description": "What is empty is chosen, by measurement where that helps. After a change a running "
+                "worker finishes its requests and ends; the next load has the new ones.",
+            },
+        ),
     )
+    form = ParametersForm
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Of the parameters; the rest stays read-only for everybody."""
+        return self.has_operate_permission(request, obj)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if self.has_operate_permission(request, obj):
+            return self.fieldsets
+        return (*self.fieldsets[:-1], ("llama.cpp", {"fields": ("shown_parameters",)}))
+
+    def save_model(self, request: HttpRequest, obj: Version, form: Any, change: bool) -> None:
+        editing.version_update(name=obj.model.name, number=obj.number, parameters=form.chosen)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Version]:
         rows: QuerySet[Version] = super().get_queryset(request)
@@ -107,7 +171,7 @@ class VersionAdmin(ReadOnlyAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         own = ["number", "promoted", "health_label", "file", "parameters", "size", "context"]
-        own += ["shown_capabilities", "shown_path", "shown_files"]
+        own += ["shown_capabilities", "shown_path", "shown_files", "shown_parameters"]
         return [*super().get_readonly_fields(request, obj), *own]
 
     @column("version", ordering="model__name")
@@ -154,6 +218,10 @@ class VersionAdmin(ReadOnlyAdmin):
     def shown_files(self, version: Version) -> str:
         return "\n".join(shown_path(file) for file in version.files) or "–"
 
+    @column("parameters")
+    def shown_parameters(self, version: Version) -> str:
+        return _parameters_text(version.parameters) or "chosen by the engine"
+
     @post_action("Promote", icon="publish", permission="operate")
     def promote(self, request: HttpRequest, object_id: str) -> HttpResponse:
         version = get_object_or_404(Version.objects.select_related("model"), pk=object_id)
@@ -162,9 +230,21 @@ class VersionAdmin(ReadOnlyAdmin):
             messages.success(request, f"'{version.model.name}' now means {version}.")
         return self.back(request)
 
+    @post_action("Measure again", icon="speed", permission="operate")
+    def measure_again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        version = get_object_or_404(Version.objects.select_related("model"), pk=object_id)
+        with refusals_shown(request):
+            tuning.tunings_forget(name=version.model.name, number=version.number)
+            messages.success(request, f"After its next load it is measured how {version} is computed fastest.")
+        return self.back(request)
+
     @bulk_action("Promote selected versions", permission="operate")
     def promote_selected(self, request: HttpRequest, versions: QuerySet[Version]) -> None:
         counted(request, each(request, versions, _promote), "promoted")
+
+
+def _parameters_text(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {str(value).lower()}" for name, value in parameters.items())
 
 
 def _promoted_mark(version: Version) -> str:
