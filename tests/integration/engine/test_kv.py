@@ -68,6 +68,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+Models = Callable[[str], tuple[Model, Path]]
+
+
 @pytest.fixture(scope="module")
 def models(folder: Path, smollm2: Path) -> Callable[[str], tuple[Model, Path]]:
     loaded: dict[str, tuple[Model, Path]] = {}
@@ -83,7 +86,21 @@ def models(folder: Path, smollm2: Path) -> Callable[[str], tuple[Model, Path]]:
     return load
 
 
-Models = Callable[[str], tuple[Model, Path]]
+ContextsOf = Callable[[str], Contexts]
+
+
+@pytest.fixture
+def contexts_of(models: Models) -> Iterator[ContextsOf]:
+    """Contexts of a model, which take some hundred megabytes, for one test."""
+    made: list[Contexts] = []
+
+    def make(name: str) -> Contexts:
+        made.append(Contexts(models(name)[0], LIMITS, 2))
+        return made[-1]
+
+    yield make
+    for contexts in made:
+        contexts.close()
 
 
 # --- Contexts --------------------------------------------------------------------------------------------------------
@@ -104,10 +121,10 @@ def greedy(contexts: Contexts, pool: Pool, slot: int, token: int, position: int,
 @pytest.mark.parametrize(("name", "language"), CASES)
 @pytest.mark.parametrize("pool", Pool)
 def test_logits_after_a_restore_are_those_of_where_it_was_computed(
-    models: Models, name: str, language: str, pool: Pool
+    models: Models, contexts_of: ContextsOf, name: str, language: str, pool: Pool
 ) -> None:
     model, _ = models(name)
-    contexts = Contexts(model, LIMITS, 2)
+    contexts = contexts_of(name)
     layout = contexts.prove()
     tokens = model.tokenize(PROMPTS[language], add_special=True)[:150]
     lanes = contexts.of(Pool.LANES)
@@ -125,27 +142,26 @@ def test_logits_after_a_restore_are_those_of_where_it_was_computed(
     assert np.array_equal(computed, restored)
 
 
-def test_a_recurrent_model_is_told_apart(models: Models) -> None:
-    model, _ = models("recurrent")
-    contexts = Contexts(model, LIMITS, 2)
+def test_a_recurrent_model_is_told_apart(contexts_of: ContextsOf) -> None:
     with pytest.raises(UnknownForm):
-        contexts.prove()
+        contexts_of("recurrent").prove()
 
 
 @pytest.mark.parametrize("kind", ["unified", "flash", "q8_0", "stretched"])
-def test_kv_is_shared_where_parameters_do_not_change_it_only(models: Models, kind: str) -> None:
+def test_kv_is_shared_where_parameters_do_not_change_it_only(
+    models: Models, contexts_of: ContextsOf, kind: str
+) -> None:
     """Names of blocks hold what their bytes depend on; lanes that are laid out otherwise hold the same bytes."""
     own, other = (
-        Kv(Contexts(model, LIMITS, 2), (str(path),), None, lambda: None)
-        for model, path in (models("smollm2"), models(f"smollm2 {kind}"))
+        Kv(contexts_of(name), (str(models(name)[1]),), None, lambda: None) for name in ("smollm2", f"smollm2 {kind}")
     )
     chains = [kv.chain(ALICE, 0) for kv in (own, other)]
     names = [chain.block(0, range(64)).name for chain in chains if chain is not None]
     assert (names[0] == names[1]) is (kind == "unified")
 
 
-def test_a_state_of_another_model_is_refused_and_leaves_nothing(models: Models) -> None:
-    contexts, others = (Contexts(models(name)[0], LIMITS, 2) for name in ("llama", "sliding"))
+def test_a_state_of_another_model_is_refused_and_leaves_nothing(contexts_of: ContextsOf) -> None:
+    contexts, others = contexts_of("llama"), contexts_of("sliding")
     lanes = others.of(Pool.LANES)
     assert lanes is not None
     lanes.decode([1, 2, 3], range(3), [0] * 3, [])
