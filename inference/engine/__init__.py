@@ -4,8 +4,13 @@ __main__.py   one process: its arguments, its log, its status lines; loads the m
 server.py     asyncio: the worker protocol on a Unix socket
 prompts.py    a request's prompt → tokens (chat template, tokenizer, context check)
 answers.py    what it wants of its answer → a grammar for its tokens, and how they are read
-engine.py     the one thread that owns llama.cpp: receive → schedule → decode → emit
-scheduler.py  pure: which tokens of which sequences go into the next step, in which pool of KV cells
+jobs.py       what the engine works on: requests, their choices, and the events that reach it
+engine.py     the one thread that owns llama.cpp: receive → schedule → restore → decode → emit → save
+scheduler.py  pure: who holds KV cells, and which tokens of which sequences go into the next step
+contexts.py   the two pools of cells; a sequence's KV on its way in, out and between them
+kv.py         the one door to the pools and to what is kept beyond them
+cache/        what is kept: blocks in RAM and on SSD
+tuning.py     while nobody asks for anything: how is it computed fastest here?
 sampling.py   pure: logits → token
 constraints.py, schemas.py   grammars by llguidance: which tokens may come next; JSON schemas, bounded
 logprobs.py   pure: logits → log probabilities
@@ -18,6 +23,7 @@ embedding_batches.py   pure: which tokens of which inputs are embedded in the ne
 memory.py              what may still be taken of it
 held.py       which beginnings of prompts are held, as gateways name them
 counting.py   what leaves, counted
+news.py       what the supervisor is told again and again
 embedding_engine.py    the engine's thread of a model that embeds and writes no text
 llama.py      the only file that imports llama_cpp
 """

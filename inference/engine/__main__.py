@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import ctypes
 import os
-import select
 import signal
 import stat
 import sys
@@ -28,19 +27,17 @@ from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import embeds_only
 from inference.engine.engine import Engine
 from inference.engine.llama import LlamaError, Model, silence_native_log
+from inference.engine.news import News, say
 from inference.engine.prompts import Prompts
 from inference.engine.scheduler import Limits
 from inference.engine.server import WorkerServer
 from inference.engine.template import TemplateFault
 from inference.protocol import (
     CacheBudget,
-    CacheReport,
     EngineParameters,
     Tuned,
-    WorkerCounts,
     WorkerStage,
     WorkerStatus,
-    WorkerToSupervisor,
 )
 
 log = structlog.get_logger(module="engine")
@@ -71,7 +68,7 @@ def main() -> int:
     try:
         uvloop.run(_serve(arguments))
     except (LlamaError, TemplateFault) as fault:
-        _report(WorkerStatus(stage=WorkerStage.FAILED, reason=str(fault)))
+        say(WorkerStatus(stage=WorkerStage.FAILED, reason=str(fault)))
         return 1
     return 0
 
@@ -95,7 +92,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         max_sequences=limits.lanes,
         prompts=Prompts(model, limits.context_tokens) if writes_text else None,
         embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
-        report=_report_news,
+        report=News().say,
     )
     engine: Engine | EmbeddingEngine
     if writes_text:
@@ -114,7 +111,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     engine.start()
     await _hear_budgets(engine.set_cache_budget)
     listener = await server.listen(engine, arguments.socket)
-    _report(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
+    say(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
     log.info(
         "Model loaded",
         model_id=arguments.model_id,
@@ -166,7 +163,7 @@ class _Progress:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + 0.1
-            _report(WorkerStatus(stage=WorkerStage.LOADING, progress=fraction))
+            say(WorkerStatus(stage=WorkerStage.LOADING, progress=fraction))
 
 
 async def _hear_budgets(set_budget: Callable[[CacheBudget], None]) -> None:
@@ -189,21 +186,9 @@ async def _hear(reader: asyncio.StreamReader, set_budget: Callable[[CacheBudget]
             log.error("Not a budget for the cache", reason=str(fault))
 
 
-def _report(status: WorkerToSupervisor) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(status) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _report_in(loop: asyncio.AbstractEventLoop, tuned: Tuned) -> None:
     """From the engine's thread: lines are written by one thread only."""
-    loop.call_soon_threadsafe(_report, tuned)
-
-
-def _report_news(report: CacheReport | WorkerCounts) -> None:
-    """Left out when the supervisor is behind with reading: a newer report will come, and the loop must not wait."""
-    _, writable, _ = select.select([], [sys.stdout], [], 0)
-    if writable:
-        _report(report)
+    loop.call_soon_threadsafe(say, tuned)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -11,9 +11,10 @@ from concurrent.futures import Future
 import structlog
 
 from inference.engine.embeddings import Embedder, EmbeddingJob
-from inference.engine.engine import AnyJob, Emit, end_process
+from inference.engine.engine import end_process
+from inference.engine.jobs import AnyJob, Emit
 from inference.engine.llama import Model
-from inference.protocol import CacheBudget, WorkerLoad, WorkerToGateway
+from inference.protocol import CacheBudget, CacheReport, TierReport, WorkerLoad, WorkerToGateway
 
 log = structlog.get_logger(module="engine")
 
@@ -76,6 +77,9 @@ class EmbeddingEngine:
             self._started.set_exception(fault)
             return
         self._started.set_result(None)
+        off = TierReport(reason="nothing of an input is kept when it is embedded", possible=False)
+        self._outbox.append((None, CacheReport(ram=off, ssd=off)))
+        self._flush()
         try:
             while self._receive():
                 self._outbox += self._embedder.step(_TURN_TOKENS)

@@ -7,24 +7,20 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from inference.engine.answers import Plan
-from inference.engine.cache.blocks import Missing
-from inference.engine.cache.names import Chain
-from inference.engine.cache.state import Bytes, Part
 from inference.engine.contexts import Contexts
 from inference.engine.embeddings import Embedder, EmbeddingJob
-from inference.engine.held import Answer, Held, answer_links, last_block, prompt_links
+from inference.engine.held import Held, answer_links, last_block, prompt_links
+from inference.engine.jobs import AnyJob, Cancel, Choice, DiskChanged, Emit, Event, Fetched, Job, Stop
 from inference.engine.kv import Kv
 from inference.engine.llama import Context, FloatArray, LlamaError, Model
 from inference.engine.logprobs import token_logprob
-from inference.engine.output import Output, Sent
+from inference.engine.output import Sent
 from inference.engine.sampling import Sampler, choose_batch
 from inference.engine.scheduler import Admission, Chunk, Limits, Pool, Preemption, Scheduler, Sequence
 from inference.engine.tuning import measure
@@ -35,7 +31,6 @@ from inference.protocol import (
     Failed,
     Finished,
     FinishReason,
-    Generate,
     TokenLogprob,
     Tuned,
     WorkerLoad,
@@ -59,87 +54,6 @@ _MEASUREMENTS = 5
 """So many may be given up because somebody asked for something."""
 _FETCH_SECONDS = 2.0
 """Of 1,000 tokens a working disk gives the blocks in 30 ms; computing them takes longer than 2 s on few machines."""
-
-Emit = Callable[[list[tuple["Job | EmbeddingJob | None", WorkerToGateway]]], None]
-"""Takes what one step produced, each message with its job; a message without one goes to every gateway."""
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Job:
-    """One request, from its tokens to its last message."""
-
-    peer: Hashable
-    """The connection that it came on."""
-    request: Generate
-    tokens: list[int]
-    """The prompt."""
-    limit: int
-    """Most tokens that prompt and completion of each choice may have together."""
-    plan: Plan = field(default_factory=Plan)
-    """How its tokens are chosen and read."""
-    shared_tokens: int = 0
-    """So many of the prompt's first tokens were declared shareable."""
-    arrived: float = field(default_factory=time.monotonic)
-    started: float | None = None
-    first_token: float | None = None
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def id(self) -> int:
-        return self.request.id
-
-
-AnyJob = Job | EmbeddingJob
-
-
-@dataclass(slots=True, eq=False)
-class _Choice:
-    """One answer to a request: its tokens, how the next one is chosen, and what becomes of them."""
-
-    job: Job
-    index: int
-    sequence: Sequence
-    sampler: Sampler
-    output: Output
-    chain: Chain | None
-    """Names of its blocks; None: nothing of it is cached."""
-    answer: Answer = field(default_factory=Answer)
-    complete: bool = False
-    """It came to its end, and its client has all of it."""
-    inherited: tuple[Part, ...] = ()
-    """The prompt's KV, of the choice that computed it, until it is restored."""
-    fetching: threading.Timer | None = None
-    """Ends the wait for the disk."""
-    pinned: list[bytes] = field(default_factory=list)
-    """Blocks that were fetched for it and wait in RAM."""
-    saved: int = 0
-    """So many of the prompt's tokens were computed when its KV was saved last."""
-    scheduled: bool = False
-    """The scheduler has its sequence; it hasn't while blocks are fetched."""
-
-
-class _Cancel:
-    def __init__(self, job: AnyJob) -> None:
-        self.job = job
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    choice: _Choice
-    missing: Missing
-    payloads: list[tuple[bytes, Bytes]]
-
-
-class _DiskChanged:
-    pass
-
-
-class _Stop:
-    pass
-
-
-_Event = Job | EmbeddingJob | _Cancel | CacheBudget | _Fetched | _DiskChanged | _Stop
 
 
 def end_process() -> None:
@@ -180,11 +94,11 @@ class Engine:
         self._on_death = on_death
         self._called = threading.Event()
         """Whoever has something to do for the engine sets it, which ends a measurement."""
-        self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._scheduler = Scheduler(limits)
-        self._jobs: dict[Job, list[_Choice]] = {}
+        self._jobs: dict[Job, list[Choice]] = {}
         """The choices of each that have not ended."""
-        self._ended: list[_Choice] = []
+        self._ended: list[Choice] = []
         """Choices that ended in this step. Their clients are told first, then their KV is kept, their cells freed."""
         self._outbox: list[tuple[AnyJob | None, WorkerToGateway]] = []
         self._reported_load = WorkerLoad(running=0, waiting=0)
@@ -218,14 +132,14 @@ class Engine:
 
     def cancel(self, job: AnyJob) -> None:
         """End a job before the next step; one that has ended already is left alone."""
-        self._inbox.put(_Cancel(job))
+        self._inbox.put(Cancel(job))
 
     def set_cache_budget(self, budget: CacheBudget) -> None:
         self._inbox.put(budget)
 
     def stop(self) -> None:
         """End the thread after the step that is running."""
-        self._inbox.put(_Stop())
+        self._inbox.put(Stop())
         self._called.set()
         self._thread.join()
 
@@ -234,7 +148,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._contexts = Contexts(self._model, self._limits, self._threads)
-            self._kv = Kv(self._contexts, self._files, self._cache_directory, lambda: self._inbox.put(_DiskChanged()))
+            self._kv = Kv(self._contexts, self._files, self._cache_directory, lambda: self._inbox.put(DiskChanged()))
             self._held = Held(self._kv.holds)
         except Exception as fault:
             self._started.set_exception(fault)
@@ -272,18 +186,18 @@ class Engine:
                     return True
                 self._measure()
                 continue
-            if isinstance(event, _Stop):
+            if isinstance(event, Stop):
                 return False
             self._take(event)
 
-    def _take(self, event: "Job | EmbeddingJob | _Cancel | CacheBudget | _Fetched | _DiskChanged") -> None:
+    def _take(self, event: "Job | EmbeddingJob | Cancel | CacheBudget | Fetched | DiskChanged") -> None:
         if isinstance(event, Job):
             self._accept(event)
         elif isinstance(event, EmbeddingJob):
             self._accept_embedding(event)
-        elif isinstance(event, _Cancel):
+        elif isinstance(event, Cancel):
             self._finish_cancelled(event.job)
-        elif isinstance(event, _Fetched):
+        elif isinstance(event, Fetched):
             self._take_fetched(event)
         elif isinstance(event, CacheBudget):
             self._kv.set_budget(event)
@@ -322,16 +236,16 @@ class Engine:
         self._jobs[job] = [choice]
         missing = self._kv.missing(choice.chain, job.tokens)
         if missing.ids:
-            self._kv.fetch(missing, lambda payloads: self._inbox.put(_Fetched(choice, missing, payloads)))
+            self._kv.fetch(missing, lambda payloads: self._inbox.put(Fetched(choice, missing, payloads)))
             # A disk that hangs must not hang the request: without an answer the prompt is computed.
-            timer = threading.Timer(_FETCH_SECONDS, lambda: self._inbox.put(_Fetched(choice, missing, [])))
+            timer = threading.Timer(_FETCH_SECONDS, lambda: self._inbox.put(Fetched(choice, missing, [])))
             timer.daemon = True
             timer.start()
             choice.fetching = timer
         else:
             self._schedule(choice)
 
-    def _take_fetched(self, event: _Fetched) -> None:
+    def _take_fetched(self, event: Fetched) -> None:
         choice = event.choice
         if choice.job in self._jobs and not choice.scheduled:  # else it was cancelled meanwhile, or gave up waiting
             assert choice.fetching is not None
@@ -339,11 +253,11 @@ class Engine:
             choice.pinned = self._kv.fetched(event.missing, event.payloads)
             self._schedule(choice)
 
-    def _schedule(self, choice: _Choice) -> None:
+    def _schedule(self, choice: Choice) -> None:
         self._scheduler.add(choice.sequence)
         choice.scheduled = True
 
-    def _choose_beginning(self, job: Job, *, index: int, tokens: list[int]) -> _Choice:
+    def _choose_beginning(self, job: Job, *, index: int, tokens: list[int]) -> Choice:
         request = job.request
         sequence = Sequence(
             key=None,
@@ -358,7 +272,7 @@ class Engine:
         output = job.plan.output()
         sampler = Sampler(request.sampling, job.tokens, choice=index, constraint=job.plan.constraint())
         sampler.lifted = output.thinking
-        choice = _Choice(job, index, sequence, sampler, output, chain)
+        choice = Choice(job, index, sequence, sampler, output, chain)
         sequence.key = choice
         return choice
 
@@ -411,7 +325,7 @@ class Engine:
         )
         self._contexts.forget(preemption.pool, preemption.slot)
 
-    def _begin(self, choice: _Choice, now: float) -> None:
+    def _begin(self, choice: Choice, now: float) -> None:
         """It has cells: fill them with what is known of its tokens."""
         job, sequence = choice.job, choice.sequence
         assert sequence.pool is not None
@@ -427,7 +341,7 @@ class Engine:
             if choice.chain is not None:
                 self._kv.count(len(job.tokens), job.cached_tokens)
 
-    def _unpin(self, choice: _Choice) -> None:
+    def _unpin(self, choice: Choice) -> None:
         self._kv.unpin(choice.pinned)
         choice.pinned = []
 
@@ -479,25 +393,25 @@ class Engine:
                 )
                 choice.saved = sequence.computed
 
-    def _note_prompt(self, choice: _Choice) -> None:
+    def _note_prompt(self, choice: Choice) -> None:
         """Gateways may be told that its prompt's KV is here."""
         job = choice.job
         for link, tokens in prompt_links(job.request, len(job.tokens)):
             self._note(choice, link, tokens)
 
-    def _note_answer(self, choice: _Choice) -> None:
+    def _note_answer(self, choice: Choice) -> None:
         if choice.complete:
             # Thoughts stand before the answer in its KV, and are not in the conversation's next turn.
             tokens = len(choice.job.tokens) if choice.answer.thoughts else choice.sequence.computed
             for link in answer_links(choice.job.request, choice.answer):
                 self._note(choice, link, tokens)
 
-    def _note(self, choice: _Choice, link: bytes, tokens: int) -> None:
+    def _note(self, choice: Choice, link: bytes, tokens: int) -> None:
         block = last_block(min(tokens, choice.sequence.computed))
         if block is not None and choice.chain is not None:
             self._held.note(link, tokens, choice.chain.block(block, choice.sequence.tokens).name)
 
-    def _prompt_computed(self, choice: _Choice, logits: FloatArray) -> None:
+    def _prompt_computed(self, choice: Choice, logits: FloatArray) -> None:
         """Others may use the prompt's KV from now on, the request's other choices first of all."""
         job, sequence = choice.job, choice.sequence
         assert sequence.pool is not None
@@ -518,7 +432,7 @@ class Engine:
 
     # --- One token, and the ways a choice ends -----------------------------------------------------------------------
 
-    def _advance(self, choice: _Choice, token: int, logits: FloatArray) -> None:
+    def _advance(self, choice: Choice, token: int, logits: FloatArray) -> None:
         """The model chose ``token``: send what comes of it, or end."""
         job, sequence, sampler, output = choice.job, choice.sequence, choice.sampler, choice.output
         if job not in self._jobs:  # another of its choices has failed in this step
@@ -545,7 +459,7 @@ class Engine:
         count = job.request.logprobs
         return None if count is None else token_logprob(logits, token, count, self._model.piece)
 
-    def _finish(self, choice: _Choice, reason: FinishReason, sent: Sent | None = None) -> None:
+    def _finish(self, choice: Choice, reason: FinishReason, sent: Sent | None = None) -> None:
         job = choice.job
         if sent:
             self._outbox.append((job, _delta(choice, sent)))
@@ -620,7 +534,7 @@ class Engine:
             self._outbox.append((None, changes))
 
 
-def _delta(choice: _Choice, sent: Sent, finish: FinishReason | None = None) -> Delta:
+def _delta(choice: Choice, sent: Sent, finish: FinishReason | None = None) -> Delta:
     return Delta(
         id=choice.job.id,
         index=choice.index,
@@ -633,8 +547,8 @@ def _delta(choice: _Choice, sent: Sent, finish: FinishReason | None = None) -> D
     )
 
 
-def _choice(sequence: Sequence) -> _Choice:
-    assert isinstance(sequence.key, _Choice)
+def _choice(sequence: Sequence) -> Choice:
+    assert isinstance(sequence.key, Choice)
     return sequence.key
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from inference.engine.cache.blocks import LEAST_TOKENS, BlockCache, Match, Missing
@@ -147,9 +148,13 @@ class Kv:
 
     def report(self, context_tokens: int) -> CacheReport:
         if self._refusal:
-            off = TierReport(reason=self._refusal)
+            off = TierReport(reason=self._refusal, possible=False)
             return CacheReport(context_tokens=context_tokens, ram=off, ssd=off)
-        return self._cache.report(context_tokens)
+        report = self._cache.report(context_tokens)
+        if self._directory is None:
+            off = TierReport(reason="this worker has no directory for it", possible=False)
+            return msgspec.structs.replace(report, ssd=off)
+        return report
 
     def check(self) -> None:
         """Raises:

@@ -17,7 +17,7 @@ import structlog
 from inference.engine.counting import Counting
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import EmbeddingJob
-from inference.engine.engine import AnyJob, Job
+from inference.engine.jobs import AnyJob, Job
 from inference.engine.prompts import Prompt, PromptRefused, Prompts
 from inference.protocol import (
     PROTOCOL_VERSION,

@@ -186,7 +186,7 @@ class BlockCache:
                 least_recent_use=first.used_at if first else None,
                 least_uses=first.uses if first else None,
             ),
-            ssd=self._disk.report() if self._disk else TierReport(reason="this worker has no directory for it"),
+            ssd=self._disk.report() if self._disk else TierReport(reason="no budget was told yet"),
             save_seconds=self._saving.seconds,
             restore_seconds=self.restoring.seconds,
             written_bytes=self._disk.written_bytes if self._disk else 0,

@@ -14,7 +14,8 @@ import pytest
 
 from inference.engine.cache.state import Part, UnknownForm, parse
 from inference.engine.contexts import Contexts
-from inference.engine.engine import AnyJob, Engine, Job
+from inference.engine.engine import Engine
+from inference.engine.jobs import AnyJob, Job
 from inference.engine.kv import Kv
 from inference.engine.llama import Model, silence_native_log
 from inference.engine.scheduler import Limits, Pool

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from inference.engine.engine import Engine, Job
+from inference.engine.engine import Engine
+from inference.engine.jobs import Job
 from inference.engine.llama import Model
 from inference.engine.scheduler import Limits
 from inference.protocol import EngineParameters, Generate

@@ -1,0 +1,100 @@
+"""What the engine works on, and the events that reach it."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from inference.engine.answers import Plan
+from inference.engine.cache.blocks import Missing
+from inference.engine.cache.names import Chain
+from inference.engine.cache.state import Bytes, Part
+from inference.engine.embeddings import EmbeddingJob
+from inference.engine.held import Answer
+from inference.engine.output import Output
+from inference.engine.sampling import Sampler
+from inference.engine.scheduler import Sequence
+from inference.protocol import CacheBudget, Generate, WorkerToGateway
+
+Emit = Callable[[list[tuple["Job | EmbeddingJob | None", WorkerToGateway]]], None]
+"""Takes what one step produced, each message with its job; a message without one goes to every gateway."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job:
+    """One request, from its tokens to its last message."""
+
+    peer: Hashable
+    """The connection that it came on."""
+    request: Generate
+    tokens: list[int]
+    """The prompt."""
+    limit: int
+    """Most tokens that prompt and completion of each choice may have together."""
+    plan: Plan = field(default_factory=Plan)
+    """How its tokens are chosen and read."""
+    shared_tokens: int = 0
+    """So many of the prompt's first tokens were declared shareable."""
+    arrived: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    first_token: float | None = None
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def id(self) -> int:
+        return self.request.id
+
+
+AnyJob = Job | EmbeddingJob
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """One answer to a request: its tokens, how the next one is chosen, and what becomes of them."""
+
+    job: Job
+    index: int
+    sequence: Sequence
+    sampler: Sampler
+    output: Output
+    chain: Chain | None
+    """Names of its blocks; None: nothing of it is cached."""
+    answer: Answer = field(default_factory=Answer)
+    complete: bool = False
+    """It came to its end, and its client has all of it."""
+    inherited: tuple[Part, ...] = ()
+    """The prompt's KV, of the choice that computed it, until it is restored."""
+    fetching: threading.Timer | None = None
+    """Ends the wait for the disk."""
+    pinned: list[bytes] = field(default_factory=list)
+    """Blocks that were fetched for it and wait in RAM."""
+    saved: int = 0
+    """So many of the prompt's tokens were computed when its KV was saved last."""
+    scheduled: bool = False
+    """The scheduler has its sequence; it hasn't while blocks are fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    job: AnyJob
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the disk had of a choice's prompt."""
+
+    choice: Choice
+    missing: Missing
+    payloads: list[tuple[bytes, Bytes]]
+
+
+class DiskChanged:
+    """The SSD tier's report has changed."""
+
+
+class Stop:
+    """The thread is to end."""
+
+
+Event = Job | EmbeddingJob | Cancel | CacheBudget | Fetched | DiskChanged | Stop
