@@ -31,12 +31,14 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     arguments = parser.parse_args()
     parts = [_machine()]
+    print(parts[0] + "\n", flush=True)
     for name in arguments.sections or SECTIONS:
         title, measure = SECTIONS[name]
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         parts.append(f"**{title}**\n\n{measure()}")
+        # At once, so that a section that fails does not take the others along.
+        print(parts[-1] + "\n", flush=True)
     report = "\n\n".join(parts)
-    print(report)
     if arguments.write:
         _write(report)
     return 0

@@ -85,7 +85,9 @@ async def play(script: Script) -> Outcome:
     pieces = max(turn.after_tokens for turn in script.turns)
     started = _Started(sum(turn.after_tokens == 0 for turn in script.turns), pieces)
     timeout = aiohttp.ClientTimeout(total=900)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    # A connection for each request: llama-server closes idle ones without a word, and a turn would be lost on one.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
         async def one(turn: Turn) -> Answer:
             async with room:
