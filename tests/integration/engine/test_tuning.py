@@ -21,7 +21,7 @@ Start = Callable[..., Worker]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # as the supervisor does it
+    monkeypatch.setenv("GOMP_SPINCOUNT", "2000")  # as the supervisor does it
     workers: list[Worker] = []
 
     def start(model: Path | None = None, *options: str, **parameters: Any) -> Worker:
