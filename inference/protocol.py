@@ -429,6 +429,11 @@ class EngineParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """−1: all."""
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
+    prompt_lookup: bool | None = None
+    """Guess tokens from what stands in the prompt and the answer already, and compute them together where that is
+    faster. True unless said otherwise; recurrent models, which can't take a guess back, never do."""
+    draft_cost: float | None = None
+    """What a guessed token adds to the time of a step of one sequence, as a part of it. 1: guesses never pay."""
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -611,7 +616,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True, tag="tuned"):
     """What a worker found to be fastest on this machine, for its next load."""
 
     parameters: EngineParameters
-    """Only what won against the engine's own choice."""
+    """Only what won against the engine's own choice, and what a guess costs."""
     measured: tuple[Measured, ...]
     """In the order in which they were tried, the engine's own choice first."""
 

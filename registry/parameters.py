@@ -65,6 +65,8 @@ FIELDS: Mapping[str, Kind] = {
     "n_gpu_layers": Number(least=-1, most=10_000),
     "rope_freq_base": Number(least=1, most=1e12, whole=False),
     "rope_freq_scale": Number(least=1e-6, most=1e6, whole=False),
+    "prompt_lookup": Switch(),
+    "draft_cost": Number(least=0.001, most=1, whole=False),
 }
 _NOT_QUANTIZED = ("f32", "f16", "bf16")
 

@@ -26,10 +26,11 @@ from inference.engine.embedding_engine import EmbeddingEngine
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import embeds_only
 from inference.engine.engine import Engine
+from inference.engine.jobs import Emit
 from inference.engine.llama import LlamaError, Model, silence_native_log
 from inference.engine.news import News, say
 from inference.engine.prompts import Prompts
-from inference.engine.scheduler import Limits
+from inference.engine.sequences import Limits
 from inference.engine.server import WorkerServer
 from inference.engine.template import TemplateFault
 from inference.protocol import (
@@ -81,7 +82,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
     began = time.monotonic()
     parameters: EngineParameters = arguments.parameters
-    threads = parameters.threads or len(os.sched_getaffinity(0))
+    threads = _threads(parameters)
     model = Model(arguments.files, _Progress(), parameters)
     limits = _limits(model.trained_context_tokens, parameters)
     writes_text = not embeds_only(model)
@@ -94,20 +95,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
         embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
         report=News().say,
     )
-    engine: Engine | EmbeddingEngine
-    if writes_text:
-        files = tuple(arguments.files)
-        engine = Engine(
-            model,
-            limits,
-            threads,
-            server.emit,
-            files=files,
-            cache_directory=arguments.cache_dir,
-            on_tuned=partial(_report_in, loop) if arguments.tune else None,
-        )
-    else:
-        engine = EmbeddingEngine(model, limits.context_tokens, threads, server.emit)
+    engine = (
+        _engine(arguments, model, limits, server.emit, loop)
+        if writes_text
+        else EmbeddingEngine(model, limits.context_tokens, threads, server.emit)
+    )
     engine.start()
     await _hear_budgets(engine.set_cache_budget)
     listener = await server.listen(engine, arguments.socket)
@@ -127,6 +119,24 @@ async def _serve(arguments: argparse.Namespace) -> None:
     engine.stop()
     server.report_counts()
     arguments.socket.unlink(missing_ok=True)
+
+
+def _engine(
+    arguments: argparse.Namespace, model: Model, limits: Limits, emit: Emit, loop: asyncio.AbstractEventLoop
+) -> Engine:
+    return Engine(
+        model,
+        limits,
+        _threads(model.parameters),
+        emit,
+        files=tuple(arguments.files),
+        cache_directory=arguments.cache_dir,
+        on_tuned=partial(_report_in, loop) if arguments.tune else None,
+    )
+
+
+def _threads(parameters: EngineParameters) -> int:
+    return parameters.threads or len(os.sched_getaffinity(0))
 
 
 def _limits(trained_context_tokens: int, parameters: EngineParameters) -> Limits:

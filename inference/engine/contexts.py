@@ -9,7 +9,7 @@ import structlog
 
 from inference.engine.cache.state import Bytes, Layout, Part, State, UnknownForm, join, parse
 from inference.engine.llama import BUILD, Context, FloatArray, LlamaError, Model
-from inference.engine.scheduler import Limits, Pool
+from inference.engine.sequences import Limits, Pool
 
 log = structlog.get_logger(module="engine")
 
@@ -78,9 +78,10 @@ class Contexts:
             context.close()
         self._contexts = {}
 
-    def forget(self, pool: Pool, slot: int) -> None:
+    def forget(self, pool: Pool, slot: int, *, since: int = 0) -> None:
+        """Free a sequence's cells, from the position ``since`` on."""
         if context := self._contexts.get(pool):
-            context.forget(slot)
+            context.forget(slot, since=since)
 
     def read(self, pool: Pool, slot: int, tokens: int) -> "Reading":
         """The KV of a sequence that holds ``tokens``, to be used before anything else is done in its pool."""

@@ -13,7 +13,7 @@ from inference.engine.embeddings import EmbeddingJob
 from inference.engine.held import Answer
 from inference.engine.output import Output
 from inference.engine.sampling import Sampler
-from inference.engine.scheduler import Sequence
+from inference.engine.sequences import Sequence
 from inference.protocol import CacheBudget, Generate, WorkerToGateway
 
 Emit = Callable[[list[tuple["Job | EmbeddingJob | None", WorkerToGateway]]], None]

@@ -13,8 +13,8 @@ from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
 from inference.engine.cache.ram import RamTier
 from inference.engine.cache.state import Bytes, Layout, Part, UnknownForm
 from inference.engine.contexts import Contexts
-from inference.engine.scheduler import Pool
-from inference.engine.scheduler import Sequence as Tokens
+from inference.engine.sequences import Pool
+from inference.engine.sequences import Sequence as Tokens
 from inference.protocol import CacheBudget, CacheReport, Partition, TierReport
 
 log = structlog.get_logger(module="engine")

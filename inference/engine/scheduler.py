@@ -22,82 +22,29 @@ knows what is left to compute:
    to the whole batch. The oldest prompt gets a block, so that none starves, then those of which the least is left: 16
    that are computed evenly would all have their first token when the last one has it. Chunks end at multiples of the
    cache's block, so that a prompt is cut the same way whether its beginning was cached or not.
+7. **Guess**, where no prompt is waiting to be computed: tokens that probably follow are computed behind the one that is
+   known (:mod:`inference.engine.speculation`), if that is cheaper than a step for each.
 
 *Order* of waiting sequences: the highest priority first, where waiting raises it by one every ``AGING_SECONDS``, so
-that nothing starves. Among equals tenants take turns by deficit round robin (Shreedhar and Varghese 1995): every turn
-earns a tenant ``QUANTUM_TOKENS``, a prompt costs its tokens and every generated token costs one, so that who sends ten
-times as many or as long requests does not get ten times the tokens. Within a tenant: first come, first served. Within
-a pool nobody overtakes: a smaller request behind must not starve the one that does not fit yet.
+that nothing starves. Among equals tenants take turns (:mod:`inference.engine.turns`), and within a tenant it is first
+come, first served. Within a pool nobody overtakes: a smaller request behind must not starve the one that does not fit
+yet.
 
 The long pool never deadlocks: the sequence that is preempted last, the one of highest priority and greatest age, runs
 alone if need be, and alone each fits (:meth:`Scheduler.add` refuses what does not).
 """
 
 import heapq
-from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from enum import Enum
 
-BLOCK_TOKENS = 64
-AGING_SECONDS = 5.0
-QUANTUM_TOKENS = 512
-MOST_DEBT_TOKENS = 16 * QUANTUM_TOKENS
-"""A tenant that was alone for long owes no more than this when another one comes."""
+from inference.engine.cache.names import BLOCK_TOKENS
+from inference.engine.sequences import Limits, Pool, Sequence
+from inference.engine.speculation import MOST_DRAFT_TOKENS, Lookup, draft_tokens
+from inference.engine.turns import Turns, effective_priority
+
 HEADROOM_TOKENS = 64
 """Cells of the long pool kept free for each sequence in it when another is placed: room to grow without a preemption
 at once."""
-
-
-class Pool(Enum):
-    LANES = "lanes"
-    LONG = "long"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Sizes in tokens, which are KV cells."""
-
-    lanes: int
-    lane_tokens: int
-    long_slots: int
-    long_tokens: int
-    """0: the lanes hold the model's whole context and there is no long pool."""
-    batch_tokens: int = 256
-    prefill_beside_decode: int = 64
-
-    @property
-    def context_tokens(self) -> int:
-        """The longest that one sequence can become."""
-        return max(self.lane_tokens, self.long_tokens)
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """A choice's tokens on their way through the model. Owned by the scheduler once added."""
-
-    key: Hashable
-    tokens: list[int]
-    """The prompt, then what was generated."""
-    limit: int
-    """Most tokens that it may come to hold, prompt included."""
-    tenant: str = ""
-    priority: int = 5
-    arrived: float = 0.0
-    """When it came, by the clock that :meth:`Scheduler.admit` is given."""
-    start_by: float | None = None
-    """It expires if it still waits then without ever having run."""
-    computed: int = 0
-    """How many of ``tokens`` have their KV in cells."""
-    pool: Pool | None = None
-    slot: int = -1
-    begun: bool = False
-    """It was placed once: it is charged for, and does not expire."""
-    long: bool = False
-    """It has filled a lane once, so that it waits for the long pool."""
-
-    @property
-    def pending(self) -> int:
-        return len(self.tokens) - self.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +82,13 @@ class Chunk:
 
     sequence: Sequence
     count: int
+    guesses: tuple[int, ...] = ()
+    """Tokens to be computed behind them that may turn out wrong; their KV must then be removed again."""
 
     @property
     def wants_output(self) -> bool:
-        """The chunk reaches the last known token: the next one is chosen from its logits."""
+        """The chunk reaches the last known token: the next one is chosen from its logits, and more of those of its
+        guesses."""
         return self.count == self.sequence.pending
 
 
@@ -146,12 +96,14 @@ Batch = dict[Pool, list[Chunk]]
 
 
 class Scheduler:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, draft_cost: float = 1.0) -> None:
+        """``draft_cost``: what a guessed token adds to the time of a step, as a part of it. 1: nothing is guessed."""
         self.limits = limits
+        self._draft_cost = draft_cost
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._free = {Pool.LANES: list(range(limits.lanes)), Pool.LONG: list(range(limits.long_slots))}
-        self._turns = _Turns()
+        self._turns = Turns()
 
     @property
     def running(self) -> int:
@@ -180,9 +132,14 @@ class Scheduler:
             self._release(sequence)
         self._turns.keep(each.tenant for each in (*self._waiting, *self._running))
 
-    def generated(self, sequence: Sequence) -> None:
-        """A token was generated for it, which its tenant is charged for."""
+    def generated(self, sequence: Sequence, token: int) -> None:
+        """``token`` was chosen to be its next one, which its tenant is charged for."""
+        sequence.tokens.append(token)
         self._turns.charge(sequence.tenant, 1)
+        if sequence.lookup is not None:
+            sequence.lookup.appended()
+        elif self._draft_cost < 1.0:
+            sequence.lookup = Lookup(sequence.tokens)
 
     # --- Who holds cells -------------------------------------------------------------------------------------------
 
@@ -195,10 +152,6 @@ class Scheduler:
             self._place_waiting(admission, pool, now)
         return admission
 
-    def next_expiry(self) -> float | None:
-        """When :meth:`admit` is due even if nothing happens."""
-        return min((each.start_by for each in self._waiting if _may_expire(each) and each.start_by), default=None)
-
     def _expire(self, admission: Admission, now: float) -> None:
         admission.expired = [
             each for each in self._waiting if _may_expire(each) and each.start_by is not None and each.start_by <= now
@@ -208,7 +161,7 @@ class Scheduler:
 
     def _preempt_overflow(self, admission: Admission, now: float) -> None:
         running = [sequence for sequence in self._running if sequence.pool is Pool.LONG]
-        running.sort(key=lambda each: (_effective_priority(each, now), -each.arrived))
+        running.sort(key=lambda each: (effective_priority(each, now), -each.arrived))
         cells = sum(len(sequence.tokens) for sequence in running)
         for sequence in running[:-1]:
             if cells <= self.limits.long_tokens:
@@ -280,8 +233,9 @@ class Scheduler:
     def batch(self) -> Batch:
         """The chunks of the next decode, by pool; none when there is nothing that can run."""
         decoding = [sequence for sequence in self._running if sequence.pending == 1]
-        chunks = [Chunk(sequence, 1) for sequence in decoding]
         prompts = [sequence for sequence in self._running if sequence.pending > 1]
+        guesses = {} if prompts else self._guesses(decoding)
+        chunks = [Chunk(sequence, 1, guesses.get(sequence, ())) for sequence in decoding]
         chunks += self._prefill(prompts, self._prefill_budget(len(prompts), len(decoding)))
         batch: Batch = {pool: [] for pool in Pool}
         for chunk in chunks:
@@ -292,6 +246,31 @@ class Scheduler:
             # In any other order a batch falls apart into several: 176 instead of 84 ms for 16 sequences.
             of_pool.sort(key=lambda chunk: chunk.sequence.slot)
         return batch
+
+    def _guesses(self, decoding: list[Sequence]) -> dict[Sequence, tuple[int, ...]]:
+        """Equally many for all of a pool: a batch also falls apart where sequences have more and fewer tokens in it."""
+        guesses: dict[Sequence, tuple[int, ...]] = {}
+        for pool in Pool:
+            sequences = [sequence for sequence in decoding if sequence.pool is pool]
+            count = min((self._guess_count(each, len(sequences)) for each in sequences), default=0)
+            if pool is Pool.LONG:
+                free = self.limits.long_tokens - sum(len(each.tokens) for each in sequences)
+                count = min(count, free // max(1, len(sequences)))
+            if count > 0:
+                guesses |= {sequence: sequence.lookup.guess(count) for sequence in sequences if sequence.lookup}
+        return guesses
+
+    def _guess_count(self, sequence: Sequence, together: int) -> int:
+        """How many are worth computing where so many sequences are in the step, and have room."""
+        if sequence.lookup is None or not sequence.lookup.accuracy:
+            return 0
+        known = len(sequence.tokens)
+        room = min(
+            sequence.limit - known - 1,
+            self.limits.batch_tokens // together - 1,
+            self.limits.lane_tokens - known if sequence.pool is Pool.LANES else MOST_DRAFT_TOKENS,
+        )
+        return min(draft_tokens(sequence.lookup.accuracy, together, self._draft_cost), room)
 
     def _prefill_budget(self, prompts: int, decoding: int) -> int:
         room = self.limits.batch_tokens - decoding
@@ -312,52 +291,8 @@ class Scheduler:
         return [Chunk(sequence, count) for sequence, count in counts.items() if count]
 
 
-class _Turns:
-    """Deficit round robin between tenants."""
-
-    def __init__(self) -> None:
-        self._deficits: dict[str, float] = {}
-        """In the order of turns: who is first has it. Negative: the tenant owes tokens."""
-
-    def next(self, waiting: list[Sequence], now: float) -> Sequence:
-        """Whose turn it is, of those of the highest priority."""
-        highest = max(_effective_priority(sequence, now) for sequence in waiting)
-        heads: dict[str, Sequence] = {}
-        for sequence in waiting:
-            if _effective_priority(sequence, now) == highest:
-                head = heads.get(sequence.tenant)
-                if head is None or sequence.arrived < head.arrived:
-                    heads[sequence.tenant] = sequence
-        if len(heads) == 1:
-            return next(iter(heads.values()))
-        for tenant in heads:
-            self._deficits.setdefault(tenant, 0.0)
-        while True:
-            tenant = next(each for each in self._deficits if each in heads)
-            if self._deficits[tenant] >= _cost(heads[tenant]):
-                return heads[tenant]
-            self._deficits[tenant] = self._deficits.pop(tenant) + QUANTUM_TOKENS
-
-    def charge(self, tenant: str, tokens: int) -> None:
-        self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
-
-    def keep(self, tenants: Iterable[str]) -> None:
-        """Forget the others: who has nothing here neither saves up nor owes."""
-        present = set(tenants)
-        for tenant in [each for each in self._deficits if each not in present]:
-            del self._deficits[tenant]
-
-
-def _effective_priority(sequence: Sequence, now: float) -> int:
-    return sequence.priority + int((now - sequence.arrived) / AGING_SECONDS)
-
-
 def _may_expire(sequence: Sequence) -> bool:
     return sequence.start_by is not None and not sequence.begun
-
-
-def _cost(sequence: Sequence) -> int:
-    return 0 if sequence.begun else len(sequence.tokens)
 
 
 def _block_count(sequence: Sequence, taken: int, budget: int) -> int:

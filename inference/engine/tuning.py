@@ -9,6 +9,8 @@ in turns with the best so far, so that what else the machine does meets both:
 3. a thread less than there are cores;
 4. larger chunks of prompts beside those who decode.
 
+Then it is measured what guessing tokens costs here (:mod:`inference.engine.speculation`).
+
 A change has to win by :data:`MARGIN` in each of some rounds, or noise would turn the choice now and then. The type of
 KV is not tried: it changes answers, so only an operator sets it. What is chosen here rounds differently, as another
 batch does, no more.
@@ -27,7 +29,7 @@ from inference.engine.cache.names import BLOCK_TOKENS
 from inference.engine.cache.state import UnknownForm
 from inference.engine.contexts import Contexts
 from inference.engine.llama import Context, LlamaError, Model
-from inference.engine.scheduler import Limits, Pool
+from inference.engine.sequences import Limits, Pool
 from inference.protocol import EngineParameters, Measured, Tuned
 
 MARGIN = 1.05
@@ -39,6 +41,8 @@ _LANE_TOKENS = 256
 _CHUNKS = (128, 256)
 _NOT_QUANTIZED = (None, "f32", "f16", "bf16")
 """Quantized V needs flash attention."""
+_GUESSES = 7
+"""A batch of eight: between the few guesses of a text that repeats itself a little and the most there are."""
 _ROUNDS = 3
 _MOST_SECONDS = 15.0
 """Of computing, however large the model is. One of 135 million parameters takes 2 s on two cores."""
@@ -74,6 +78,11 @@ def best_chunk(mixed_seconds: Mapping[int, float], decode_seconds: float) -> int
         if mixed_seconds[chunk] <= LONGEST_STEP_SECONDS and rate(chunk) >= MARGIN * rate(chosen):
             chosen = chunk
     return chosen
+
+
+def cost_of_a_guess(one_seconds: float, more_seconds: float, guesses: int) -> float:
+    """What each of some guesses adds to the time of a step, as a part of it: more than 0, 1 at most."""
+    return min(1.0, max(0.001, round((more_seconds / one_seconds - 1) / guesses, 3)))
 
 
 def measure(model: Model, limits: Limits, threads: int, abandon: Callable[[], bool]) -> Tuned | None:
@@ -146,6 +155,10 @@ class _Bench:
                 self._chosen = best.parameters
             loser.close()
         self._choose_chunk(best)
+        fixed = self._model.parameters
+        if fixed.draft_cost is None and fixed.prompt_lookup is not False and not self._model.recurrent:
+            cost = cost_of_a_guess(best.guessed_seconds(0), best.guessed_seconds(_GUESSES), _GUESSES)
+            self._chosen = replace(self._chosen, draft_cost=cost)
 
     def _wins(self, candidate: "_Rig", best: "_Rig") -> bool:
         """A round."""
@@ -245,6 +258,18 @@ class _Rig:
         self.decode_seconds = min(self.decode_seconds, decode_seconds)
         self.mixed_seconds[chunk] = min(self.mixed_seconds.get(chunk, math.inf), mixed_seconds)
         return self._measured(chunk, decode_seconds, mixed_seconds)
+
+    def guessed_seconds(self, guesses: int) -> float:
+        """The least time of a step of one sequence with so many guesses."""
+        tokens = self._tokens(1 + guesses)
+        positions = range(self._position, self._position + len(tokens))
+        seconds = []
+        for _ in range(_ROUNDS):
+            began = time.perf_counter()
+            self._decode(tokens, positions, [0] * len(tokens), range(len(tokens)))
+            seconds.append(time.perf_counter() - began)
+            self._contexts.forget(Pool.LANES, 0, since=self._position)
+        return min(seconds)
 
     def best(self, chunk: int) -> Measured:
         return self._measured(chunk, self.decode_seconds, self.mixed_seconds[chunk])

@@ -145,6 +145,7 @@ class VersionAdmin(ReadOnlyAdmin):
                     ("threads", "batch_tokens", "prefill_beside_decode"),
                     ("flash_attention", "kv_type", "unified"),
                     ("n_gpu_layers", "rope_freq_base", "rope_freq_scale"),
+                    ("prompt_lookup", "draft_cost"),
                 ),
                 "description": "What is empty is chosen, by measurement where that helps. After a change a running "
                 "worker finishes its requests and ends; the next load has the new ones.",

@@ -18,7 +18,7 @@ from inference.engine.engine import Engine
 from inference.engine.jobs import AnyJob, Job
 from inference.engine.kv import Kv
 from inference.engine.llama import Model, silence_native_log
-from inference.engine.scheduler import Limits, Pool
+from inference.engine.sequences import Limits, Pool
 from inference.protocol import (
     CacheBudget,
     CacheReport,

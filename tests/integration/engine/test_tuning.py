@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from inference.engine.llama import Model, silence_native_log
-from inference.engine.scheduler import Limits
+from inference.engine.sequences import Limits
 from inference.engine.tuning import measure
 from inference.protocol import EngineParameters, Generate, Sampling, Tuned
 from tests import gguf_files
@@ -78,6 +78,9 @@ def test_an_idle_worker_says_what_is_fastest_and_keeps_no_memory(start: Start, s
     assert own.parameters == EngineParameters(prefill_beside_decode=64)
     assert any(each.parameters.unified for each in others)
     assert all(0 < each.decode_seconds <= each.mixed_seconds for each in tuned.measured)
+    cost = tuned.parameters.draft_cost
+    assert cost is not None
+    assert 0 < cost < 1, "a token beside another costs less than alone"
     assert anonymous_mb(worker) <= before + 8
 
 
@@ -104,10 +107,13 @@ def test_a_measurement_that_is_not_wanted_any_more_ends_amid_a_decode(smollm2: P
 
 
 def test_what_an_operator_has_set_is_not_tried(start: Start) -> None:
-    worker = start(None, "--tune", unified=True, flash_attention="on", threads=1, prefill_beside_decode=64)
+    given = {"unified": True, "flash_attention": "on", "threads": 1, "prefill_beside_decode": 64, "draft_cost": 0.4}
+    worker = start(None, "--tune", **given)
     worker.statuses()
-    (own,) = until_tuned(worker).measured
+    tuned = until_tuned(worker)
+    (own,) = tuned.measured
     assert own.parameters == EngineParameters(prefill_beside_decode=64)
+    assert tuned.parameters == EngineParameters()
 
 
 def test_a_recurrent_model_is_measured_without_its_state(tmp_path: Path, start: Start) -> None:

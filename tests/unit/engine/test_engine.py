@@ -8,7 +8,7 @@ import pytest
 from inference.engine.engine import Engine
 from inference.engine.jobs import Job
 from inference.engine.llama import Model
-from inference.engine.scheduler import Limits
+from inference.engine.sequences import Limits
 from inference.protocol import EngineParameters, Generate
 
 LIMITS = Limits(lanes=1, lane_tokens=8, long_slots=1, long_tokens=0)
@@ -18,6 +18,7 @@ class BrokenModel:
     """Its contexts compute ``good_decodes`` times; then it fails in a way that the engine does not expect."""
 
     parameters = EngineParameters()
+    recurrent = False
 
     def __init__(self, good_decodes: int) -> None:
         self._left = good_decodes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference.engine.tuning import LONGEST_STEP_SECONDS, MARGIN, best_chunk, faster
+from inference.engine.tuning import LONGEST_STEP_SECONDS, MARGIN, best_chunk, cost_of_a_guess, faster
 from inference.protocol import EngineParameters, Measured
 
 
@@ -44,3 +44,12 @@ def test_the_chunk_grows_no_further_than_it_pays() -> None:
 
 def test_no_chunk_keeps_others_waiting_too_long() -> None:
     assert best_chunk({64: 2.0, 128: LONGEST_STEP_SECONDS * 1.01}, 0.010) == 64
+
+
+@pytest.mark.parametrize(
+    ("one_seconds", "more_seconds", "cost"), [(0.010, 0.045, 0.5), (0.010, 0.010, 0.001), (0.010, 0.2, 1.0)]
+)
+def test_a_guess_costs_its_part_of_a_step_more_than_nothing_and_a_step_at_most(
+    one_seconds: float, more_seconds: float, cost: float
+) -> None:
+    assert cost_of_a_guess(one_seconds, more_seconds, guesses=7) == pytest.approx(cost)
