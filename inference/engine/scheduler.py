@@ -296,7 +296,10 @@ def _may_expire(sequence: Sequence) -> bool:
 
 
 def _block_count(sequence: Sequence, taken: int, budget: int) -> int:
-    """Tokens up to the next border of blocks, or up to the end of the prompt; 0 if the budget does not reach there."""
+    """Tokens up to the next border of blocks, or up to the end of the prompt; 0 if the budget does not reach there, or
+    the chunk is to stop where it is."""
     at = sequence.computed + taken
+    if taken and at in sequence.stops:
+        return 0
     count = min(BLOCK_TOKENS - at % BLOCK_TOKENS, sequence.pending - taken)
     return count if count <= budget else 0

@@ -51,6 +51,8 @@ class Sequence:
     slot: int = -1
     begun: bool = False
     """It was placed once: it is charged for, and does not expire."""
+    stops: tuple[int, ...] = ()
+    """Chunks of its prompt end there, at multiples of ``BLOCK_TOKENS``: its state is wanted as it is there."""
     long: bool = False
     """It has filled a lane once, so that it waits for the long pool."""
     lookup: Lookup | None = None

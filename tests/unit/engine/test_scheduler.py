@@ -309,6 +309,18 @@ def test_whatever_arrives_everything_ends_and_no_bound_is_passed(cases: list[tup
     assert all(len(each.tokens) >= each.limit for _, each in sequences)
 
 
+def test_a_prompt_is_cut_where_its_state_is_wanted_and_nowhere_else() -> None:
+    scheduler = added(Scheduler(LIMITS), sequence(240, stops=(64, 192)))
+    assert [counts(step(scheduler)[1])["s"] for _ in range(4)] == [64, 128, 48, 1]
+
+
+def test_what_resumes_at_a_stop_goes_on_from_there() -> None:
+    scheduler = added(Scheduler(LIMITS), resumed := sequence(240, stops=(64, 192)))
+    scheduler.admit(0.0)
+    resumed.computed = 64
+    assert counts(scheduler.batch()) == {"s": 128}
+
+
 # --- Guessing --------------------------------------------------------------------------------------------------------
 
 
