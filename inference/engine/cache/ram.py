@@ -80,6 +80,11 @@ class RamTier:
             block.uses += 1
             self._ranking.touch(block.id.name)
 
+    def demote(self, block: Block) -> None:
+        """It goes before all others, unless it is used once more."""
+        block.uses = 0
+        self._ranking.demote(block.id.name)
+
     def pin(self, name: bytes) -> None:
         self._blocks[name].pins += 1
         self._pinned.add(name)

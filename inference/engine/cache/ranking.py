@@ -22,6 +22,10 @@ class Ranking(ABC, Generic[K]):
         """The key was used."""
 
     @abstractmethod
+    def demote(self, key: K) -> None:
+        """The key should go before all others that are there, as if it had never been used."""
+
+    @abstractmethod
     def remove(self, key: K) -> None: ...
 
     @abstractmethod
@@ -42,6 +46,9 @@ class LeastRecentlyUsed(Ranking[K]):
 
     def touch(self, key: K) -> None:
         self._order.move_to_end(key)
+
+    def demote(self, key: K) -> None:
+        self._order.move_to_end(key, last=False)
 
     def remove(self, key: K) -> None:
         del self._order[key]
@@ -67,6 +74,9 @@ class LeastFrequentlyUsed(Ranking[K]):
     def touch(self, key: K) -> None:
         self._set(key, self._entries[key][0] + 1)
 
+    def demote(self, key: K) -> None:
+        self._set(key, 0, -next(self._clock))
+
     def remove(self, key: K) -> None:
         del self._entries[key]
 
@@ -88,8 +98,8 @@ class LeastFrequentlyUsed(Ranking[K]):
     def uses(self, key: K) -> int:
         return self._entries[key][0]
 
-    def _set(self, key: K, uses: int) -> None:
-        self._entries[key] = (uses, next(self._clock))
+    def _set(self, key: K, uses: int, at: int | None = None) -> None:
+        self._entries[key] = (uses, next(self._clock) if at is None else at)
         heapq.heappush(self._heap, (self._entries[key], key))
         if len(self._heap) > 4 * len(self._entries) + 64:
             # Touches leave stale entries behind: rebuilt now and then, so that the heap stays within the keys' size.

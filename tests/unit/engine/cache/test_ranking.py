@@ -39,6 +39,16 @@ def test_who_was_removed_is_gone(ranking: Ranking[str]) -> None:
     assert ranking.in_order() == ["b", "c"]
 
 
+@pytest.mark.parametrize("ranking", [LeastRecentlyUsed[str](), LeastFrequentlyUsed[str]()])
+def test_who_is_demoted_goes_first_unless_used_once_more(ranking: Ranking[str]) -> None:
+    ranked(ranking, "a", "b", "c", "c")
+    ranking.demote("b")
+    ranking.demote("c")
+    assert ranking.victim() == "c"
+    ranking.touch("c")
+    assert ranking.victim() == "b"
+
+
 @given(st.lists(st.tuples(st.sampled_from(["touch", "remove", "add"]), st.sampled_from("abcdef")), max_size=200))
 def test_frequency_agrees_with_counting_by_hand(events: list[tuple[str, str]]) -> None:
     ranking = LeastFrequentlyUsed[str]()
