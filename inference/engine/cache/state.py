@@ -12,6 +12,8 @@
             for each layer (K):  i32 type, u64 row bytes, a row for each cell
             for each layer (V):  the same; or, transposed: i32 type, u32 element bytes, u32 rows,
                                  for each row an element for each cell
+    for recurrent layers, which a model has alone or behind its one cache ("hybrid"):
+        u32 1, i32 position of the last token, u32 0, then as many bytes whatever the position
 
 Of layers with a sliding window only the last tokens have rows: a range that was cut lacks those of its older tokens,
 and a beginning of a sequence can be joined only where the rows that its next token will look back on are all there
@@ -19,32 +21,70 @@ and a beginning of a sequence can be joined only where the rows that its next to
 
 The form is internal to llama.cpp (this is version 0.3.36 of llama-cpp-python). Whatever does not parse to the last byte
 is refused with :class:`UnknownForm`, and at load a round trip is proven on the model itself, so that another form can
-cost the cache, never a wrong token. Recurrent models have no rows to cut and are among the refused.
+cost the cache, never a wrong token.
+
+What recurrent layers remember can't be cut: it is kept whole, as a *checkpoint* of exactly the tokens up to it.
 """
 
 import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+from inference.engine.cache.words import WORD_BYTES, Bytes, Reader, UnknownForm, Writer
+
+__all__ = [
+    "Bytes",
+    "Cache",
+    "Field",
+    "Layout",
+    "Memory",
+    "Part",
+    "Prefix",
+    "State",
+    "UnknownForm",
+    "join",
+    "parse",
+    "usable",
+]
+
 Order = npt.NDArray[np.intp] | None
 """Where the cell of each position is; None: in order."""
 
 Part = tuple[Bytes, int, int]
 """What :meth:`State.cut` gave, how many tokens it has, and how many of these, the first ones, are to be used."""
 
-_WORD_BYTES = 4
+_NOTHING: Bytes = np.empty(0, np.uint8)
 _CELL = np.dtype([("position", "<i4"), ("sequences", "<u4"), ("sequence", "<i4")])
+_CHECKPOINT_HEAD = struct.Struct("<IiI")
 _ROWS_HEAD = struct.Struct("<iQ")
 _TRANSPOSED_HEAD = struct.Struct("<iII")
 
 
-class UnknownForm(Exception):
-    """The state does not have the form that we know; ``str()`` says where."""
+class Memory(Enum):
+    """What a model has to remember tokens with, which its state does not say."""
+
+    ROWS = "a row for each token"
+    RECURRENT = "one state for all tokens"
+    HYBRID = "some layers have rows, others a state"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The beginning of a sequence, as it is put into cells."""
+
+    tokens: int = 0
+    parts: tuple[Part, ...] = ()
+    checkpoint: Bytes | None = None
+    """What recurrent layers remember of these tokens."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> "Prefix":
+        return cls(sum(used for _, _, used in parts), tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +119,23 @@ class Layout:
 
     magic: int
     caches: tuple[Cache, ...]
+    checkpoint_bytes: int = 0
+    """Of what recurrent layers remember of a sequence; 0: there are none."""
 
     def first(self, tokens: int) -> int:
         """The first of so many tokens whose rows are wanted in every cache."""
         return max((cache.first(tokens) for cache in self.caches), default=0)
 
+    def lowest_position(self, tokens: int) -> int:
+        """What llama.cpp says of so many tokens: a sliding window's oldest, and of recurrent layers the last."""
+        return tokens - 1 if self.checkpoint_bytes else self.first(tokens)
+
     def blob_bytes(self, start: int, stop: int, total: int, streams: int) -> int:
         """Of a state that :func:`join` makes, at most."""
-        size = 2 * _WORD_BYTES
+        size = 2 * WORD_BYTES + self.checkpoint_bytes
         for cache in self.caches:
             cells = max(0, stop - max(start, cache.first(total)))
-            size += (1 + streams) * _WORD_BYTES + cells * _CELL.itemsize + 2 * _WORD_BYTES
+            size += (1 + streams) * WORD_BYTES + cells * _CELL.itemsize + 2 * WORD_BYTES
             size += sum(len(field.head) for field in cache.fields) + cells * cache.token_bytes
         return size
 
@@ -124,6 +170,12 @@ class State:
     """The position of its first token."""
     stop: int
     views: tuple[View, ...]
+    checkpoint: Bytes
+    """Of :attr:`checkpoint_tokens`, also where the rows are a range of them; empty without recurrent layers."""
+
+    @property
+    def checkpoint_tokens(self) -> int:
+        return _checkpoint_tokens(self.checkpoint) if self.checkpoint.size else 0
 
     def cut(self, start: int, end: int) -> Bytes:
         """KV of the tokens from ``start`` up to ``end``, as bytes of their own."""
@@ -136,7 +188,7 @@ class State:
         return out
 
 
-def parse(blob: Bytes, window: int = 0, start: int = 0) -> State:
+def parse(blob: Bytes, window: int = 0, start: int = 0, memory: Memory = Memory.ROWS) -> State:
     """Take a state apart.
 
     Args:
@@ -146,28 +198,31 @@ def parse(blob: Bytes, window: int = 0, start: int = 0) -> State:
     Raises:
         UnknownForm: it is not of the form above, or tokens are missing that should be there.
     """
-    reader = _Reader(blob)
+    reader = Reader(blob)
     magic, _sequence = reader.word(), reader.word()
     caches: list[Cache] = []
     views: list[View] = []
-    while not reader.at_end:
+    while _has_cache(reader, memory, len(caches)):
         streams_behind, cells = _the_stream(reader)
         first, order = _order(reader.take(cells * _CELL.itemsize).view(_CELL)["position"])
         transposed, layers = reader.word(), reader.word()
         if transposed > 1:
             raise UnknownForm("no flag where 'V is transposed' should be")
-        fields = [reader.field(cells, transposed=bool(transposed) and part >= layers) for part in range(2 * layers)]
+        fields = [_field(reader, cells, transposed=bool(transposed) and part >= layers) for part in range(2 * layers)]
         # Layers that see everything come first, in a cache of their own; those with a window follow.
         caches.append(Cache(bool(transposed), window if views else 0, tuple(field for field, _ in fields)))
         views.append(View(first, order, tuple(rows for _, rows in fields)))
         if any(reader.word() for _ in range(streams_behind)):
             raise UnknownForm("two streams hold cells of one sequence")
+    checkpoint = reader.rest() if memory is not Memory.ROWS else _NOTHING
     ends = {view.first + (view.fields[0].shape[1] if view.fields else 0) for view in views}
+    if not views:
+        ends.add(_checkpoint_tokens(checkpoint))
     stop = max(ends, default=0)
     wanted = [max(start, cache.first(stop)) for cache in caches]
     if len(ends) != 1 or any(view.first > first for view, first in zip(views, wanted, strict=True)):
         raise UnknownForm("the caches hold different tokens")
-    return State(Layout(magic, tuple(caches)), start, stop, tuple(views))
+    return State(Layout(magic, tuple(caches), checkpoint.size), start, stop, tuple(views), checkpoint)
 
 
 def usable(layout: Layout, parts: Sequence[Part]) -> int:
@@ -192,6 +247,7 @@ def join(
     streams: int,
     start: int = 0,
     total: int | None = None,
+    checkpoint: Bytes | None = None,
     buffer: Bytes | None = None,
 ) -> Bytes:
     """A state to be set, of the tokens of all parts in order.
@@ -201,6 +257,7 @@ def join(
         streams: how many the context has: 1 in the unified layout, else one for each sequence.
         start: the position of the first token.
         total: how many tokens the sequence will have when all of it is set, which must be :func:`usable`; None: these.
+        checkpoint: what recurrent layers remember of the whole sequence; of a range it is the same.
         buffer: memory to build it in, if it is large enough.
     """
     stop = start + sum(used for _, _, used in parts)
@@ -208,30 +265,43 @@ def join(
     size = layout.blob_bytes(start, stop, total, streams)
     out = buffer[:size] if buffer is not None and buffer.size >= size else np.empty(size, np.uint8)
     stream = slot if streams > 1 else 0
-    writer = _Writer(out)
+    writer = Writer(out)
     writer.words(layout.magic, slot)
     offsets = [0] * len(parts)
     for cache in layout.caches:
         first = max(start, cache.first(total))
         cells = max(0, stop - first)
-        spans = list(_spans(layout, cache, parts, start, first))
         writer.words(streams, *[0] * stream, cells)
         if cells:
             writer.bytes(_cells(first, stop, slot))
             writer.words(cache.transposed, len(cache.fields) // 2)
-        for field in cache.fields:
-            if cells:
-                writer.bytes(np.frombuffer(field.head, np.uint8))
-            region = writer.room(field.rows * cells * field.cell_bytes).reshape(field.rows, cells, field.cell_bytes)
-            for index, (rows, skipped, at, count) in enumerate(spans):
-                length = field.rows * rows * field.cell_bytes
-                payload = parts[index][0][offsets[index] : offsets[index] + length]
-                offsets[index] += length
-                if count:
-                    kept = payload.reshape(field.rows, rows, field.cell_bytes)[:, skipped : skipped + count]
-                    region[:, at : at + count] = kept
+        _write_fields(writer, cache, cells, parts, list(_spans(layout, cache, parts, start, first)), offsets)
         writer.words(*[0] * (streams - 1 - stream))
+    if checkpoint is not None:
+        writer.bytes(checkpoint)
     return out[: writer.written]
+
+
+def _write_fields(
+    writer: Writer,
+    cache: Cache,
+    cells: int,
+    parts: Sequence[Part],
+    spans: Sequence[tuple[int, int, int, int]],
+    offsets: list[int],
+) -> None:
+    """``offsets``: where in each part its next rows begin, which is moved behind those of this cache."""
+    for field in cache.fields:
+        if cells:
+            writer.bytes(np.frombuffer(field.head, np.uint8))
+        region = writer.room(field.rows * cells * field.cell_bytes).reshape(field.rows, cells, field.cell_bytes)
+        for index, (rows, skipped, at, count) in enumerate(spans):
+            length = field.rows * rows * field.cell_bytes
+            payload = parts[index][0][offsets[index] : offsets[index] + length]
+            offsets[index] += length
+            if count:
+                kept = payload.reshape(field.rows, rows, field.cell_bytes)[:, skipped : skipped + count]
+                region[:, at : at + count] = kept
 
 
 def _rows(view: View, start: int, end: int) -> Iterator[Bytes]:
@@ -254,13 +324,37 @@ def _spans(
         start += used
 
 
-def _the_stream(reader: "_Reader") -> tuple[int, int]:
+def _the_stream(reader: Reader) -> tuple[int, int]:
     """How many streams come after the one that holds the sequence's cells, and how many cells that one has."""
     streams = reader.word()
     for stream in range(streams):
         if cells := reader.word():
             return streams - 1 - stream, cells
     raise UnknownForm("no stream holds any cells")
+
+
+def _has_cache(reader: Reader, memory: Memory, before: int) -> bool:
+    """Whether a cache comes next. Recurrent layers stand behind one cache, or alone."""
+    return not reader.at_end if memory is Memory.ROWS else memory is Memory.HYBRID and not before
+
+
+def _checkpoint_tokens(checkpoint: Bytes) -> int:
+    if checkpoint.size <= _CHECKPOINT_HEAD.size:
+        raise UnknownForm("there is no state of recurrent layers")
+    cells, position, sequences = _CHECKPOINT_HEAD.unpack(checkpoint[: _CHECKPOINT_HEAD.size].tobytes())
+    if cells != 1 or sequences or position < 0:
+        raise UnknownForm("recurrent layers hold something else than one state")
+    return int(position) + 1
+
+
+def _field(reader: Reader, cells: int, *, transposed: bool) -> tuple[Field, Bytes]:
+    head = reader.take((_TRANSPOSED_HEAD if transposed else _ROWS_HEAD).size).tobytes()
+    if transposed:
+        _type, cell_bytes, rows = _TRANSPOSED_HEAD.unpack(head)
+    else:
+        (_type, cell_bytes), rows = _ROWS_HEAD.unpack(head), 1
+    view = reader.take(rows * cells * cell_bytes).reshape(rows, cells, cell_bytes)
+    return Field(head, rows, cell_bytes), view
 
 
 def _order(positions: npt.NDArray[np.int32]) -> tuple[int, Order]:
@@ -281,54 +375,3 @@ def _cells(first: int, end: int, slot: int) -> Bytes:
     cells["sequences"] = 1
     cells["sequence"] = slot
     return cells.view(np.uint8)
-
-
-class _Reader:
-    def __init__(self, blob: Bytes) -> None:
-        self._blob = blob
-        self._at = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self._at == self._blob.size
-
-    def take(self, count: int) -> Bytes:
-        end = self._at + count
-        if end > self._blob.size:
-            raise UnknownForm(f"it ends at {self._blob.size} bytes where {end} should be")
-        taken = self._blob[self._at : end]
-        self._at = end
-        return taken
-
-    def word(self) -> int:
-        return int(self.take(_WORD_BYTES).view("<u4")[0])
-
-    def field(self, cells: int, *, transposed: bool) -> tuple[Field, Bytes]:
-        head = self.take((_TRANSPOSED_HEAD if transposed else _ROWS_HEAD).size).tobytes()
-        if transposed:
-            _type, cell_bytes, rows = _TRANSPOSED_HEAD.unpack(head)
-        else:
-            (_type, cell_bytes), rows = _ROWS_HEAD.unpack(head), 1
-        view = self.take(rows * cells * cell_bytes).reshape(rows, cells, cell_bytes)
-        return Field(head, rows, cell_bytes), view
-
-
-class _Writer:
-    def __init__(self, out: Bytes) -> None:
-        self._out = out
-        self._at = 0
-
-    @property
-    def written(self) -> int:
-        return self._at
-
-    def room(self, count: int) -> Bytes:
-        taken = self._out[self._at : self._at + count]
-        self._at += count
-        return taken
-
-    def bytes(self, data: Bytes) -> None:
-        self.room(data.size)[:] = data
-
-    def words(self, *words: int) -> None:
-        self.room(len(words) * _WORD_BYTES).view("<u4")[:] = words

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine.cache.state import Bytes, Layout, Part, UnknownForm, join, parse, usable
+from inference.engine.cache.state import Bytes, Layout, Memory, Part, UnknownForm, join, parse, usable
 
 MAGIC = 0xAF143CD8
 
@@ -208,3 +208,41 @@ def test_a_range_that_begins_elsewhere_is_refused() -> None:
     blob = join(layout, parts, slot=0, streams=1, start=16, total=32)
     with pytest.raises(UnknownForm, match="different"):
         parse(blob, 0, 0)
+
+
+# --- Recurrent layers ------------------------------------------------------------------------------------------------
+
+
+def remembered(tokens: int, cells: int = 1, size: int = 40) -> bytes:
+    """What llama.cpp writes of recurrent layers."""
+    return struct.pack("<IiI", cells, tokens - 1, 0) + bytes(range(size))
+
+
+def test_a_recurrent_state_is_a_checkpoint_of_its_tokens_and_has_no_rows() -> None:
+    blob = np.frombuffer(struct.pack("<II", MAGIC, 3) + remembered(12), np.uint8)
+    state = parse(blob, memory=Memory.RECURRENT)
+    assert (state.stop, state.checkpoint_tokens, state.layout.checkpoint_bytes) == (12, 12, 52)
+    assert state.cut(0, 12).size == 0
+    joined = join(state.layout, (), slot=3, streams=4, total=12, checkpoint=state.checkpoint)
+    assert np.array_equal(joined, blob)
+
+
+@settings(max_examples=50, deadline=None)
+@given(shapes, st.integers(0, 3), st.sampled_from([1, 4]))
+def test_a_hybrid_state_is_cut_and_joined_with_its_checkpoint(shape: dict[str, int], slot: int, streams: int) -> None:
+    shape["caches"] = 1
+    blob, _ = written(positions=list(range(12)), **shape)  # type: ignore[arg-type]
+    state = parse(np.concatenate([blob, np.frombuffer(remembered(12), np.uint8)]), memory=Memory.HYBRID)
+    wanted, _ = written(positions=list(range(12)), **{**shape, "slot": slot, "streams": streams})  # type: ignore[arg-type]
+    parts = [(state.cut(0, 5), 5, 5), (state.cut(5, 12), 7, 7)]
+    joined = join(state.layout, parts, slot=slot, streams=streams, checkpoint=state.checkpoint)
+    assert joined.tobytes() == wanted.tobytes() + remembered(12)
+
+
+@pytest.mark.parametrize(
+    "section", [b"", remembered(12)[:8], remembered(12, size=0), remembered(12, cells=0), remembered(12, cells=2)]
+)
+def test_something_else_than_one_recurrent_state_is_refused(section: bytes) -> None:
+    blob = np.frombuffer(struct.pack("<II", MAGIC, 0) + section, np.uint8)
+    with pytest.raises(UnknownForm):
+        parse(blob, memory=Memory.RECURRENT)
