@@ -21,6 +21,8 @@ CHATML_WITH_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML
 _WIDTH = 32
 _HEADS = 2
 _FEED_FORWARD = 64
+_INNER, _STATE, _KERNEL, _RANK = 2 * _WIDTH, 8, 4, 4
+"""Of a Mamba layer."""
 ENCODER_EPSILON = 1e-5
 ENCODER_HEADS = _HEADS
 
@@ -293,7 +295,6 @@ def write_sliding(path: Path, *, window: int = 16, context_length: int = 512, la
 
 def write_recurrent(path: Path, *, context_length: int = 512, layers: int = 2, seed: int = 0) -> Path:
     """A Mamba-type decoder: what it remembers of a text is one state, not a row for each token."""
-    inner, state, kernel, rank = 2 * _WIDTH, 8, 4, 4
     writer = _writer(path, "mamba")
     writer.add_name("Recurrent")
     writer.add_context_length(context_length)
@@ -302,31 +303,65 @@ def write_recurrent(path: Path, *, context_length: int = 512, layers: int = 2, s
     writer.add_feed_forward_length(0)
     writer.add_head_count(0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_ssm_conv_kernel(kernel)
-    writer.add_ssm_inner_size(inner)
-    writer.add_ssm_state_size(state)
-    writer.add_ssm_time_step_rank(rank)
+    _add_state_space(writer)
     _add_tokenizer(writer, CHATML)
     random = np.random.default_rng(seed)
-
-    def weights(*shape: int) -> NDArray[np.float32]:
-        return random.normal(0, 0.3, shape).astype(np.float32)
-
-    tensors = {"token_embd.weight": weights(sum(1 for _ in _vocabulary()), _WIDTH)}
+    tensors = {"token_embd.weight": _weights(random, sum(1 for _ in _vocabulary()), _WIDTH)}
     for layer in range(layers):
-        block = f"blk.{layer}"
-        tensors |= {
-            f"{block}.attn_norm.weight": np.ones(_WIDTH, dtype=np.float32),
-            f"{block}.ssm_in.weight": weights(2 * inner, _WIDTH),
-            f"{block}.ssm_conv1d.weight": weights(inner, kernel),
-            f"{block}.ssm_conv1d.bias": weights(inner),
-            f"{block}.ssm_x.weight": weights(rank + 2 * state, inner),
-            f"{block}.ssm_dt.weight": weights(inner, rank),
-            f"{block}.ssm_dt.bias": weights(inner),
-            f"{block}.ssm_a": -np.abs(weights(inner, state)),
-            f"{block}.ssm_d": weights(inner),
-            f"{block}.ssm_out.weight": weights(_WIDTH, inner),
-        }
+        tensors[f"blk.{layer}.attn_norm.weight"] = np.ones(_WIDTH, dtype=np.float32)
+        tensors |= _state_space(f"blk.{layer}", random)
     tensors["output_norm.weight"] = np.ones(_WIDTH, dtype=np.float32)
     _finish(writer, tensors.items())
     return path
+
+
+def write_hybrid(path: Path, *, context_length: int = 512, layers: int = 4, seed: int = 0) -> Path:
+    """A Jamba-type decoder: every second layer attends to all tokens, the others are Mamba's."""
+    writer = _writer(path, "jamba")
+    writer.add_name("Hybrid")
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv([_HEADS * (layer % 2) for layer in range(layers)])
+    writer.add_layer_norm_rms_eps(1e-5)
+    _add_state_space(writer)
+    _add_tokenizer(writer, CHATML)
+    random = np.random.default_rng(seed)
+    tensors = dict(_tensors(layers, seed))
+    for layer in range(0, layers, 2):
+        block = f"blk.{layer}"
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            del tensors[f"{block}.{name}.weight"]
+        tensors |= _state_space(block, random)
+        norms = {"ssm_dt_norm": _RANK, "ssm_b_norm": _STATE, "ssm_c_norm": _STATE}
+        tensors |= {f"{block}.{name}.weight": np.ones(size, dtype=np.float32) for name, size in norms.items()}
+    _finish(writer, tensors.items())
+    return path
+
+
+def _add_state_space(writer: gguf.GGUFWriter) -> None:
+    writer.add_ssm_conv_kernel(_KERNEL)
+    writer.add_ssm_inner_size(_INNER)
+    writer.add_ssm_state_size(_STATE)
+    writer.add_ssm_time_step_rank(_RANK)
+
+
+def _state_space(block: str, random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """The weights of one Mamba layer."""
+    return {
+        f"{block}.ssm_in.weight": _weights(random, 2 * _INNER, _WIDTH),
+        f"{block}.ssm_conv1d.weight": _weights(random, _INNER, _KERNEL),
+        f"{block}.ssm_conv1d.bias": _weights(random, _INNER),
+        f"{block}.ssm_x.weight": _weights(random, _RANK + 2 * _STATE, _INNER),
+        f"{block}.ssm_dt.weight": _weights(random, _INNER, _RANK),
+        f"{block}.ssm_dt.bias": _weights(random, _INNER),
+        f"{block}.ssm_a": -np.abs(_weights(random, _INNER, _STATE)),
+        f"{block}.ssm_d": _weights(random, _INNER),
+        f"{block}.ssm_out.weight": _weights(random, _WIDTH, _INNER),
+    }
+
+
+def _weights(random: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return random.normal(0, 0.3, shape).astype(np.float32)

@@ -29,6 +29,7 @@ class Beginnings:
             priority=request.priority,
             arrived=job.arrived,
             start_by=None if request.queue_seconds is None else job.arrived + request.queue_seconds,
+            stops=self._kv.stops(len(job.tokens), job.shared_tokens),
         )
         output = job.plan.output()
         sampler = Sampler(request.sampling, job.tokens, choice=index, constraint=job.plan.constraint())

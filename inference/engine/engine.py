@@ -125,7 +125,7 @@ class Engine:
             self._contexts = Contexts(self._model, self._limits, self._threads)
             self._kv = Kv(self._contexts, self._files, self._cache_directory, lambda: self._inbox.put(DiskChanged()))
             self._beginnings = Beginnings(self._kv)
-            self._reporting = Reporting(self._kv.holds)
+            self._reporting = Reporting(self._kv.holds, self._kv.witness)
         except Exception as fault:
             self._started.set_exception(fault)
             return
@@ -286,8 +286,7 @@ class Engine:
         if self._contexts.of(sequence.pool) is None:
             self._fail_for_memory(job)
             return
-        sequence.computed = self._kv.restore(sequence, choice.chain, choice.inherited)
-        choice.inherited = ()
+        sequence.computed = self._kv.restore(sequence, choice.chain, choice.take_inherited())
         self._unpin(choice)
         if job.started is None:
             job.started = now
@@ -347,7 +346,7 @@ class Engine:
         """Of prompts that are not through yet."""
         for sequence in (chunk.sequence for chunk in chunks if chunk.sequence.pending):
             choice = _choice(sequence)
-            if self._kv.wants_progress(sequence.computed - choice.saved):
+            if self._kv.wants_progress(sequence, choice.saved):
                 assert sequence.pool is not None
                 self._kv.save(
                     choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=False
@@ -377,12 +376,12 @@ class Engine:
         )
         self._reporting.note_prompt(choice)
         if job.request.n > 1:
-            parts = self._kv.parts(sequence.pool, sequence.slot, sequence.computed)
+            prefix = self._kv.prefix(sequence.pool, sequence.slot, sequence.computed)
             for index in range(1, job.request.n):
                 if job not in self._answering:  # one of them could not be made, so none is
                     return
                 other = self._beginnings.choice(job, index)
-                other.inherited = parts
+                other.inherited = prefix
                 self._answering.open(other)
                 self._schedule(other)
                 self._advance(other, other.sampler.choose(logits), logits)

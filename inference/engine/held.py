@@ -9,7 +9,6 @@ link may outlive its block by some seconds.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from inference.engine.cache.names import BLOCK_TOKENS
 from inference.engine.output import Sent
 from inference.prefixes import STEP_CHARACTERS, STEP_TOKENS, after_answer, text_chain
 from inference.protocol import CacheReport, ChatMessage, Generate, HeldPrefixes, Tool, ToolCall, ToolChoice
@@ -139,11 +138,6 @@ def answer_links(request: Generate, answer: Answer) -> tuple[bytes, ...]:
         whole = text_chain(request.partition, request.text + answer.text, known=request.prefixes)
         return whole[len(request.prefixes) :]
     return ()
-
-
-def last_block(tokens: int) -> int | None:
-    """The index of the last whole block of so many tokens; None: there is none, and they are soon computed."""
-    return tokens // BLOCK_TOKENS - 1 if tokens >= BLOCK_TOKENS else None
 
 
 def shown_tools(request: Generate) -> tuple[Tool, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from inference.engine.answers import Plan
 from inference.engine.cache.blocks import Missing
 from inference.engine.cache.names import Chain
-from inference.engine.cache.state import Bytes, Part
+from inference.engine.cache.state import Bytes, Prefix
 from inference.engine.embeddings import EmbeddingJob
 from inference.engine.held import Answer
 from inference.engine.output import Output
@@ -63,7 +63,7 @@ class Choice:
     answer: Answer = field(default_factory=Answer)
     complete: bool = False
     """It came to its end, and its client has all of it."""
-    inherited: tuple[Part, ...] = ()
+    inherited: Prefix = field(default_factory=Prefix)
     """The prompt's KV, of the choice that computed it, until it is restored."""
     fetching: threading.Timer | None = None
     """Ends the wait for the disk."""
@@ -73,6 +73,11 @@ class Choice:
     """So many of the prompt's tokens were computed when its KV was saved last."""
     scheduled: bool = False
     """The scheduler has its sequence; it hasn't while blocks are fetched."""
+
+    def take_inherited(self) -> Prefix:
+        """It is held only until it is in cells."""
+        inherited, self.inherited = self.inherited, Prefix()
+        return inherited
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from inference.engine.cache.blocks import LEAST_TOKENS, BlockCache, Match, Missing
+from inference.engine.cache.blocks import LEAST_TOKENS, BlockCache, Missing
+from inference.engine.cache.checkpoints import CheckpointCache
 from inference.engine.cache.compatibility import compatibility
 from inference.engine.cache.disk import DiskBudget, DiskEvent, DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
 from inference.engine.cache.ram import RamTier
-from inference.engine.cache.state import Bytes, Layout, Part, UnknownForm
+from inference.engine.cache.state import Bytes, Layout, Prefix, UnknownForm
 from inference.engine.contexts import Contexts
 from inference.engine.sequences import Pool
 from inference.engine.sequences import Sequence as Tokens
@@ -36,7 +37,8 @@ class Kv:
         self._layout, self._refusal = _prove(contexts)
         self._compatibility = compatibility(files, contexts.build, self._layout) if self._layout else b""
         self._window_tokens = max((cache.window for cache in self._layout.caches), default=0) if self._layout else 0
-        self._cache = BlockCache(RamTier(0), self._layout or Layout(0, ()))
+        layout = self._layout or Layout(0, ())
+        self._cache = (CheckpointCache if layout.checkpoint_bytes else BlockCache)(RamTier(0), layout)
 
     def chain(self, partition: Partition | None, shared_tokens: int) -> Chain | None:
         """The names of a request's blocks; None: nothing of it is cached."""
@@ -61,7 +63,7 @@ class Kv:
     def unpin(self, names: Sequence[bytes]) -> None:
         self._cache.unpin(names)
 
-    def restore(self, sequence: Tokens, chain: Chain | None, inherited: tuple[Part, ...]) -> int:
+    def restore(self, sequence: Tokens, chain: Chain | None, inherited: Prefix) -> int:
         """Give a sequence that was just placed the KV that is known of its tokens; returns of how many.
 
         Args:
@@ -70,15 +72,13 @@ class Kv:
         assert sequence.pool is not None
         if self._layout is None:
             return 0
-        match = Match()
-        if inherited:
-            match = Match(inherited, sum(used for _, _, used in inherited))
-        elif chain is not None:
+        match = inherited
+        if not inherited.tokens and chain is not None:
             match = self._cache.match(chain, sequence.tokens)
         if not match.tokens:
             return 0
         with self._cache.restoring.measure():
-            done = self._contexts.write(sequence.pool, sequence.slot, self._layout, match.parts)
+            done = self._contexts.write(sequence.pool, sequence.slot, self._layout, match)
         if not done:
             log.warning("Cached KV could not be restored and is computed again", tokens=match.tokens)
         return match.tokens if done else 0
@@ -107,24 +107,37 @@ class Kv:
         """The model has a sliding window: a sequence resumes only where its state was saved as it was then."""
         return self._window_tokens > 0
 
-    def wants_progress(self, computed: int) -> bool:
-        """Whether a prompt's KV must be saved while it is computed, of which so much came since the last time: with a
-        sliding window, what has left the window can't be saved any more."""
-        return 0 < self._window_tokens <= computed + BLOCK_TOKENS
+    def stops(self, prompt_tokens: int, shared_tokens: int) -> tuple[int, ...]:
+        """Where chunks of a prompt must end, since its state is saved as it is there."""
+        return self._cache.stops(prompt_tokens, shared_tokens)
 
-    def parts(self, pool: Pool, slot: int, computed: int) -> tuple[Part, ...]:
-        """A copy of all that a sequence has in its cells; nothing if its state can't be cut."""
+    def wants_progress(self, sequence: Tokens, saved: int) -> bool:
+        """Whether a prompt's KV must be saved while it is computed, of which the first ``saved`` tokens were before:
+        with a sliding window, what has left the window can't be saved any more."""
+        slid = 0 < self._window_tokens <= sequence.computed - saved + BLOCK_TOKENS
+        return slid or sequence.computed in sequence.stops
+
+    def witness(self, chain: Chain, tokens: Sequence[int], count: int) -> bytes | None:
+        """The name of what shows, as long as a tier holds it, that the KV of the first ``count`` tokens is kept."""
+        return self._cache.witness(chain, tokens, count)
+
+    def prefix(self, pool: Pool, slot: int, computed: int) -> Prefix:
+        """A copy of all that a sequence has in its cells; nothing if its state has an unknown form."""
         try:
-            return tuple(self._contexts.read(pool, slot, computed).parts()[1]) if self._layout else ()
+            return self._contexts.read(pool, slot, computed).prefix()[1] if self._layout else Prefix()
         except UnknownForm:
-            return ()
+            return Prefix()
 
     def move(self, lane: int, slot: int, computed: int) -> bool:
         """Copy a sequence from its lane to the long pool (about 5 ms for 1,024 tokens), then free the lane. False: it
         has no KV there and must be computed again."""
-        parts = self.parts(Pool.LANES, lane, computed)
+        prefix = self.prefix(Pool.LANES, lane, computed)
         self._contexts.forget(Pool.LANES, lane)
-        return bool(parts) and self._layout is not None and self._contexts.write(Pool.LONG, slot, self._layout, parts)
+        return (
+            prefix.tokens > 0
+            and self._layout is not None
+            and self._contexts.write(Pool.LONG, slot, self._layout, prefix)
+        )
 
     def set_budget(self, budget: CacheBudget) -> None:
         """What the cache may take from now on. The first budget opens the SSD tier (0.1 s for 10,000 blocks)."""
@@ -176,6 +189,6 @@ def _prove(contexts: Contexts) -> tuple[Layout | None, str]:
     try:
         return contexts.prove(), ""
     except UnknownForm as fault:
-        reason = f"this model's KV can't be cut into blocks: {fault}"
+        reason = f"this model's KV can't be kept: {fault}"
         log.warning("Nothing is cached", reason=reason)
         return None, reason

@@ -1,11 +1,15 @@
 """What every gateway is told of the engine, beside its answers: its load, its cache, the prompts that it holds."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from inference.engine.held import Held, answer_links, last_block, prompt_links
+from inference.engine.cache.names import Chain
+from inference.engine.held import Held, answer_links, prompt_links
 from inference.engine.jobs import Choice
 from inference.protocol import CacheReport, HeldPrefixes, WorkerLoad
+
+Witness = Callable[[Chain, Sequence[int], int], bytes | None]
+"""Of a chain and its tokens, the name of what shows that the KV of so many is kept."""
 
 _REPORT_SECONDS = 0.25
 """The cache is reported so often at most, while it changes."""
@@ -14,9 +18,10 @@ _REPORT_SECONDS = 0.25
 class Reporting:
     """Owned by the engine's thread. Says only what has changed."""
 
-    def __init__(self, holds: Callable[[bytes], bool]) -> None:
+    def __init__(self, holds: Callable[[bytes], bool], witness: Witness) -> None:
         """``holds``: whether a block, by its name, is in any tier."""
         self._held = Held(holds)
+        self._witness = witness
         self._load = WorkerLoad(running=0, waiting=0)
         self._cache = CacheReport()
         self._due = 0.0
@@ -63,6 +68,8 @@ class Reporting:
                 self._note(choice, link, tokens)
 
     def _note(self, choice: Choice, link: bytes, tokens: int) -> None:
-        block = last_block(min(tokens, choice.sequence.computed))
-        if block is not None and choice.chain is not None:
-            self._held.note(link, tokens, choice.chain.block(block, choice.sequence.tokens).name)
+        if choice.chain is None:
+            return
+        witness = self._witness(choice.chain, choice.sequence.tokens, min(tokens, choice.sequence.computed))
+        if witness is not None:
+            self._held.note(link, tokens, witness)

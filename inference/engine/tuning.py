@@ -26,7 +26,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from inference.engine.cache.names import BLOCK_TOKENS
-from inference.engine.cache.state import UnknownForm
+from inference.engine.cache.state import Prefix, UnknownForm
 from inference.engine.contexts import Contexts
 from inference.engine.llama import Context, LlamaError, Model
 from inference.engine.sequences import Limits, Pool
@@ -233,19 +233,22 @@ class _Rig:
 
     def fill(self) -> None:
         """Give each sequence its depth: copies of one computed block, which take as long to look at as others. KV that
-        can't be cut (recurrent models) is measured from the start of a text."""
+        can't be cut is measured from the start of a text, as is what recurrent layers remember: it is no longer."""
         if not self._depth:
             return
         tokens = self._tokens(BLOCK_TOKENS)
         self._decode(tokens, range(BLOCK_TOKENS), [0] * BLOCK_TOKENS)
         try:
-            layout, (part,) = self._contexts.read(Pool.LANES, 0, BLOCK_TOKENS).parts()
+            layout, block = self._contexts.read(Pool.LANES, 0, BLOCK_TOKENS).prefix()
         except UnknownForm:
             self._lanes.forget_all()
             return
+        if layout.checkpoint_bytes:
+            self._lanes.forget_all()
+            return
         self.flash_attention = not any(cache.transposed for cache in layout.caches)
-        parts = [part] * (self._depth // BLOCK_TOKENS)
-        if all(self._contexts.write(Pool.LANES, slot, layout, parts) for slot in self._slots):
+        deep = Prefix.of(block.parts * (self._depth // BLOCK_TOKENS))
+        if all(self._contexts.write(Pool.LANES, slot, layout, deep) for slot in self._slots):
             self._position = self._depth
         else:
             self._lanes.forget_all()

@@ -5,14 +5,15 @@ own thread, while the request waits and others run.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from inference.engine.cache.disk import DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, BlockId, Chain, Owner
 from inference.engine.cache.ram import Block, RamTier
-from inference.engine.cache.state import Bytes, Layout, Part, usable
+from inference.engine.cache.state import Bytes, Layout, Part, Prefix, usable
 from inference.engine.cache.stopwatch import Stopwatch
 from inference.protocol import CacheReport, TierReport
 
@@ -20,12 +21,8 @@ LEAST_TOKENS = 16
 """Less is computed faster than it is looked after."""
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The beginning of a prompt that need not be computed."""
-
-    parts: tuple[Part, ...] = ()
-    tokens: int = 0
+Entry = tuple[BlockId, Owner, tuple[int, ...]]
+"""What is kept under a name, whose it is, and its tokens."""
 
 
 class Readable(Protocol):
@@ -37,12 +34,15 @@ class Readable(Protocol):
     def cut(self, start: int, stop: int) -> Bytes:
         """KV of the tokens from ``start`` up to ``stop``, of one block at most."""
 
+    def checkpoint(self) -> Bytes | None:
+        """What recurrent layers remember of all of them; None: there are none."""
+
 
 @dataclass(slots=True)
 class Missing:
     """Blocks that the SSD holds and RAM does not, in the order of the prompt."""
 
-    ids: list[tuple[BlockId, Owner, tuple[int, ...]]] = field(default_factory=list)
+    ids: list[Entry] = field(default_factory=list)
 
     @property
     def names(self) -> list[bytes]:
@@ -111,17 +111,17 @@ class BlockCache:
         for name in names:
             self._ram.unpin(name)
 
-    def match(self, chain: Chain, tokens: Sequence[int]) -> Match:
+    def match(self, chain: Chain, tokens: Sequence[int]) -> Prefix:
         """The longest beginning of ``tokens`` that is in RAM, short of the last token: its logits are wanted.
 
         The payloads are RAM's own: they must be used before anything else is asked of the cache.
         """
         if not self.enabled:
-            return Match()
+            return Prefix()
         with self._matching.measure():
             blocks, match = self._longest(chain, tokens)
         if match.tokens < LEAST_TOKENS:
-            return Match()
+            return Prefix()
         self._note_hit(blocks)
         return match
 
@@ -137,12 +137,9 @@ class BlockCache:
         what is not kept yet is read."""
         with self._saving.measure():
             kept: list[Block] = []
-            whole, rest = divmod(state.tokens, BLOCK_TOKENS)
             try:
-                for index in range(whole):
-                    kept += self._keep(chain.block(index, tokens), chain.owner(index), tokens, index, state)
-                if tail and rest:
-                    kept += self._keep(chain.tail(whole, tokens, rest), chain.owner(whole), tokens, whole, state)
+                for entry, cut in self._cuts(chain, tokens, state, tail=tail):
+                    kept += self._keep(entry, cut)
             finally:
                 self.unpin([block.id.name for block in kept])
             self._touch(kept)
@@ -157,6 +154,15 @@ class BlockCache:
             if block is None or (self._lacks_rows(block) and index * BLOCK_TOKENS >= self._layout.first(count)):
                 return True
         return tail and rest > 0 and chain.tail(whole, tokens, rest).name not in self._ram
+
+    def witness(self, chain: Chain, tokens: Sequence[int], count: int) -> bytes | None:
+        """The name of what shows, as long as it is held, that the first ``count`` tokens are: their last whole block,
+        since chains go from their end. None: they are soon computed."""
+        return chain.block(count // BLOCK_TOKENS - 1, tokens).name if count >= BLOCK_TOKENS else None
+
+    def stops(self, prompt_tokens: int, shared_tokens: int) -> tuple[int, ...]:
+        """Where within a prompt its state must be kept as it is then: later on it could not be had any more."""
+        return ()
 
     def use_disk(self, disk: DiskTier) -> None:
         self._disk = disk
@@ -205,7 +211,7 @@ class BlockCache:
                     missing.ids.append((id, chain.owner(index), _slice(tokens, index, count)))
                 return
 
-    def _longest(self, chain: Chain, tokens: Sequence[int]) -> tuple[list[Block], Match]:
+    def _longest(self, chain: Chain, tokens: Sequence[int]) -> tuple[list[Block], Prefix]:
         blocks: list[Block] = []
         whole = len(tokens) // BLOCK_TOKENS
         while len(blocks) < whole and (block := self._ram.get(chain.block(len(blocks), tokens).name)):
@@ -221,11 +227,11 @@ class BlockCache:
                 break  # those that follow share less with the prompt
         return best
 
-    def _usable(self, blocks: list[tuple[Block, int]], most: int) -> tuple[list[Block], Match]:
+    def _usable(self, blocks: list[tuple[Block, int]], most: int) -> tuple[list[Block], Prefix]:
         """What of these blocks' leading tokens can be restored, ``most`` at most."""
         parts = _first([(block.payload, block.id.tokens, used) for block, used in blocks], most)
         parts = _first(parts, usable(self._layout, parts))
-        return [block for block, _ in blocks[: len(parts)]], Match(tuple(parts), sum(used for _, _, used in parts))
+        return [block for block, _ in blocks[: len(parts)]], Prefix.of(parts)
 
     def _note_hit(self, blocks: list[Block]) -> None:
         self._touch(blocks)
@@ -242,22 +248,38 @@ class BlockCache:
         """Its tokens had left the sliding window when it was cut; another state may have more of them."""
         return self._layout.rows_held(block.payload.nbytes, block.id.tokens) < block.id.tokens
 
-    def _keep(self, id: BlockId, owner: Owner, tokens: Sequence[int], index: int, state: Readable) -> list[Block]:
+    def _cuts(
+        self, chain: Chain, tokens: Sequence[int], state: Readable, *, tail: bool
+    ) -> Iterator[tuple[Entry, Callable[[], Bytes]]]:
+        """What is to be kept, and how it is read."""
+        for index, entry in enumerate(entries(chain, tokens, state.tokens, tail=tail)):
+            start = index * BLOCK_TOKENS
+            yield entry, partial(state.cut, start, start + entry[0].tokens)
+
+    def _keep(self, entry: Entry, cut: Callable[[], Bytes]) -> list[Block]:
         """The block in RAM, pinned, as it is or newly cut; nothing when there is no room for it."""
-        start = index * BLOCK_TOKENS
+        id, owner, tokens = entry
         block = self._ram.get(id.name)
         if block is None:
-            payload = state.cut(start, start + id.tokens)
-            if not self._ram.insert(id, owner, _slice(tokens, index, id.tokens), payload, self._clock()):
+            if not self._ram.insert(id, owner, tokens, cut(), self._clock()):
                 return []
             block = self._ram.get(id.name)
             assert block is not None
-        elif self._lacks_rows(block) and not self._ram.replace(block, state.cut(start, start + id.tokens)):
+        elif self._lacks_rows(block) and not self._ram.replace(block, cut()):
             return []
         self._ram.pin(id.name)
         if self._disk is not None and not self._disk.holds(id.name):
             self._disk.put(id, block.payload, owner.key, owner.label)
         return [block]
+
+
+def entries(chain: Chain, tokens: Sequence[int], count: int, *, tail: bool) -> Iterator[Entry]:
+    """The blocks of the first ``count`` tokens, and the tail if asked for."""
+    whole, rest = divmod(count, BLOCK_TOKENS)
+    for index in range(whole):
+        yield chain.block(index, tokens), chain.owner(index), _slice(tokens, index, BLOCK_TOKENS)
+    if tail and rest:
+        yield chain.tail(whole, tokens, rest), chain.owner(whole), _slice(tokens, whole, rest)
 
 
 def _slice(tokens: Sequence[int], index: int, count: int) -> tuple[int, ...]:

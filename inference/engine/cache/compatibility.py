@@ -21,6 +21,8 @@ def compatibility(files: Sequence[str], build: str, layout: Layout) -> bytes:
     """
     digest = hashlib.blake2b(digest_size=32)
     fields = repr([(cache.transposed, cache.fields) for cache in layout.caches])
+    if layout.checkpoint_bytes:
+        fields += f" {layout.checkpoint_bytes}"
     for part in (_FORMAT, str(BLOCK_TOKENS).encode(), build.encode(), fields.encode()):
         digest.update(hashlib.blake2b(part).digest())
     for file in files:

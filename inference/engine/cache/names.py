@@ -52,7 +52,7 @@ class Chain:
 
     def owner(self, index: int) -> Owner:
         """Whose the ``index``-th block is."""
-        return self._shared if self._shared is not None and index < self._shared_blocks else self._owner
+        return self._shared if self._shared is not None and self.shares(index) else self._owner
 
     def parent(self, index: int, tokens: Sequence[int]) -> bytes:
         """The name of the block before the ``index``-th one, or the root."""
@@ -71,6 +71,22 @@ class Chain:
         """The first ``count`` tokens, fewer than a whole block's, of the ``index``-th block."""
         parent, start = self.parent(index, tokens), index * BLOCK_TOKENS
         return BlockId(name=self._name(index, parent, tokens[start : start + count]), parent=parent, tokens=count)
+
+    def checkpoint(self, count: int, tokens: Sequence[int]) -> BlockId:
+        """What recurrent layers remember of the first ``count`` tokens: named after the block or tail that ends there,
+        in a family of its own, so that neither is ever taken for the other."""
+        index, last = divmod(count - 1, BLOCK_TOKENS)
+        whole = last + 1 == BLOCK_TOKENS
+        id = self.block(index, tokens) if whole else self.tail(index, tokens, last + 1)
+        return BlockId(name=_beside(id.name), parent=_beside(id.parent), tokens=id.tokens)
+
+    def checkpoint_parent(self, index: int, tokens: Sequence[int]) -> bytes:
+        """What all checkpoints within the ``index``-th block have as their parent."""
+        return _beside(self.parent(index, tokens))
+
+    def shares(self, index: int) -> bool:
+        """Whether the ``index``-th block is everybody's."""
+        return index < self._shared_blocks
 
     def _name(self, index: int, parent: bytes, tokens: Sequence[int]) -> bytes:
         owner = self.owner(index)
@@ -93,6 +109,10 @@ def owners(partition: Partition, compatibility: bytes) -> tuple[Owner, Owner | N
         key=partition.shared_key,
     )
     return private, shared
+
+
+def _beside(name: bytes) -> bytes:
+    return hashlib.blake2b(name, digest_size=NAME_BYTES, person=b"checkpoint").digest()
 
 
 def _root(compatibility: bytes, name: str, key: bytes, salt: str) -> bytes:

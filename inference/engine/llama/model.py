@@ -73,10 +73,10 @@ class Model:
         self.window_tokens: int = llama_cpp.llama_model_n_swa(self._model)
         """The sliding window of some of its layers; 0: none has one."""
         self.trained_context_tokens: int = llama_cpp.llama_model_n_ctx_train(self._model)
-        self.recurrent: bool = llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(
-            self._model
-        )
-        """Some of its layers keep one state of all that was read, instead of a row for each token."""
+        self.hybrid: bool = llama_cpp.llama_model_is_hybrid(self._model)
+        """Some of its layers keep one state of all that was read, others a row for each token."""
+        self.recurrent: bool = self.hybrid or llama_cpp.llama_model_is_recurrent(self._model)
+        """Some of its layers, or all, keep one state of all that was read, instead of a row for each token."""
         self.has_decoder: bool = llama_cpp.llama_model_has_decoder(self._model)
         architecture = self._metadata("general.architecture")
         self.attends_both_ways: bool = (

@@ -27,6 +27,9 @@ from inference.protocol import (
     encode_frame,
     read_messages,
 )
+from tests.integration.engine.kv_rig import contexts_of, folder, models, start
+
+__all__ = ["contexts_of", "folder", "models", "start"]
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -18,7 +18,7 @@ class BrokenModel:
     """Its contexts compute ``good_decodes`` times; then it fails in a way that the engine does not expect."""
 
     parameters = EngineParameters()
-    recurrent = False
+    recurrent = hybrid = False
 
     def __init__(self, good_decodes: int) -> None:
         self._left = good_decodes

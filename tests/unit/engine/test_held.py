@@ -3,7 +3,7 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference.engine.held import Answer, Held, answer_links, last_block, prompt_links
+from inference.engine.held import Answer, Held, answer_links, prompt_links
 from inference.engine.output import Sent
 from inference.prefixes import after_answer, chat_chain, text_chain
 from inference.protocol import (
@@ -172,7 +172,3 @@ def test_an_answer_adds_to_its_prompts_chain() -> None:
     uncached = Generate(id=1, request_id="r", text="y" * 1000)
     tokens = Generate(id=1, request_id="r", tokens=(1,), partition=OURS)
     assert answer_links(infill, long) == answer_links(uncached, long) == answer_links(tokens, long) == ()
-
-
-def test_less_than_a_block_is_not_worth_telling() -> None:
-    assert [last_block(tokens) for tokens in (0, 63, 64, 127, 128)] == [None, None, 0, 0, 1]
