@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import cache, footprint, overhead, throughput
+from tests.bench.environments import DoesNotRun
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 _MARKS = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -35,13 +36,20 @@ def main() -> int:
     for name in arguments.sections or SECTIONS:
         title, measure = SECTIONS[name]
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        parts.append(f"**{title}**\n\n{measure()}")
+        parts.append(f"**{title}**\n\n{_table(measure)}")
         # At once, so that a section that fails does not take the others along.
         print(parts[-1] + "\n", flush=True)
     report = "\n\n".join(parts)
     if arguments.write:
         _write(report)
     return 0
+
+
+def _table(measure: Callable[[], str]) -> str:
+    try:
+        return measure()
+    except DoesNotRun as fault:
+        return f"Not measured, for a peer does not run: {fault}."
 
 
 def _machine() -> str:

@@ -1,6 +1,8 @@
 """The servers that are compared, each started for one measurement and stopped after it."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,14 +11,20 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from nopenai_site.environment import PROJECT_ROOT, load
 from tests import gguf_files
-from tests.bench.environments import HERE, python_of
+from tests.bench import environments
+from tests.bench.environments import HERE, DoesNotRun, python_of
 from tests.installation import Installation, end, free_port, wait_until
 from tests.services import running_services
 
 START_SECONDS = 120.0
+_DEATH_SECONDS = 2.0
+
+EXAMPLES_SERVER_BODY = {"logit_bias": {"0": -100, "2": -100, "4": -100}}
+"""It knows no ``ignore_eos``: the tokens that would end an answer of SmolLM2's are ruled out one by one."""
 
 
 @contextmanager
@@ -55,9 +63,9 @@ def stub_gateway() -> Iterator[str]:
         with running_services(load(variables)):
             prepare = [sys.executable, "manage.py", "prepare"]
             subprocess.run(prepare, cwd=PROJECT_ROOT, env=os.environ | variables, check=True, stdout=subprocess.DEVNULL)
-            with _process(supervisor, variables), _process(gateway, variables):
+            with _process(supervisor, variables), _process(gateway, variables) as server:
                 url = f"http://127.0.0.1:{port}"
-                _wait_for(url + "/v1/models/stub")
+                server.wait_for(url + "/v1/models/stub")
                 yield url
 
 
@@ -67,10 +75,32 @@ def llama_server(model: Path, *, threads: int, slots: int, context_tokens: int, 
     port = free_port()
     script = HERE / "peers" / "llama_server.py"
     command = [python_of("llama-server"), script, model, port, threads, slots, context_tokens, cache_mb]
-    with _process([str(part) for part in command]):
+    with _process([str(part) for part in command]) as server:
         url = f"http://127.0.0.1:{port}"
-        _wait_for(url + "/health")
+        server.wait_for(url + "/health")
         yield url
+
+
+@contextmanager
+def examples_server(model: Path, *, threads: int, slots: int, context_tokens: int) -> Iterator[str]:
+    """llama-cpp-python's own batching server.
+
+    Raises:
+        DoesNotRun: it can't be installed, does not start, or died while it was asked.
+    """
+    python, server_py = environments.examples_server()
+    port = free_port()
+    script = HERE / "peers" / "examples_server.py"
+    command = [python, script, server_py, model, port, threads, slots, context_tokens]
+    with _process([str(part) for part in command]) as server:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            server.wait_for(url + "/healthz")
+            yield url
+        except AssertionError as fault:
+            raise DoesNotRun(server.epitaph or str(fault)) from fault
+        except subprocess.CalledProcessError as fault:
+            raise DoesNotRun(server.epitaph or f"a client says: {_exception(fault.stderr)}") from fault
 
 
 @contextmanager
@@ -97,9 +127,9 @@ def litellm(upstream: str) -> Iterator[str]:
             "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
         )
         program = python_of("litellm").with_name("litellm")
-        with _process([str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]):
+        with _process([str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]) as server:
             url = f"http://127.0.0.1:{port}"
-            _wait_for(url + "/health/liveliness")
+            server.wait_for(url + "/health/liveliness")
             yield url
 
 
@@ -108,20 +138,75 @@ def _uvicorn(application: str, **environment: str) -> Iterator[str]:
     port = free_port()
     options = ["--app-dir", str(HERE / "peers"), "--port", str(port), "--no-access-log", "--log-level", "warning"]
     options += ["--loop", "uvloop", "--http", "httptools", "--lifespan", "off"]
-    with _process([sys.executable, "-m", "uvicorn", application, *options], environment):
+    with _process([sys.executable, "-m", "uvicorn", application, *options], environment) as server:
         url = f"http://127.0.0.1:{port}"
-        _wait_for(url + "/")
+        server.wait_for(url + "/")
         yield url
 
 
+def _exception(traceback: str) -> str:
+    """The line that names it."""
+    named: list[str] = re.findall(r"^[\w.]+(?:Error|Exception)\b.*", traceback, re.MULTILINE)
+    return named[-1] if named else traceback.strip().rpartition("\n")[2]
+
+
+class _Process:
+    """A server that was started, and what it writes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+        self._process = process
+        self._output = output
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def epitaph(self) -> str:
+        """How it ended, and its last line; empty: it did not. Its connections may break a little before it is gone."""
+        try:
+            status = self._process.wait(_DEATH_SECONDS)
+        except subprocess.TimeoutExpired:
+            return ""
+        how = f"it ended with {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"
+        lines = self._said().splitlines()
+        return f"{how}; its last line: {lines[-1]}" if lines else how
+
+    def wait_for(self, url: str) -> None:
+        """Until somebody answers there, whatever the answer.
+
+        Raises:
+            AssertionError: the process has ended, or nobody answers in time.
+        """
+
+        def answers() -> bool:
+            try:
+                urllib.request.urlopen(url, timeout=2).close()
+            except urllib.error.HTTPError as refusal:
+                # llama-server says 503 while it loads, our gateway 404 until it knows the model.
+                return refusal.code == 405
+            except OSError:
+                return False
+            return True
+
+        wait_until(
+            answers, START_SECONDS, lambda: f"nobody answers at {url}\n{self._said()[-2000:]}", lambda: self.runs
+        )
+
+    def _said(self) -> str:
+        # Not read(): that would move the place where the process writes, which it shares with us.
+        content = os.pread(self._output.fileno(), os.fstat(self._output.fileno()).st_size, 0)
+        return content.decode(errors="replace").strip()
+
+
 @contextmanager
-def _process(command: list[str], environment: Mapping[str, str] = {}) -> Iterator[None]:
+def _process(command: list[str], environment: Mapping[str, str] = {}) -> Iterator[_Process]:
     # LiteLLM would fetch a price list from the internet at its start.
     merged = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"} | dict(environment)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=merged, stdout=output, stderr=subprocess.STDOUT)
         try:
-            yield
+            yield _Process(process, output)
         finally:
             process.terminate()
             try:
@@ -129,19 +214,3 @@ def _process(command: list[str], environment: Mapping[str, str] = {}) -> Iterato
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _wait_for(url: str) -> None:
-    """Until somebody answers there, whatever the answer."""
-
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-        except urllib.error.HTTPError as refusal:
-            # llama-server says 503 while it loads, our gateway 404 until it knows the model.
-            return refusal.code == 405
-        except OSError:
-            return False
-        return True
-
-    wait_until(answers, START_SECONDS, lambda: f"nobody answers at {url}")
