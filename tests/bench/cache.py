@@ -1,10 +1,9 @@
-"""What was seen before: conversations, a crash between two turns, a prompt that many share; what the cache costs."""
+"""What was seen before: conversations, a crash between two turns, a prompt that many share; a worker's memory."""
 
 import os
 import statistics
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,13 @@ from typing import Any
 import msgspec
 
 from nopenai_site.environment import PROJECT_ROOT
-from tests.bench import servers
+from tests.bench import cost, servers
+from tests.bench.cache_state import wait_kept, wait_written
 from tests.bench.client import SHORT_PROMPT_TOKENS
 from tests.bench.prompts import words
 from tests.bench.throughput import MODEL, Workload, run, starter_model
 from tests.bench.turns import Answer, Outcome, Script, Turn
-from tests.installation import Installation, wait_until
+from tests.installation import Installation
 
 Messages = list[dict[str, str]]
 
@@ -35,12 +35,10 @@ SLOT_TOKENS = 4096
 LONG_PROMPT_TOKENS = 4000
 KV_BYTES_A_TOKEN = 23_040
 """Of SmolLM2-135M: 30 layers × (K + V) × 3 heads × 64 × 2 bytes."""
-_COST_ROUNDS = 5
-_COST_STREAMS = 8
 
 
 def measure() -> str:
-    return "\n\n".join([_interference(), _conversations(), _shared_prompt(), _cost(), _memory()])
+    return "\n\n".join([_interference(), _conversations(), _shared_prompt(), cost.measure(), _memory()])
 
 
 # --- A long prompt beside running streams ----------------------------------------------------------------------------
@@ -100,7 +98,7 @@ def _conversations() -> str:
         with _llama_server(AT_ONCE, SLOT_TOKENS, CACHE_MB) as theirs:
             _load(ours.url, theirs)
             turns = [(our_talk.turn(ours.url, number), their_talk.turn(theirs, number)) for number in (1, 2)]
-            _wait_written(ours)
+            wait_written(ours, 1 + 2 * CONVERSATIONS)
         ours.process.kill()
         ours.wait_exit()
         ours.wait_gone()
@@ -126,16 +124,6 @@ def _conversations() -> str:
     )
 
 
-def _wait_written(ours: Installation) -> None:
-    """Until what is in RAM is on SSD, too: writing happens behind the answers' backs."""
-
-    def written() -> bool:
-        stats = _stats(ours)
-        return bool(0 < stats["ram"]["blocks"] <= stats["ssd"]["blocks"])
-
-    wait_until(written, 60, lambda: f"not written: {_stats(ours)}")
-
-
 # --- A prompt that many share ----------------------------------------------------------------------------------------
 
 
@@ -147,7 +135,7 @@ def _shared_prompt() -> str:
         _post(ours, admin, "/api/v1/shared-prompts", {"name": "bench", "text": system["content"]})
         keys = [_user_key(ours, admin, index) for index in range(USERS)]
         _play(ours.url, [Turn(messages=_user("Hello"), max_tokens=1, key=keys[0])], at_once=1)  # loads the model
-        before = _stats(ours)["ram"]["held_bytes"]
+        before = wait_kept(ours, 1)["ram"]["held_bytes"]
         turns = [
             Turn(
                 messages=[system, *_user(f"I am user {index}. {words(index, 20)}")],
@@ -157,7 +145,7 @@ def _shared_prompt() -> str:
             for index, key in enumerate(keys)
         ]
         answers = _play(ours.url, turns, at_once=1)
-        held = _settled_bytes(ours) - before
+        held = wait_kept(ours, 1 + USERS)["ram"]["held_bytes"] - before
     one_copy = (answers[0].prompt_tokens + _SHARED_ANSWER_TOKENS) * KV_BYTES_A_TOKEN
     tails = sum(
         (answer.prompt_tokens + _SHARED_ANSWER_TOKENS - answer.cached_tokens) * KV_BYTES_A_TOKEN
@@ -192,32 +180,7 @@ def _post(ours: Installation, key: str, path: str, body: object) -> Any:
         return msgspec.json.decode(answer.read())
 
 
-# --- What it costs ---------------------------------------------------------------------------------------------------
-
-
-def _cost() -> str:
-    """The same load on traffic that never hits, with the cache and without, in turns."""
-    workload = Workload(_COST_STREAMS, SHORT_PROMPT_TOKENS, _COST_ROUNDS)
-    with servers.installation() as ours:
-        run(ours.url, workload, 99, tokens=8)
-        size = _allocation(ours)["global_cache_size_gb"]
-        pairs = []
-        for round in range(_COST_ROUNDS):
-            speeds = []
-            for wanted in (size, 0):
-                _expect(ours.post("/cache/allocation", {"global_cache_size_gb": wanted}), 200)
-                _wait_enabled(ours, bool(wanted))
-                speeds.append(run(ours.url, workload, round + (500 if wanted else 600)).tokens_per_second)
-            pairs.append(speeds)
-    ratio = statistics.median(with_cache / without for with_cache, without in pairs)
-    return (
-        f"Traffic that never hits, {_COST_STREAMS} streams, tokens/s with the cache ÷ without "
-        f"(median of {_COST_ROUNDS} pairs): {ratio:.3f} (bar: ≥ 0.99)."
-    )
-
-
-def _wait_enabled(ours: Installation, wanted: bool) -> None:
-    wait_until(lambda: (not _stats(ours)["ram"]["off"]) == wanted, 10, lambda: str(_stats(ours)))
+# --- Memory ----------------------------------------------------------------------------------------------------------
 
 
 def _memory() -> str:
@@ -227,7 +190,7 @@ def _memory() -> str:
         pid = ours.child("engine")
         weights, everything = _resident(pid, starter_model())
         kv = 16 * 1024 * KV_BYTES_A_TOKEN
-        cached = _settled_bytes(ours)
+        cached = wait_kept(ours, 1)["ram"]["held_bytes"]
     beyond = everything - weights - kv - cached
     return (
         f"An idle worker's resident memory beyond weights ({weights / 1e6:.0f} MB) and KV ({kv / 1e6:.0f} MB in cells, "
@@ -278,33 +241,3 @@ def _llama_server(slots: int, slot_tokens: int, cache_mb: int) -> Iterator[str]:
         starter_model(), threads=threads, slots=slots, context_tokens=tokens, cache_mb=cache_mb
     ) as url:
         yield url
-
-
-def _stats(ours: Installation) -> Any:
-    status, body = ours.get("/cache/stats")
-    assert status == 200, body
-    return msgspec.json.decode(body)["per_model"][MODEL]
-
-
-def _settled_bytes(ours: Installation) -> int:
-    """Bytes in the RAM tier once nothing changes any more."""
-    seen: list[int] = []
-
-    def settled() -> bool:
-        time.sleep(0.5)  # between two looks, not for anything
-        seen.append(_stats(ours)["ram"]["held_bytes"])
-        return len(seen) > 2 and seen[-1] == seen[-2]
-
-    wait_until(settled, 30, lambda: f"still changing: {seen}")
-    return seen[-1]
-
-
-def _allocation(ours: Installation) -> Any:
-    status, body = ours.get("/cache/allocation")
-    assert status == 200, body
-    return msgspec.json.decode(body)
-
-
-def _expect(answer: tuple[int, Any], status: int) -> Any:
-    assert answer[0] == status, answer
-    return answer[1]
