@@ -8,6 +8,7 @@ from rest_framework.test import APIClient
 
 from registry import selectors, tuning
 from registry.models import Tuning, Version
+from registry.parameters import FIELDS, Number
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -53,6 +54,14 @@ def test_one_that_can_not_be_changes_nothing(operator: APIClient, parameters: di
 def test_a_body_without_parameters_is_refused(operator: APIClient) -> None:
     assert operator.patch(PATH, {}, format="json").status_code == 400
     assert operator.patch(PATH, {"parameters": [1]}, format="json").status_code == 400
+
+
+def test_the_database_knows_every_parameter(operator: APIClient) -> None:
+    values = {"flash_attention": "on", "kv_type": "f16", "unified": True, "prompt_lookup": False, "draft_cost": 0.5}
+    every = {name: values.get(name, 128 if isinstance(kind, Number) else None) for name, kind in FIELDS.items()}
+    answer = patch(operator, {**every, "lanes": 8, "rope_freq_scale": 0.5})
+    assert answer.status_code == 200, answer.content
+    assert set(answer.json()["parameters"]) == set(FIELDS)
 
 
 def test_nobody_can_write_unknown_ones_past_the_service() -> None:
