@@ -100,7 +100,8 @@ class Scheduler:
         """``draft_cost``: what a guessed token adds to the time of a step, as a part of it. 1: nothing is guessed."""
         self.limits = limits
         self._draft_cost = draft_cost
-        self._waiting: list[Sequence] = []
+        self._waiting: dict[Sequence, None] = {}
+        """In the order in which they came; a dict, since thousands may wait, and leave all at once."""
         self._running: list[Sequence] = []
         self._free = {Pool.LANES: list(range(limits.lanes)), Pool.LONG: list(range(limits.long_slots))}
         self._turns = Turns()
@@ -121,16 +122,17 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         if not 0 < len(sequence.tokens) <= sequence.limit <= self.limits.context_tokens:
             raise ValueError(f"a sequence of {len(sequence.tokens)} tokens, limit {sequence.limit}, fits nowhere")
-        self._waiting.append(sequence)
+        self._waiting[sequence] = None
+        self._turns.enter(sequence.tenant)
 
     def remove(self, sequence: Sequence) -> None:
         """The sequence has ended, whatever its state; its cells are the caller's to clear."""
         if sequence.pool is None:
-            self._waiting.remove(sequence)
+            del self._waiting[sequence]
         else:
             self._running.remove(sequence)
             self._release(sequence)
-        self._turns.keep(each.tenant for each in (*self._waiting, *self._running))
+        self._turns.leave(sequence.tenant)
 
     def generated(self, sequence: Sequence, token: int) -> None:
         """``token`` was chosen to be its next one, which its tenant is charged for."""
@@ -153,11 +155,9 @@ class Scheduler:
         return admission
 
     def _expire(self, admission: Admission, now: float) -> None:
-        admission.expired = [
-            each for each in self._waiting if _may_expire(each) and each.start_by is not None and each.start_by <= now
-        ]
+        admission.expired = [each for each in self._waiting if _expires(each, now)]
         for sequence in admission.expired:
-            self._waiting.remove(sequence)
+            self.remove(sequence)
 
     def _preempt_overflow(self, admission: Admission, now: float) -> None:
         running = [sequence for sequence in self._running if sequence.pool is Pool.LONG]
@@ -188,10 +188,12 @@ class Scheduler:
         self._running.remove(sequence)
         self._release(sequence)
         sequence.pool, sequence.slot, sequence.computed = None, -1, 0
-        self._waiting.append(sequence)
+        self._waiting[sequence] = None
 
     def _place_waiting(self, admission: Admission, pool: Pool, now: float) -> None:
-        waiting = [sequence for sequence in self._waiting if self._pool_for(sequence) is pool]
+        if not self._free[pool]:
+            return
+        waiting = {sequence: None for sequence in self._waiting if self._pool_for(sequence) is pool}
         while waiting and self._free[pool]:
             sequence = self._turns.next(waiting, now)
             if pool is Pool.LONG and not self._long_has_room(sequence):
@@ -199,8 +201,7 @@ class Scheduler:
             if not sequence.begun:
                 self._turns.charge(sequence.tenant, len(sequence.tokens))
             sequence.begun = True
-            waiting.remove(sequence)
-            self._waiting.remove(sequence)
+            del waiting[sequence], self._waiting[sequence]
             self._occupy(sequence, pool)
             self._running.append(sequence)
             admission.placed.append(sequence)
@@ -291,8 +292,8 @@ class Scheduler:
         return [Chunk(sequence, count) for sequence, count in counts.items() if count]
 
 
-def _may_expire(sequence: Sequence) -> bool:
-    return sequence.start_by is not None and not sequence.begun
+def _expires(sequence: Sequence, now: float) -> bool:
+    return sequence.start_by is not None and sequence.start_by <= now and not sequence.begun
 
 
 def _block_count(sequence: Sequence, taken: int, budget: int) -> int:

@@ -6,6 +6,8 @@ its tokens and every generated token costs one, so that who sends ten times as m
 times the tokens.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable
 
 from inference.engine.sequences import Sequence
@@ -26,16 +28,23 @@ class Turns:
     def __init__(self) -> None:
         self._deficits: dict[str, float] = {}
         """In the order of turns: who is first has it. Negative: the tenant owes tokens."""
+        self._sequences: Counter[str] = Counter()
+        """Of each tenant that has any here."""
 
-    def next(self, waiting: list[Sequence], now: float) -> Sequence:
-        """Whose turn it is, of those of the highest priority."""
-        highest = max(effective_priority(sequence, now) for sequence in waiting)
-        heads: dict[str, Sequence] = {}
-        for sequence in waiting:
-            if effective_priority(sequence, now) == highest:
-                head = heads.get(sequence.tenant)
-                if head is None or sequence.arrived < head.arrived:
-                    heads[sequence.tenant] = sequence
+    def enter(self, tenant: str) -> None:
+        """One more sequence of this tenant is here, to wait or to run."""
+        self._sequences[tenant] += 1
+
+    def leave(self, tenant: str) -> None:
+        """One of them has ended. A tenant who has nothing here neither saves up nor owes."""
+        self._sequences[tenant] -= 1
+        if not self._sequences[tenant]:
+            del self._sequences[tenant]
+            self._deficits.pop(tenant, None)
+
+    def next(self, waiting: Iterable[Sequence], now: float) -> Sequence:
+        """Whose turn it is, of those of the highest priority; at least one waits."""
+        heads = _heads(waiting, now)
         if len(heads) == 1:
             return next(iter(heads.values()))
         for tenant in heads:
@@ -49,11 +58,20 @@ class Turns:
     def charge(self, tenant: str, tokens: int) -> None:
         self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
 
-    def keep(self, tenants: Iterable[str]) -> None:
-        """Forget the others: who has nothing here neither saves up nor owes."""
-        present = set(tenants)
-        for tenant in [each for each in self._deficits if each not in present]:
-            del self._deficits[tenant]
+
+def _heads(waiting: Iterable[Sequence], now: float) -> dict[str, Sequence]:
+    """Of those of the highest priority each tenant's first."""
+    heads: dict[str, Sequence] = {}
+    highest = -math.inf
+    for sequence in waiting:
+        priority = effective_priority(sequence, now)
+        if priority > highest:
+            highest, heads = priority, {}
+        if priority == highest:
+            head = heads.setdefault(sequence.tenant, sequence)
+            if sequence.arrived < head.arrived:
+                heads[sequence.tenant] = sequence
+    return heads
 
 
 def _prompt_cost(sequence: Sequence) -> int:

@@ -259,6 +259,15 @@ def test_a_sequence_that_fits_nowhere_is_refused() -> None:
         Scheduler(LIMITS).add(sequence(1000, 100))
 
 
+def test_what_expires_leaves_the_others_in_their_order() -> None:
+    in_time = [sequence(10, name=f"in time {index}", arrived=index, start_by=99.0) for index in range(3)]
+    late = [sequence(10, name=f"late {index}", arrived=index, start_by=5.0) for index in range(3)]
+    scheduler = added(Scheduler(LIMITS), *(each for pair in zip(late, in_time, strict=True) for each in pair))
+    admission = scheduler.admit(5.0)
+    assert admission.expired == late
+    assert admission.placed == in_time[: LIMITS.lanes]
+
+
 def test_a_waiting_sequence_can_be_removed() -> None:
     waiting = sequence(10)
     scheduler = added(Scheduler(LIMITS), waiting)
