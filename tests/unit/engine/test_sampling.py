@@ -59,6 +59,27 @@ def test_min_p_drops_what_is_far_less_likely_than_the_likeliest() -> None:
     assert shares(plain(seed=1, min_p=0.5), logits(0.2, 0.5, 0.3)) == pytest.approx([0, 0.625, 0.375], abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"min_p": 0.2, "top_k": 2}, 2),
+        ({"min_p": 0.2, "top_k": 4}, 3),
+        ({"min_p": 0.2, "top_p": 0.7}, 2),  # of the 0.9 that min-p leaves
+        ({"min_p": 0.01, "top_k": 4, "top_p": 0.9}, 3),
+        ({"min_p": 1.0}, 1),
+        ({"min_p": 0.2, "temperature": 3.0}, 5),  # the hotter, the closer they are to each other
+    ],
+)
+def test_min_p_goes_together_with_the_others(changes: dict[str, float], kept: int) -> None:
+    row = logits(0.06, 0.2, 0.4, 0.3, 0.04)
+    likeliest = set(np.argsort(-row)[:kept].tolist())
+    assert set(np.flatnonzero(shares(plain(seed=1, **changes), row)).tolist()) == likeliest
+
+
+def test_numbers_that_are_none_make_some_token_rather_than_an_error() -> None:
+    assert 0 <= Sampler(Sampling(seed=1), []).choose(np.full(100, np.nan, np.float32)) < 100
+
+
 def test_the_same_seed_draws_the_same_tokens() -> None:
     row = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     first, second = (Sampler(plain(seed=7), []) for _ in range(2))
