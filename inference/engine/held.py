@@ -34,6 +34,7 @@ class Held:
         """By link, the one used last at the end: about how many tokens it stands for, and its block."""
         self._gone = (0, 0, 0)
         self._unchecked: list[bytes] = []
+        """Those used longest ago last: their blocks are the likeliest to be gone, so they come first."""
         self._added: dict[bytes, int] = {}
         self._removed: set[bytes] = set()
 
@@ -60,9 +61,11 @@ class Held:
             idle: nobody waits, so all are looked up; else some, and the others with the next calls.
         """
         gone = (report.ram.evicted_blocks, report.ssd.evicted_blocks, report.ssd.dropped_blocks)
-        if gone != self._gone:
+        if gone != self._gone and (
+            idle or not self._unchecked
+        ):  # blocks may go all the time: a pass is never cut short
             self._gone = gone
-            self._unchecked = list(self._entries)
+            self._unchecked = list(reversed(self._entries))
         for _ in range(len(self._unchecked) if idle else min(_CHECKED, len(self._unchecked))):
             link = self._unchecked.pop()
             entry = self._entries.get(link)

@@ -83,6 +83,23 @@ def test_while_others_wait_a_part_of_them_is_looked_up_at_a_time() -> None:
     assert len(set(asked)) == 300
 
 
+def test_links_used_long_ago_are_looked_up_also_where_blocks_go_all_the_time() -> None:
+    blocks = {link(number) for number in range(300)}
+    held = Held(blocks.__contains__)
+    for number in range(300):
+        held.note(link(number), 64, link(number))
+    held.take_changes()
+    blocks -= {link(0), link(299)}
+    held.check(went(1), idle=False)
+    assert held.take_changes() == HeldPrefixes(removed=(link(0),))
+    for more in range(2):
+        held.check(went(2 + more), idle=False)
+    assert held.take_changes() == HeldPrefixes(removed=(link(299),))
+    blocks.remove(link(1))
+    held.check(went(4), idle=False)
+    assert held.take_changes() == HeldPrefixes(removed=(link(1),))
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
