@@ -18,11 +18,8 @@ How the one who asks for more is served, in this order:
 Nobody is pushed below the smaller of its share and what it holds. What is known of a model is only its *first* block to
 go, so ask for little at a time (:func:`step`): the next report tells who holds the oldest block then.
 
-The supervisor's round, for each tier, when a report or a share has changed:
-
-    wants = wanted(held=report.bytes, limit=report.budget_bytes, grew=…, step=step(global_bytes))
-    decision = limits([Holding(model=…, wants=wants, …), …], global_bytes, policy, after=last.gave_way)
-    budgets = transition(decision.limits, in_force={model: max(report.bytes, report.budget_bytes)}, global_bytes)
+A round of each node's supervisor (:mod:`inference.supervisor.cache_budgets`) asks, for each tier, what each wants
+(:func:`wanted`), who should hold how much then (:func:`limits`), and what of that may be told now (:func:`transition`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,13 +55,11 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     """When the block was used that it would drop first under LRU, in seconds since the epoch."""
     least_uses: int | None = None
     """How often the block was used that it would drop first under LFU."""
-    yields: bool = True
-    """False: it keeps all that it holds, since nobody is there to drop it (SSD of a model that isn't loaded)."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     limits: dict[str, int]
-    """Bytes that each model may hold. They sum to at most the global size, unless those that can't yield hold more."""
+    """Bytes that each model may hold. They sum to at most the global size."""
     gave_way: str | None = None
     """Whom the policy picked last; the next call's ``after``."""
 
@@ -149,7 +144,6 @@ class _Table:
         self.holdings = holdings
         self.limits = {holding.model: holding.bytes for holding in holdings}
         self.gave_way = after
-        self._yielding = [holding for holding in holdings if holding.yields]
         self._policy = policy
         self._global_bytes = global_bytes
 
@@ -158,14 +152,11 @@ class _Table:
         return self._global_bytes - sum(self.limits.values())
 
     def shrink(self) -> None:
-        """Down to the ceilings, then by the policy until all fits, then (only those can be in the way that don't yield)
-        below the shares."""
-        for holding in self._yielding:
+        """Down to the ceilings, then by the policy until all fits: nobody below its share, which all together fit."""
+        for holding in self.holdings:
             self.limits[holding.model] = _capped(holding, holding.bytes)
         while self.free < 0 and (victim := self._pick()):
             self._take(victim, -self.free)
-        for holding in self._yielding:
-            self.limits[holding.model] -= min(max(0, -self.free), self.limits[holding.model])
 
     def grow_to_owed(self, asker: Holding) -> None:
         """Towards its share. Others give way as long as any of them holds more than its own."""
@@ -185,9 +176,9 @@ class _Table:
 
     def lend(self) -> None:
         """What is free, up to the shares first."""
-        for holding in self._yielding:
+        for holding in self.holdings:
             self._raise_to(holding, holding.share)
-        while self.free > 0 and (borrowers := [each for each in self._yielding if self._may_borrow(each)]):
+        while self.free > 0 and (borrowers := [each for each in self.holdings if self._may_borrow(each)]):
             for holding, part in zip(borrowers, divided(self.free, [each.share for each in borrowers]), strict=True):
                 self._raise_to(holding, _capped(holding, self.limits[holding.model] + part))
 
@@ -195,7 +186,7 @@ class _Table:
         return holding.ceiling is None or self.limits[holding.model] < holding.ceiling
 
     def _missing(self, asker: Holding, goal: int) -> int:
-        return max(0, goal - self.limits[asker.model]) if asker.yields else 0
+        return max(0, goal - self.limits[asker.model])
 
     def _raise_to(self, holding: Holding, goal: int) -> None:
         self.limits[holding.model] += max(0, min(self._missing(holding, goal), self.free))
@@ -205,7 +196,7 @@ class _Table:
 
     def _pick(self, asker: Holding | None = None) -> Holding | None:
         """Who gives way next, as the policy says: of those above their share, and the asker if there is one."""
-        able = [each for each in self._yielding if self.limits[each.model] > each.share or each is asker]
+        able = [each for each in self.holdings if self.limits[each.model] > each.share or each is asker]
         picked = _first_by(self._policy, able, self.gave_way) if able else None
         self.gave_way = picked.model if picked else self.gave_way
         return picked

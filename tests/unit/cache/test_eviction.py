@@ -122,11 +122,6 @@ def test_shares_of_more_than_there_is_are_scaled_down() -> None:
     assert limits(holdings, 1000, EvictionPolicy.LRU).limits == {"a": 750, "b": 250}
 
 
-def test_who_cannot_yield_keeps_what_it_holds_and_the_others_make_do() -> None:
-    holdings = [holding("unloaded", 800, 500, yields=False), holding("loaded", 200, 500, wants=100)]
-    assert limits(holdings, 1000, EvictionPolicy.LRU).limits == {"unloaded": 800, "loaded": 200}
-
-
 # --- Asking and telling ----------------------------------------------------------------------------------------------
 
 
@@ -216,18 +211,6 @@ def test_nobody_gives_way_while_there_is_room_for_all(case: tuple[list[Holding],
     asked = sum(each.bytes + max(each.wants, step(global_bytes)) for each in holdings)
     if asked <= global_bytes:
         assert not given_way(holdings, limits(holdings, global_bytes, policy).limits)
-
-
-@given(cases(), POLICIES, st.sets(st.sampled_from("abcde")))
-def test_who_cannot_yield_keeps_what_it_holds_whatever_the_others_want(
-    case: tuple[list[Holding], int], policy: EvictionPolicy, stuck: set[str]
-) -> None:
-    holdings = [msgspec.structs.replace(each, yields=each.model not in stuck) for each in case[0]]
-    decided = limits(holdings, case[1], policy).limits
-    kept = {each.model: each.bytes for each in holdings if not each.yields}
-    assert {model: decided[model] for model in kept} == kept
-    assert sum(decided.values()) <= max(case[1], sum(kept.values()))
-    assert min(decided.values(), default=0) >= 0
 
 
 @given(cases(), POLICIES, st.randoms())
