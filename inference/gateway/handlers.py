@@ -64,6 +64,7 @@ class InferenceHandler(ABC):
         with ClientWatch(call), CountedRequest(self._state.counting, decision.version.model, call) as counted:
             begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin)
             counted.begun(begun)
+            self._state.count_use(begun.version.model)
             await self._answer(call, request, decision, begun)
 
     @abstractmethod
@@ -90,7 +91,6 @@ class InferenceHandler(ABC):
     def _headers(
         self, request: InferenceRequest, decision: Decision, begun: Answer, queue_seconds: float
     ) -> HeaderList:
-        self._state.count_use(begun.version.model)
         headers = [
             *_version_headers(begun.version.model, begun.version.version, decision.strategy),
             (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
