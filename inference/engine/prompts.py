@@ -30,10 +30,12 @@ class Prompt:
     limit: int
     """Most tokens that prompt and completion may have together."""
     plan: Plan
+    shared_tokens: int = 0
+    """So many of the first tokens come from the messages that were declared shareable, alone."""
 
 
 class Prompts:
-    """Turns requests into tokens for one model. Thread-safe: it only reads."""
+    """Turns requests into tokens for one model. Thread-safe."""
 
     def __init__(self, model: Model, context_tokens: int) -> None:
         """Raises:
@@ -81,23 +83,8 @@ class Prompts:
             plan = self._answers.plan(request, text)
         except AnswerRefused as refusal:
             raise _refusal(request, "invalid_schema", str(refusal), refusal.param) from refusal
-        return Prompt(tokens, len(tokens) + (room if request.max_tokens is None else request.max_tokens), plan)
-
-    def shared_tokens(self, request: Generate, tokens: list[int]) -> int:
-        """How many of the prompt's first tokens come from the messages that were declared shareable, alone.
-
-        They are those in which the prompt and its leading messages, rendered without the rest, begin alike; what the
-        template puts between them and the next message is common to all and counts, too.
-        """
-        partition = request.partition
-        if partition is None or not partition.shareable_messages or not request.messages or self._template is None:
-            return 0
-        leading = request.messages[: partition.shareable_messages]
-        if leading not in self._shared:
-            if len(self._shared) >= _SHARED_REMEMBERED:
-                self._shared.clear()
-            self._shared[leading] = self._leading_tokens(leading)
-        return _common(self._shared[leading], tokens)
+        limit = len(tokens) + (room if request.max_tokens is None else request.max_tokens)
+        return Prompt(tokens, limit, plan, self._shared_tokens(request, tokens))
 
     def text_of(self, tokens: list[int]) -> str:
         return b"".join(self._model.piece(token) for token in tokens).decode("utf-8", "replace")
@@ -166,6 +153,20 @@ class Prompts:
                 return self._template.render(others, tools)
         except TemplateFault as fault:
             raise _refusal(request, "invalid_messages", str(fault), "messages") from fault
+
+    def _shared_tokens(self, request: Generate, tokens: list[int]) -> int:
+        """Those in which the prompt and its shareable messages, rendered without the rest, begin alike; what the
+        template puts between them and the next message is common to all and counts, too."""
+        partition = request.partition
+        if partition is None or not partition.shareable_messages or not request.messages:
+            return 0
+        leading = request.messages[: partition.shareable_messages]
+        known = self._shared.get(leading)
+        if known is None:
+            if len(self._shared) >= _SHARED_REMEMBERED:
+                self._shared.clear()
+            known = self._shared[leading] = self._leading_tokens(leading)
+        return _common(known, tokens)
 
     def _leading_tokens(self, messages: tuple[ChatMessage, ...]) -> list[int]:
         assert self._template is not None

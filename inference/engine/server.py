@@ -51,7 +51,6 @@ _COUNTS_SECONDS = 0.25
 _LONG_PROMPT_CHARACTERS = 16_384
 """Above this a prompt is tokenized beside the loop (about 1 ms there) instead of in it."""
 
-
 _CHARACTERS_PER_INPUT = 128
 """What tokenizing an input costs beside its characters, in the time of so many of them."""
 
@@ -194,7 +193,7 @@ class WorkerServer:
             self._begin(connection, request, built)
 
     def _build(self, connection: "_Connection", request: Generate | Embed) -> "_Built":
-        """Called by the loop or beside it: it only reads."""
+        """Called by the loop or beside it: it changes nothing here."""
         try:
             if isinstance(request, Embed):
                 inputs = self._embedding_inputs.build(request)
@@ -239,7 +238,7 @@ class WorkerServer:
             tokens=tokens,
             limit=prompt.limit,
             plan=prompt.plan,
-            shared_tokens=prompts.shared_tokens(request, tokens),
+            shared_tokens=prompt.shared_tokens,
         )
         self._start(connection, job)
 

@@ -1,4 +1,4 @@
-"""Prompts of a model that fills gaps."""
+"""Prompts of a model that fills gaps, and prompts that tenants share."""
 
 from typing import cast
 
@@ -6,14 +6,14 @@ import pytest
 
 from inference.engine.llama import Model
 from inference.engine.prompts import PromptRefused, Prompts
-from inference.protocol import Generate
+from inference.protocol import ChatMessage, Generate, Partition
 
 
 class Infilling:
     """A vocabulary of bytes with the three tokens of a gap, and BOS in front of every text, as llama.cpp gives it."""
 
     vocabulary_size = 260
-    chat_template = None
+    chat_template: str | None = None
     infill_tokens: tuple[int, int, int] | None = (256, 257, 258)
     bos_text = eos_text = ""
 
@@ -60,3 +60,32 @@ def test_a_suffix_that_can_not_fit_is_refused_before_it_is_tokenized() -> None:
     with pytest.raises(PromptRefused) as caught:
         prompts(Infilling()).build(request(text="a", suffix="z" * 5000))
     assert (caught.value.failed.code, caught.value.failed.param) == ("context_length_exceeded", "suffix")
+
+
+# --- Prompts that tenants share ---
+
+
+def chat(*contents: str, shareable: int) -> Generate:
+    messages = tuple(ChatMessage("system" if index == 0 else "user", text) for index, text in enumerate(contents))
+    partition = Partition(name="mine", key=b"k" * 32, shared_name="ours", shareable_messages=shareable)
+    return request(messages=messages, partition=partition)
+
+
+def chatting(template: str) -> Prompts:
+    model = Infilling()
+    model.chat_template = template
+    return prompts(model)
+
+
+def test_what_was_declared_shareable_ends_where_the_next_message_begins() -> None:
+    ours = chatting("{% for each in messages %}<{{ each.content }}>{% endfor %}")
+    for question in ("one", "two"):
+        assert ours.build(chat("be kind", question, shareable=1)).shared_tokens == len("<be kind>") + 1  # and BOS
+    assert ours.build(chat("be kind", "one", shareable=0)).shared_tokens == 0
+
+
+def test_a_template_that_wants_a_question_shares_nothing() -> None:
+    ours = chatting(
+        "{% if messages | length < 2 %}{{ raise_exception('no question') }}{% endif %}{{ messages[1].content }}"
+    )
+    assert ours.build(chat("be kind", "one", shareable=1)).shared_tokens == 0
