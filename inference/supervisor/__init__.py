@@ -9,8 +9,8 @@
 
 What to do is decided in pure functions: :mod:`.reconcile` (the tree), :mod:`.noting` (what an event says),
 :mod:`.transitions` (the steps of a replica's life), on the values of :mod:`.replica` and :mod:`.events`. Everything
-else here carries out, and reports back. Only :mod:`.store`, :mod:`.cache_sql`, :mod:`.discovery` and :mod:`.sql` know
-SQL; they work in threads of their own, so a model is loaded on demand whether PostgreSQL answers, is away or stands
+else here carries out, and reports back. Only :mod:`.store`, :mod:`.discovery` and the modules named after SQL know it;
+they work in threads of their own, so a model is loaded on demand whether PostgreSQL answers, is away or stands
 still.
 
 What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits

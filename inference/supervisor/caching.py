@@ -24,6 +24,7 @@ from inference.supervisor import cache_disk
 from inference.supervisor.cache_budgets import Round, Tier, decide
 from inference.supervisor.cache_disk import OnDisk
 from inference.supervisor.cache_versions import CacheUse, KnownVersion, VersionCache
+from inference.supervisor.throttle import Throttle
 from registry.cache.allocation import Machine, sizes
 from registry.cache.configuration import CacheAllocation
 from registry.cache.eviction import EvictionPolicy
@@ -75,7 +76,7 @@ class Caching:
         """Free on the caches' disk, their own blocks counted as free. None: not looked at yet."""
         self._root = root
         self._node_ram_bytes = node_ram_bytes
-        self._publish = publish
+        self._publishing = Throttle(publish, PUBLISH_SECONDS)
         self._record_use = record_use
         self._loop = asyncio.get_running_loop()
         self._reading = default_reading(Machine(ram_bytes=node_ram_bytes, disk_bytes=0))
@@ -91,8 +92,6 @@ class Caching:
         self._round_seconds = round_seconds
         self._next_round: asyncio.TimerHandle | None = None
         self._decided_at = 0.0
-        self._publishing: asyncio.TimerHandle | None = None
-        self._published_at = 0.0
         self._since = time.time()
 
     async def run(self) -> None:
@@ -144,9 +143,9 @@ class Caching:
 
     def close(self) -> None:
         self._note_use()
-        for timer in (self._publishing, self._next_round):
-            if timer is not None:
-                timer.cancel()
+        self._publishing.close()
+        if self._next_round is not None:
+            self._next_round.cancel()
 
     def view(self) -> Caches:
         return Caches(
@@ -172,7 +171,7 @@ class Caching:
         if self._next_round is not None:
             self._next_round.cancel()
         self._next_round, self._decided_at = None, self._loop.time()
-        self._changed()
+        self._publishing.ask()
         if not self._surveyed:
             return
         ram, ssd = self._decide_ram(), self._decide_ssd()
@@ -206,24 +205,13 @@ class Caching:
         if known := (self._reading.catalogue or {}).get(cache.name):
             cache.version_pk, cache.weights_bytes = known.pk, known.size_bytes
 
-    def _changed(self) -> None:
-        """Publish soon: at once, unless that was done a moment ago."""
-        if self._publishing is None:
-            moment = max(self._loop.time(), self._published_at + PUBLISH_SECONDS)
-            self._publishing = self._loop.call_at(moment, self._publish_now)
-
-    def _publish_now(self) -> None:
-        self._publishing = None
-        self._published_at = self._loop.time()
-        self._publish()
-
     def _keep_up(self) -> None:
         """What time alone brings."""
         self._note_use()
         now = self._loop.time()
         forgotten = [cache.forget_old(now) for cache in self._versions.values()]
         if any(forgotten):
-            self._changed()
+            self._publishing.ask()
 
     def _note_use(self) -> None:
         counts: dict[str, CacheUse] = {}

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from inference.durations import Histogram, added
 from inference.protocol import Counted, ModelSums, ReplicaState, RequestCounts, Sums, WorkerCounts
 from inference.supervisor.replica import Observation
+from inference.supervisor.throttle import Throttle
 
 PUBLISH_SECONDS = 0.25
 
@@ -31,7 +32,7 @@ class Metering:
 
     def __init__(self, publish: Callable[[], None]) -> None:
         """``publish`` is called when :meth:`view` has changed."""
-        self._publish = publish
+        self._publishing = Throttle(publish, PUBLISH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, _Model] = {}
         self._workers: dict[int, tuple[_Model, WorkerCounts]] = {}
@@ -39,19 +40,17 @@ class Metering:
         self._loading: dict[int, float] = {}
         """By version: since when."""
         self._restarts: dict[int, int] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._published_at = 0.0
 
     def gateway_counted(self, counted: Counted) -> None:
         for name, counts in counted.models.items():
             model = self._model(name)
             model.requests = requests_added(model.requests, counts)
-        self._changed()
+        self._publishing.ask()
 
     def worker_counted(self, worker: int, model: str, counts: WorkerCounts) -> None:
         """The newest word of a worker counts, and stays when it has ended."""
         self._workers[worker] = (self._model(model), counts)
-        self._changed()
+        self._publishing.ask()
 
     def worker_ended(self, worker: int) -> None:
         if known := self._workers.pop(worker, None):
@@ -67,7 +66,7 @@ class Metering:
             model.load_time.observe(now - since)
         model.restarts += max(0, seen.restarts - self._restarts.get(seen.version_pk, 0))
         self._restarts[seen.version_pk] = seen.restarts
-        self._changed()
+        self._publishing.ask()
 
     def view(self) -> Sums:
         work = {name: model.ended for name, model in self._models.items()}
@@ -87,23 +86,12 @@ class Metering:
         )
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._publishing.close()
 
     def _model(self, name: str) -> "_Model":
         if name not in self._models:
             self._models[name] = _Model(name)
         return self._models[name]
-
-    def _changed(self) -> None:
-        """Publish at once, unless that was done a moment ago: then soon."""
-        if self._timer is None:
-            moment = max(self._loop.time(), self._published_at + PUBLISH_SECONDS)
-            self._timer = self._loop.call_at(moment, self._publish_now)
-
-    def _publish_now(self) -> None:
-        self._timer, self._published_at = None, self._loop.time()
-        self._publish()
 
 
 class _Model:
