@@ -20,6 +20,7 @@ from inference.engine.embeddings import EmbeddingJob
 from inference.engine.jobs import AnyJob, Job
 from inference.engine.prompts import Prompt, PromptRefused, Prompts
 from inference.protocol import (
+    MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
     Accepted,
     CacheReport,
@@ -44,6 +45,9 @@ from inference.protocol import (
 )
 
 log = structlog.get_logger(module="engine")
+
+MOST_UNREAD_BYTES = 4 * MAX_FRAME_BYTES
+"""Of one gateway: some of the largest answers that there are."""
 
 _COUNTS_SECONDS = 0.25
 """What was counted is told so often at most."""
@@ -289,9 +293,14 @@ class _Connection(asyncio.Protocol):
         self._server._disconnected(self)
 
     def send(self, messages: list[WorkerToGateway]) -> None:
-        # A gateway that does not read is its own problem: what it is owed is bounded by its requests' tokens.
-        if not self.transport.is_closing():
-            self.transport.write(encode_frame(messages))
+        """Never waits. A gateway that does not read is let go, with its requests: it is told of the engine's state all
+        the time, whether it asks for anything or not."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(encode_frame(messages))
+        if self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+            log.error("A gateway does not read; its connection is closed", unread_bytes=MOST_UNREAD_BYTES)
+            self.transport.abort()
 
 
 def _is_slow(request: Generate | Embed) -> bool:

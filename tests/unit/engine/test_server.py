@@ -1,0 +1,82 @@
+"""The worker's socket, with an engine that the test plays."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import pytest_asyncio
+
+from inference.engine import server as module
+from inference.engine.embedding_inputs import EmbeddingInputs
+from inference.engine.embeddings import EmbeddingJob
+from inference.engine.jobs import AnyJob
+from inference.engine.server import WorkerServer
+from inference.protocol import Embed, FrameDecoder, HeldPrefixes, WorkerToGateway, encode_frame, read_messages
+
+
+class Inputs:
+    def build(self, request: Embed) -> list[list[int]]:
+        return [[1] for _ in request.inputs]
+
+
+class PlayedEngine:
+    def __init__(self) -> None:
+        self.submitted: asyncio.Queue[AnyJob] = asyncio.Queue()
+        self.cancelled: asyncio.Queue[AnyJob] = asyncio.Queue()
+
+    def submit(self, job: AnyJob) -> None:
+        self.submitted.put_nowait(job)
+
+    def cancel(self, job: AnyJob) -> None:
+        self.cancelled.put_nowait(job)
+
+
+class Serving:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.engine = PlayedEngine()
+        self.server = WorkerServer(
+            model_id="tiny",
+            version="1.0.0",
+            context_tokens=64,
+            max_sequences=1,
+            prompts=None,
+            embedding_inputs=cast(EmbeddingInputs, Inputs()),
+            report=lambda _: None,
+        )
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self.path)
+
+
+@pytest_asyncio.fixture
+async def serving(tmp_path: Path) -> AsyncIterator[Serving]:
+    running = Serving(tmp_path / "worker.sock")
+    listener = await running.server.listen(running.engine, running.path)
+    yield running
+    listener.close()
+
+
+async def test_a_gateway_that_does_not_read_is_let_go_with_its_requests_and_the_others_are_served(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNREAD_BYTES", 256 * 1024)
+    _, frozen = await serving.connect()
+    frozen.write(encode_frame([Embed(id=1, request_id="r", inputs=("text",))]))
+    async with asyncio.timeout(30):
+        job = await serving.engine.submitted.get()
+        reader, writer = await serving.connect()
+        decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+        step = 0
+        while serving.engine.cancelled.empty():
+            step += 1
+            news = HeldPrefixes(added={b"%d %d" % (step, number): 1 for number in range(1000)})
+            serving.server.emit([(None, news)])
+            while news not in await read_messages(reader, decoder):
+                pass
+        assert serving.engine.cancelled.get_nowait() is job
+    assert isinstance(job, EmbeddingJob)
+    frozen.transport.abort()
+    writer.close()
