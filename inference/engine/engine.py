@@ -166,7 +166,8 @@ class Engine:
                 return False
             self._take(event)
 
-    def _take(self, event: "Job | EmbeddingJob | Cancel | CacheBudget | Fetched | DiskChanged") -> None:
+    def _take(self, event: AnyJob | Cancel | CacheBudget | Fetched | DiskChanged) -> None:
+        """DiskChanged has done its work when the loop wakes: what the disk reports is looked at whenever it flushes."""
         if isinstance(event, Job):
             self._accept(event)
         elif isinstance(event, EmbeddingJob):
@@ -303,7 +304,7 @@ class Engine:
         for choice in self._answering.take_ended():
             sequence = choice.sequence
             if sequence.pool is not None:
-                self._kv.save(choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=True)
+                self._save(choice, tail=True)
                 self._contexts.forget(sequence.pool, sequence.slot)
                 self._reporting.note_answer(choice)
             self._unpin(choice)
@@ -313,6 +314,11 @@ class Engine:
     def _fail_for_memory(self, job: Job) -> None:
         message = "there is not enough memory for a context as long as this needs"
         self._answering.fail(job, 503, "insufficient_memory", message)
+
+    def _save(self, choice: Choice, *, tail: bool) -> None:
+        sequence = choice.sequence
+        assert sequence.pool is not None
+        self._kv.save(choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=tail)
 
     # --- Computing ---------------------------------------------------------------------------------------------------
 
@@ -347,10 +353,7 @@ class Engine:
         for sequence in (chunk.sequence for chunk in chunks if chunk.sequence.pending):
             choice = _choice(sequence)
             if self._kv.wants_progress(sequence, choice.saved):
-                assert sequence.pool is not None
-                self._kv.save(
-                    choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=False
-                )
+                self._save(choice, tail=False)
                 choice.saved = sequence.computed
 
     def _follow(self, choice: Choice, token: int, guesses: tuple[int, ...], logits: FloatArray) -> None:
@@ -371,9 +374,7 @@ class Engine:
         """Others may use the prompt's KV from now on, the request's other choices first of all."""
         job, sequence = choice.job, choice.sequence
         assert sequence.pool is not None
-        self._kv.save(
-            choice.chain, sequence.tokens, sequence.pool, sequence.slot, sequence.computed, tail=self._kv.sliding
-        )
+        self._save(choice, tail=self._kv.sliding)
         self._reporting.note_prompt(choice)
         if job.request.n > 1:
             prefix = self._kv.prefix(sequence.pool, sequence.slot, sequence.computed)
