@@ -46,6 +46,9 @@ from inference.protocol import (
 
 log = structlog.get_logger(module="engine")
 
+MOST_REQUESTS = 4096
+"""That are not answered yet: their prompts stay in memory, and of more the last would hardly have a turn in time."""
+
 MOST_UNREAD_BYTES = 4 * MAX_FRAME_BYTES
 """Of one gateway: some of the largest answers that there are."""
 
@@ -182,6 +185,8 @@ class WorkerServer:
             self._cancel(connection, message.id)
         elif message.id in connection.jobs:
             raise ProtocolError(f"request {message.id} is running already")
+        elif sum(len(each.jobs) for each in self._connections) >= MOST_REQUESTS:
+            connection.send([_refused_for_others(message)])
         elif _is_slow(message):
             connection.jobs[message.id] = None
             task = self._loop.create_task(self._begin_later(connection, message))
@@ -334,6 +339,11 @@ def _no_text(request: Generate) -> Failed:
         "'completion'",
         param="model",
     )
+
+
+def _refused_for_others(request: Generate | Embed) -> Failed:
+    message = f"{MOST_REQUESTS:,} requests wait for this model already: try again later"
+    return Failed(id=request.id, status=503, code="queue_full", message=message)
 
 
 _Built = Prompt | EmbeddingJob | Failed

@@ -13,7 +13,16 @@ from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import EmbeddingJob
 from inference.engine.jobs import AnyJob
 from inference.engine.server import WorkerServer
-from inference.protocol import Embed, FrameDecoder, HeldPrefixes, WorkerToGateway, encode_frame, read_messages
+from inference.protocol import (
+    Embed,
+    Embedded,
+    Failed,
+    FrameDecoder,
+    HeldPrefixes,
+    WorkerToGateway,
+    encode_frame,
+    read_messages,
+)
 
 
 class Inputs:
@@ -57,6 +66,28 @@ async def serving(tmp_path: Path) -> AsyncIterator[Serving]:
     listener = await running.server.listen(running.engine, running.path)
     yield running
     listener.close()
+
+
+async def test_requests_beyond_those_that_can_wait_are_refused_before_they_cost_anything(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_REQUESTS", 2)
+    reader, writer = await serving.connect()
+    decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+    async with asyncio.timeout(30):
+        writer.write(encode_frame([Embed(id=number, request_id="r", inputs=("text",)) for number in (1, 2, 3)]))
+        first, _ = [await serving.engine.submitted.get() for _ in range(2)]
+        heard: list[WorkerToGateway] = []
+        while not any(isinstance(message, Failed) for message in heard):
+            heard += await read_messages(reader, decoder)
+        refusal = heard[-1]
+        assert isinstance(refusal, Failed)
+        assert (refusal.id, refusal.status, refusal.code) == (3, 503, "queue_full")
+        serving.server.emit([(first, Embedded(id=1, vectors=(b"",), prompt_tokens=1))])
+        assert isinstance((await read_messages(reader, decoder))[-1], Embedded)
+        writer.write(encode_frame([Embed(id=4, request_id="r", inputs=("text",))]))
+        assert (await serving.engine.submitted.get()).id == 4
+    writer.close()
 
 
 async def test_a_gateway_that_does_not_read_is_let_go_with_its_requests_and_the_others_are_served(
