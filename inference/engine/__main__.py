@@ -34,8 +34,10 @@ from inference.engine.sequences import Limits
 from inference.engine.server import WorkerServer
 from inference.engine.template import TemplateFault
 from inference.protocol import (
+    PROTOCOL_VERSION,
     CacheBudget,
     EngineParameters,
+    Hello,
     Tuned,
     WorkerStage,
     WorkerStatus,
@@ -76,10 +78,7 @@ def main() -> int:
 
 async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopping.set)
-
+    stopping = _told_to_stop(loop)
     began = time.monotonic()
     parameters: EngineParameters = arguments.parameters
     threads = _threads(parameters)
@@ -87,10 +86,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     limits = _limits(model.trained_context_tokens, parameters)
     writes_text = not embeds_only(model)
     server = WorkerServer(
-        model_id=arguments.model_id,
-        version=arguments.version,
-        context_tokens=limits.context_tokens,
-        max_sequences=limits.lanes,
+        _hello(arguments, limits),
         prompts=Prompts(model, limits.context_tokens) if writes_text else None,
         embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
         report=News().say,
@@ -119,6 +115,24 @@ async def _serve(arguments: argparse.Namespace) -> None:
     engine.stop()
     server.report_counts()
     arguments.socket.unlink(missing_ok=True)
+
+
+def _told_to_stop(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    stopping = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    return stopping
+
+
+def _hello(arguments: argparse.Namespace, limits: Limits) -> Hello:
+    return Hello(
+        protocol=PROTOCOL_VERSION,
+        model=arguments.model_id,
+        version=arguments.version,
+        context_tokens=limits.context_tokens,
+        max_sequences=limits.lanes,
+        pid=os.getpid(),
+    )
 
 
 def _engine(

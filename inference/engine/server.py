@@ -5,7 +5,6 @@ Everything here runs in one asyncio loop. The engine thread hands over what a st
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from inference.engine.jobs import AnyJob, Job
 from inference.engine.prompts import Prompt, PromptRefused, Prompts
 from inference.protocol import (
     MAX_FRAME_BYTES,
-    PROTOCOL_VERSION,
     Accepted,
     CacheReport,
     Cancel,
@@ -74,32 +72,19 @@ class WorkerServer:
 
     def __init__(
         self,
+        hello: Hello,
         *,
-        model_id: str,
-        version: str,
-        context_tokens: int,
-        max_sequences: int,
         prompts: Prompts | None,
         embedding_inputs: EmbeddingInputs,
         report: Callable[[CacheReport | WorkerCounts], None],
     ) -> None:
         """
         Args:
+            hello: what each gateway is told first.
             prompts: None for a model that writes no text.
             report: tells the supervisor.
         """
-        self._hello = encode_frame(
-            [
-                Hello(
-                    protocol=PROTOCOL_VERSION,
-                    model=model_id,
-                    version=version,
-                    context_tokens=context_tokens,
-                    max_sequences=max_sequences,
-                    pid=os.getpid(),
-                )
-            ]
-        )
+        self._hello = encode_frame([hello])
         self._prompts = prompts
         self._embedding_inputs = embedding_inputs
         self._report = report

@@ -14,11 +14,13 @@ from inference.engine.embeddings import EmbeddingJob
 from inference.engine.jobs import AnyJob
 from inference.engine.server import WorkerServer
 from inference.protocol import (
+    PROTOCOL_VERSION,
     Embed,
     Embedded,
     Failed,
     FrameDecoder,
     HeldPrefixes,
+    Hello,
     WorkerToGateway,
     encode_frame,
     read_messages,
@@ -47,10 +49,7 @@ class Serving:
         self.path = path
         self.engine = PlayedEngine()
         self.server = WorkerServer(
-            model_id="tiny",
-            version="1.0.0",
-            context_tokens=64,
-            max_sequences=1,
+            Hello(protocol=PROTOCOL_VERSION, model="tiny", version="1.0.0", context_tokens=64, max_sequences=1, pid=1),
             prompts=None,
             embedding_inputs=cast(EmbeddingInputs, Inputs()),
             report=lambda _: None,
