@@ -20,7 +20,7 @@ constraints.py, schemas.py   grammars by llguidance: which tokens may come next;
 logprobs.py   pure: logits → log probabilities
 output.py     pure: one choice's tokens → text, thoughts, calls, log probabilities; when it ends
 text.py, thinking.py, tools/   its parts: whole characters and stop strings; thoughts; tool calls of each family
-template.py, bounded_jinja.py  chat templates in Jinja2's sandbox, with an end
+template.py, bounded_jinja.py, growth.py  chat templates in Jinja2's sandbox, with an end
 embedding_inputs.py    a request for embeddings → tokens of each input
 embeddings.py          inputs → vectors, in a context of their own, on the engine's thread
 embedding_batches.py   pure: which tokens of which inputs are embedded in the next turn

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import jinja2
 
-from inference.engine.bounded_jinja import BoundedEnvironment, Exhausted
+from inference.engine.bounded_jinja import BoundedEnvironment
+from inference.engine.growth import Exhausted, gathered, refuse_indent
 from inference.engine.tools.described import tool_object
 from inference.protocol import ChatMessage, Tool
 
@@ -31,7 +32,7 @@ class ChatTemplate:
         TemplateFault: the template has a syntax error.
         """
         self._environment = BoundedEnvironment()
-        self._environment.filters["tojson"] = _tojson
+        self._environment.add_filter("tojson", _tojson)
         self._environment.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
@@ -120,4 +121,7 @@ def _strftime_now(form: str) -> str:
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
     # Jinja's own escapes HTML, which templates written for models do not expect.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+    if indent is None:
+        return json.dumps(value, ensure_ascii=ensure_ascii)
+    refuse_indent(indent)
+    return "".join(gathered(json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent).iterencode(value)))

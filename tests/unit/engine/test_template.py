@@ -90,6 +90,36 @@ ENDLESS = {
     "a huge width among the values": "{{ '{:{w}}'.format(1, w=10000000000) }}",
     "replacing everything": "{% set x = 'x' * 900000 %}{{ x.replace('x', x) }}",
     "joining much": "{{ ('x' * 900000).join(['y'] * 900000) }}",
+    "joining much by a filter": "{{ range(90000) | join('x' * 900000) }}",
+    "joining what is made one by one": "{{ ('x' * 900000).join(range(90000) | map('string')) }}",
+    "replacing everything by a filter": "{% set x = 'x' * 900000 %}{{ x | replace('x', x) }}",
+    "many references to a text": "{% set x = 'x' * 900000 %}{{ ([x] * 90000) | tojson }}",
+    "many references, written out": "{% set x = 'x' * 900000 %}{{ [x] * 90000 }}",
+    "many references, in a format": "{% set x = 'x' * 900000 %}{{ ('%(x)s' * 90000) % {'x': x} }}",
+    "many references, by a method": "{% set x = 'x' * 900000 %}{{ ('{0}' * 90000).format(x) }}",
+    "a nest of lists": (
+        "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}"
+    ),
+    "a nest of namespaces": (
+        "{% set ns = namespace(x=1) %}{% for a in range(60) %}{% set n = namespace() %}{% set n.a = [ns.x, ns.x] %}"
+        "{% set ns.x = n.a %}{% endfor %}{{ ns.x == [ns.x] }}"
+    ),
+    "a macro that writes much": (
+        "{% macro f() %}{% for a in range(90000) %}{{ 'x' * 900000 }}{% endfor %}{% endmacro %}{{ f() | length }}"
+    ),
+    "texts that are kept": (
+        "{% set ns = namespace(x=[]) %}{% for a in range(90000) %}{% set ns.x = ns.x + ['x' * 900000 ~ a] %}"
+        "{% endfor %}"
+    ),
+    "a sum of lists": "{{ ([[1] * 90000] * 90000) | sum(start=[]) | length }}",
+    "lists that are filled": "{{ [1] | batch(10000000000, 'x') | list }}",
+    "slices without end": "{{ [1] | slice(10000000000) | list }}",
+    "rounding far": "{{ 5 | round(-10000000000) }}",
+    "an indent": "{{ [[1]] | tojson(indent=10000000000) }}",
+    "bytes": "{{ 'x'.encode().ljust(10000000000) | length }}",
+    "bytes of a number": "{{ (1).to_bytes(10000000000, 'big') | length }}",
+    "a translation": "{% set x = 'x' * 900000 %}{{ x.translate({120: x}) | length }}",
+    "tabs": "{{ ('\t' * 900000).expandtabs(90000) | length }}",
 }
 
 
@@ -126,6 +156,26 @@ def test_loops_keep_what_templates_use_of_them() -> None:
     messages = [ChatMessage("system", "s"), ChatMessage("user", "a"), ChatMessage("user", "b")]
     assert template(source).render(messages) == "0TrueFalse21FalseTrue2a"
     assert template("{% for m in [] %}x{% else %}none{% endfor %}").render(messages) == "none"
+
+
+def test_a_namespace_written_out_is_short_whatever_is_in_it() -> None:
+    source = (
+        "{% set ns = namespace(x=1) %}{% for a in range(60) %}{% set n = namespace() %}{% set n.a = ns.x %}"
+        "{% set n.b = ns.x %}{% set ns.x = n %}{% endfor %}{{ ns.x }}"
+    )
+    assert template(source).render([]) == "<Namespace>"
+
+
+def test_what_prompts_are_made_with_goes_on_as_ever() -> None:
+    source = (
+        "{% set x = namespace(l=[], d={'a': (1, 2)}) %}{% for a, b in [('p', 'q'), ('r', 's')] %}"
+        "{% set x.l = x.l + [a ~ b] %}{% endfor %}{{ x.l | join(', ') }} {{ '-'.join(x.l) }} {{ x.d.a[1] }} "
+        "{{ messages | map(attribute='content') | join('|') }} {{ x.d | tojson(indent=1) }} "
+        "{{ 'a b'.split(' ')[-1] }} {{ 'a,b' | replace(',', ';') }} {{ '%s=%s' | format('k', 'v') }}"
+        "{% macro m(y) %}<{{ y }}>{% endmacro %}{{ m('z') }}{% set t %}t{{ m(1) }}{% endset %}{{ t | upper }}"
+    )
+    rendered = template(source).render([ChatMessage("user", "one"), ChatMessage("user", "two")])
+    assert rendered == 'pq, rs pq-rs 2 one|two {\n "a": [\n  1,\n  2\n ]\n} b a;b k=v<z>T<1>'
 
 
 def test_large_numbers_are_numbers_and_no_widths() -> None:
