@@ -1,0 +1,152 @@
+"""The messages between gateway, supervisor and engine workers: version 2.
+
+Every message is a tagged msgspec Struct. Frames (``frames.py``) of them travel over Unix sockets; between a worker and
+its supervisor it is one JSON object a line.
+
+gateway → worker, over the worker's socket
+    Generate, Embed, Cancel                                                                         requests.py
+worker → gateway
+    Hello (once, first)                                                                             workers.py
+    of each Generate Accepted (exact prompt tokens, before any text), Delta…,
+    and exactly one of Finished or Failed; of each Embed exactly one of Embedded or Failed          answers.py
+    WorkerLoad and HeldPrefixes whenever they change                                                workers.py
+    CacheReport likewise                                                                            cache.py
+
+gateway → supervisor, over the supervisor's socket
+    Subscribe (once, first), Demand while a request waits, InUse every second                       replicas.py
+    Counted every second                                                                            counts.py
+supervisor → gateway
+    Replicas (everything on this node, whenever anything changes)                                   replicas.py
+    Caches and Sums likewise, at most every 250 ms                                                  cache.py, counts.py
+
+supervisor → worker, on standard input
+    CacheBudget                                                                                     cache.py
+worker → supervisor, on standard output
+    WorkerStatus while it loads                                                                     workers.py
+    CacheReport and WorkerCounts whenever they change                                               cache.py, counts.py
+    Tuned, once, if it measured                                                                     parameters.py
+
+This package, and beside it :mod:`inference.prefixes` and :mod:`inference.durations`, which read and make some of its
+values, is all that the engine shares with the rest; it imports nothing of ours.
+"""
+
+from inference.protocol.answers import (
+    Accepted,
+    Delta,
+    Embedded,
+    Failed,
+    Finished,
+    FinishReason,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from inference.protocol.cache import (
+    TIMING_BOUNDS_SECONDS,
+    CacheBudget,
+    CacheReport,
+    Caches,
+    CacheView,
+    TierReport,
+    TierView,
+    Timing,
+)
+from inference.protocol.counts import (
+    DURATION_BOUNDS_SECONDS,
+    Counted,
+    Durations,
+    ModelSums,
+    RequestCounts,
+    Sums,
+    WorkerCounts,
+)
+from inference.protocol.frames import (
+    MAX_FRAME_BYTES,
+    PROTOCOL_VERSION,
+    FrameDecoder,
+    ProtocolError,
+    encode_frame,
+    read_messages,
+)
+from inference.protocol.parameters import EngineParameters, Measured, ModelSpec, Tuned
+from inference.protocol.replicas import Demand, InUse, Replicas, ReplicaState, ReplicaView, Subscribe
+from inference.protocol.requests import (
+    Cancel,
+    ChatMessage,
+    Constraint,
+    Embed,
+    Generate,
+    Partition,
+    Sampling,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from inference.protocol.workers import HeldPrefixes, Hello, WorkerLoad, WorkerStage, WorkerStatus
+
+__all__ = [
+    "DURATION_BOUNDS_SECONDS",
+    "MAX_FRAME_BYTES",
+    "PROTOCOL_VERSION",
+    "TIMING_BOUNDS_SECONDS",
+    "Accepted",
+    "CacheBudget",
+    "CacheReport",
+    "CacheView",
+    "Caches",
+    "Cancel",
+    "ChatMessage",
+    "Constraint",
+    "Counted",
+    "Delta",
+    "Demand",
+    "Durations",
+    "Embed",
+    "Embedded",
+    "EngineParameters",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "FrameDecoder",
+    "GatewayToSupervisor",
+    "GatewayToWorker",
+    "Generate",
+    "HeldPrefixes",
+    "Hello",
+    "InUse",
+    "Measured",
+    "ModelSpec",
+    "ModelSums",
+    "Partition",
+    "ProtocolError",
+    "ReplicaState",
+    "ReplicaView",
+    "Replicas",
+    "RequestCounts",
+    "Sampling",
+    "Subscribe",
+    "Sums",
+    "SupervisorToGateway",
+    "TierReport",
+    "TierView",
+    "Timing",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "Tuned",
+    "WorkerCounts",
+    "WorkerLoad",
+    "WorkerStage",
+    "WorkerStatus",
+    "WorkerToGateway",
+    "WorkerToSupervisor",
+    "encode_frame",
+    "read_messages",
+]
+
+GatewayToWorker = Generate | Embed | Cancel
+WorkerToGateway = Hello | Accepted | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport | HeldPrefixes
+GatewayToSupervisor = Subscribe | Demand | InUse | Counted
+SupervisorToGateway = Replicas | Caches | Sums
+WorkerToSupervisor = WorkerStatus | CacheReport | WorkerCounts | Tuned

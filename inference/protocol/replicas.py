@@ -1,0 +1,56 @@
+"""Replicas on a node: which of them gateways wait for and use, and how the supervisor says they are."""
+
+from enum import StrEnum
+
+import msgspec
+
+from inference.protocol.parameters import ModelSpec
+
+
+class Subscribe(msgspec.Struct, frozen=True, kw_only=True, tag="subscribe"):
+    protocol: int
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True, tag="demand"):
+    """A request waits for this version. Idempotent; repeated while anyone waits, and it renews the idle timer."""
+
+    spec: ModelSpec
+
+
+class InUse(msgspec.Struct, frozen=True, kw_only=True, tag="in_use"):
+    """Versions that served requests since the last report: their idle timers start again."""
+
+    versions: tuple[int, ...]
+
+
+class ReplicaState(StrEnum):
+    """The life of a replica on a node. ``failed`` waits out its back-off and may then be loaded again."""
+
+    COLD = "cold"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    version_pk: int
+    model: str
+    version: str
+    state: ReplicaState
+    reason: str
+    """Why it is in this state, in words for an operator."""
+    socket: str | None
+    """The worker's Unix socket; set while ``ready`` or ``draining``."""
+    progress: float
+    """0–1 while loading."""
+    since: float
+    """Seconds since the epoch at which the state began."""
+    retry_at: float | None = None
+    """While ``failed``: when the next load is allowed, in seconds since the epoch."""
+
+
+class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):
+    """The complete view of this node; what is not named is cold."""
+
+    replicas: tuple[ReplicaView, ...]
