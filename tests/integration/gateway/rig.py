@@ -41,37 +41,10 @@ from inference.protocol import (
 )
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
-from registry.catalogue import Catalogue, Health, Model, Version
+from registry.catalogue import Catalogue, Model
 
 PATIENCE_SECONDS = 20.0
 """Nothing here takes a tenth of it; a test that runs into it has failed."""
-
-
-def a_model(name: str, pk: int, **changes: Any) -> Model:
-    version = Version(
-        pk=pk,
-        model=name,
-        version="1.0.0",
-        path=f"vendor/layerModels/{name}",
-        files=(f"/models/{name}.gguf",),
-        size_bytes=1,
-        parameter_count=135_000_000,
-        capabilities=frozenset({"chat", "completion"}),
-        health=Health.HEALTHY,
-    )
-    fields: dict[str, Any] = {
-        "id": name,
-        "display_name": name,
-        "enabled": True,
-        "preload": False,
-        "is_default": False,
-        "starter": False,
-        "created": 1_700_000_000,
-        "use_count": 0,
-        "versions": {version.version: version},
-        "promoted": version,
-    }
-    return Model(**(fields | changes))
 
 
 class GivenSnapshot:

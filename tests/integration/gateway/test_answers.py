@@ -8,8 +8,9 @@ import pytest
 
 from inference.gateway.asgi import MAX_BODY_BYTES
 from quotas.callers import Caller, Role, digest
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import a_model, events, text_of
+from tests.integration.gateway.rig import events, text_of
 
 M = a_model("org/m:Q4", 1)
 

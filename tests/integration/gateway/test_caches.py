@@ -7,8 +7,9 @@ import pytest
 
 from inference.protocol import CacheReport, Caches, CacheView, TierReport, TierView, Timing
 from quotas.callers import CachePartition, Caller, Role, digest
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import Rig, StubProcess, a_model
+from tests.integration.gateway.rig import Rig, StubProcess
 
 TINY = a_model("Tiny", 1)
 

@@ -8,8 +8,9 @@ import aiohttp
 import pytest
 
 from inference.protocol import ModelSpec, ReplicaState
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import Rig, StubProcess, a_model, a_view, text_of
+from tests.integration.gateway.rig import Rig, StubProcess, a_view, text_of
 
 M = a_model("m", 1)
 N = a_model("n", 2)

@@ -12,8 +12,9 @@ import pytest
 from inference.protocol import ReplicaState
 from quotas.callers import Caller, Role, digest
 from registry.catalogue import Model
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import Rig, a_model, a_view
+from tests.integration.gateway.rig import Rig, a_view
 from tests.stub_worker import vector_of
 
 

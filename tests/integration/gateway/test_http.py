@@ -2,8 +2,9 @@
 
 import asyncio
 
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig, a_model
+from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig
 
 M = a_model("m", 1)
 BODY = b'{"messages": [{"role": "user", "content": "Hello!"}]}'

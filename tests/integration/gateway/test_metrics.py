@@ -9,8 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from inference.prefixes import chat_chain
 from inference.protocol import ChatMessage, Durations, ModelSums, Partition, RequestCounts, Sums, WorkerCounts
 from quotas.callers import CachePartition, Caller, Role, digest
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig, a_model
+from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig
 
 TINY = a_model("Tiny", 1)
 

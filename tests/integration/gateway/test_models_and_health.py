@@ -8,8 +8,9 @@ from structlog.testing import capture_logs
 
 from inference.protocol import ReplicaState
 from registry.catalogue import Health
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import Rig, a_model, a_view
+from tests.integration.gateway.rig import Rig, a_view
 
 ORG = a_model("org/m:Q4", 1)
 PLAIN = a_model("plain", 2)

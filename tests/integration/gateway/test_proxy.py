@@ -8,8 +8,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig, a_model
+from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig
 
 M = a_model("m", 1)
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

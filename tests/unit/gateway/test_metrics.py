@@ -23,24 +23,8 @@ from inference.protocol import (
     TierView,
     WorkerCounts,
 )
-from registry.catalogue import Health, Model, Version
-
-
-def a_model(name: str, pk: int = 1, health: Health = Health.HEALTHY, **changes: Any) -> Model:
-    version = Version(pk=pk, model=name, version="1.0.0", path="", files=(), size_bytes=1, health=health)
-    fields: dict[str, Any] = {
-        "id": name,
-        "display_name": name,
-        "enabled": True,
-        "preload": False,
-        "is_default": False,
-        "starter": False,
-        "created": 0,
-        "use_count": 0,
-        "versions": {"1.0.0": version},
-        "promoted": version,
-    }
-    return Model(**(fields | changes))
+from registry.catalogue import Health
+from tests.catalogue import a_model, a_version
 
 
 def a_cache(version: str, **changes: Any) -> CacheView:
@@ -106,11 +90,11 @@ def test_every_metric_has_help_that_ends_in_a_sentence_and_a_name_of_its_own() -
 
 def test_health_is_a_number_and_a_state() -> None:
     models = [
-        a_model("good"),
-        a_model("slow", health=Health.DEGRADED),
-        a_model("bad", health=Health.UNHEALTHY),
-        a_model("new", promoted=None),
-        a_model("alias", alias_of="good"),
+        a_model("good", 1),
+        a_model("slow", a_version("slow", health=Health.DEGRADED)),
+        a_model("bad", a_version("bad", health=Health.UNHEALTHY)),
+        a_model("new", 1, promoted=None),
+        a_model("alias", 1, alias_of="good"),
     ]
     samples = shown(models=models)
     status = {key[1]: value for key, value in samples.items() if key[0] == "nopenai_model_health_status"}
@@ -129,7 +113,7 @@ def test_a_model_is_in_one_state_on_this_node() -> None:
     replica = ReplicaView(
         version_pk=2, model="up", version="1.0.0", state=ReplicaState.READY, reason="", socket="", progress=1, since=0
     )
-    samples = shown(models=[a_model("down"), a_model("up", pk=2)], replicas={2: replica})
+    samples = shown(models=[a_model("down", 1), a_model("up", 2)], replicas={2: replica})
     states = {key[1:]: value for key, value in samples.items() if key[0] == "nopenai_model_state"}
     assert {key for key, value in states.items() if value} == {("down", "cold"), ("up", "ready")}
 

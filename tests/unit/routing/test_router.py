@@ -7,43 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.catalogue import Catalogue, Health, Model, Version
+from registry.catalogue import Catalogue, Health, Model
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, Unavailable
 from routing.decision import Decision
 from routing.router import Router
 from routing.table import RouteTable
+from tests.catalogue import a_model, a_version
 
 BOTH = frozenset({"chat", "completion"})
-
-
-def a_version(model: str, pk: int, **changes: Any) -> Version:
-    fields: dict[str, Any] = {
-        "pk": pk,
-        "model": model,
-        "version": "1.0.0",
-        "path": model,
-        "files": (f"/models/{model}.gguf",),
-        "size_bytes": 1,
-        "capabilities": BOTH,
-        "health": Health.HEALTHY,
-    }
-    return Version(**(fields | changes))
-
-
-def a_model(name: str, *versions: Version, **changes: Any) -> Model:
-    fields: dict[str, Any] = {
-        "id": name,
-        "display_name": name,
-        "enabled": True,
-        "preload": False,
-        "is_default": False,
-        "starter": False,
-        "created": 0,
-        "use_count": 0,
-        "versions": {version.version: version for version in versions},
-        "promoted": versions[0] if versions else None,
-    }
-    return Model(**(fields | changes))
 
 
 def a_catalogue(*models: Model) -> Catalogue:
@@ -67,15 +38,15 @@ def refusal(router: Router, kind: type[ApiError], **request: Any) -> ApiError:
     return caught.value
 
 
-one = a_model("one", a_version("one", 1))
-two = a_model("two", a_version("two", 2))
-three = a_model("three", a_version("three", 3))
+one = a_model("one", 1)
+two = a_model("two", 2)
+three = a_model("three", 3)
 
 
 class TestAuto:
     @given(models=st.integers(1, 12), rounds=st.integers(1, 12))
     def test_round_robin_is_exact_among_the_candidates(self, models: int, rounds: int) -> None:
-        router = a_router(*(a_model(f"m{pk}", a_version(f"m{pk}", pk)) for pk in range(models)))
+        router = a_router(*(a_model(f"m{pk}", pk) for pk in range(models)))
         assert chosen(router, models * rounds) == {f"m{pk}": rounds for pk in range(models)}
 
     def test_requests_that_alternate_between_two_pools_reach_all_of_both(self) -> None:
@@ -106,21 +77,21 @@ class TestAuto:
     def test_unhealthy_disabled_unpromoted_and_fileless_models_are_never_chosen(self) -> None:
         router = a_router(
             a_model("unhealthy", a_version("unhealthy", 5, health=Health.UNHEALTHY)),
-            a_model("disabled", a_version("disabled", 6), enabled=False),
-            a_model("unpromoted", a_version("unpromoted", 7), promoted=None),
+            a_model("disabled", 6, enabled=False),
+            a_model("unpromoted", 7, promoted=None),
             a_model("fileless", a_version("fileless", 8, files=())),
             one,
         )
         assert chosen(router, 5) == {"one": 5}
 
     def test_the_starter_answers_only_while_no_other_model_can(self) -> None:
-        starter = a_model("starter", a_version("starter", 9), starter=True)
+        starter = a_model("starter", 9, starter=True)
         doubtful = a_model("doubtful", a_version("doubtful", 8, health=Health.UNKNOWN))
         assert chosen(a_router(starter, doubtful), 2) == {"doubtful": 2}
         assert chosen(a_router(starter), 2) == {"starter": 2}
 
     def test_a_model_whose_replica_failed_comes_after_even_the_starter(self) -> None:
-        starter = a_model("starter", a_version("starter", 9), starter=True)
+        starter = a_model("starter", 9, starter=True)
         assert chosen(a_router(starter, one, failed={1: "out of memory"}), 2) == {"starter": 2}
         assert chosen(a_router(one, failed={1: "out of memory"}), 2) == {"one": 2}
 
@@ -147,7 +118,7 @@ class TestNobody:
 
     def test_every_refused_model_is_named_with_its_reason(self) -> None:
         broken = a_model("broken", a_version("broken", 9, health=Health.UNHEALTHY, health_reason="truncated"))
-        disabled = a_model("disabled", a_version("disabled", 6), enabled=False)
+        disabled = a_model("disabled", 6, enabled=False)
         error = refusal(a_router(broken, disabled), Unavailable)
         assert error.code == "no_healthy_model"
         assert "'broken' is unhealthy (truncated)" in error.message
@@ -167,7 +138,7 @@ class TestNobody:
         assert "not a GGUF" in error.message
 
     def test_a_hundred_refusals_are_told_shortly(self) -> None:
-        disabled = (a_model(f"m{pk}", a_version(f"m{pk}", pk), enabled=False) for pk in range(100))
+        disabled = (a_model(f"m{pk}", pk, enabled=False) for pk in range(100))
         error = refusal(a_router(*disabled), Unavailable)
         assert "and 95 more" in error.message
 
@@ -181,13 +152,11 @@ class TestNamed:
         assert router.route("m@2.0.0", "chat").version == new
 
     def test_ids_may_hold_slashes_and_colons(self) -> None:
-        router = a_router(a_model("org/m:Q4_K_M", a_version("org/m:Q4_K_M", 1)))
+        router = a_router(a_model("org/m:Q4_K_M", 1))
         assert router.route("org/m:Q4_K_M@1.0.0", "chat").version.pk == 1
 
     def test_an_unknown_id_is_answered_with_the_nearest(self) -> None:
-        error = refusal(
-            a_router(a_model("Llama-3.3-70B", a_version("Llama-3.3-70B", 1))), ModelNotFound, model="lama-3.3"
-        )
+        error = refusal(a_router(a_model("Llama-3.3-70B", 1)), ModelNotFound, model="lama-3.3")
         assert "Did you mean 'Llama-3.3-70B'?" in error.message
         assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
 
@@ -200,7 +169,7 @@ class TestNamed:
         assert "It has: 1.0.0." in error.message
 
     def test_a_disabled_model_is_not_found_and_the_message_says_why(self) -> None:
-        router = a_router(a_model("off", a_version("off", 1), enabled=False))
+        router = a_router(a_model("off", 1, enabled=False))
         assert "disabled" in refusal(router, ModelNotFound, model="off").message
         assert "disabled" in refusal(router, ModelNotFound, model="off@1.0.0").message
 
@@ -211,7 +180,7 @@ class TestNamed:
         assert "the file is truncated" in error.message
 
     def test_a_model_without_a_promoted_version_says_so(self) -> None:
-        router = a_router(a_model("new", a_version("new", 1), promoted=None))
+        router = a_router(a_model("new", 1, promoted=None))
         assert "promoted" in refusal(router, Unavailable, model="new").message
         assert router.route("new@1.0.0", "chat").version.pk == 1
 
@@ -238,11 +207,11 @@ class TestNamed:
 
 class TestDefault:
     def test_a_request_without_model_goes_to_the_operators_default(self) -> None:
-        default = a_model("default", a_version("default", 9), is_default=True)
+        default = a_model("default", 9, is_default=True)
         assert chosen(a_router(one, default, two), 3, model=None) == {"default": 3}
 
     def test_without_a_chosen_default_it_goes_to_auto(self) -> None:
-        starter = a_model("starter", a_version("starter", 9), starter=True)
+        starter = a_model("starter", 9, starter=True)
         assert chosen(a_router(starter, one), 2, model=None) == {"one": 2}
         assert chosen(a_router(starter), 2, model=None) == {"starter": 2}
 
