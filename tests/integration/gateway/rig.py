@@ -108,6 +108,11 @@ class ScriptedSupervisor:
         await self._server.wait_closed()
         self.path.unlink(missing_ok=True)
 
+    @property
+    def has_gateway(self) -> bool:
+        """A gateway can be connected some moments before its connection is taken here."""
+        return bool(self._writers)
+
     def publish(self, *replicas: ReplicaView) -> None:
         self.view |= {replica.version_pk: replica for replica in replicas}
         for writer in self._writers:
@@ -171,7 +176,7 @@ class StubProcess:
         self.view = a_view(model, ReplicaState.READY, socket=str(path), progress=1.0)
 
     def set_cache_budget(self, ram_bytes: int) -> None:
-        """As its supervisor would."""
+        """As its supervisor would; the worker takes note of it some moments later."""
         assert self.process.stdin is not None
         self.process.stdin.write(msgspec.json.encode(CacheBudget(ram_bytes=ram_bytes, ssd_bytes=0)) + b"\n")
 
@@ -250,7 +255,7 @@ class Rig:
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         self.client = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
-        await self.until(lambda: self.gateway.replicas.connected)
+        await self.until(lambda: self.gateway.replicas.connected and self.supervisor.has_gateway)
 
     async def stop(self) -> None:
         await self.client.close()
@@ -289,6 +294,16 @@ class Rig:
                     break
         if ready:
             await self.announce(worker.view)
+        return worker
+
+    async def caching_worker(self, model: Model, ram_bytes: int = 1_000_000) -> StubProcess:
+        """A stub worker that keeps prompts, once the gateway has heard of its budget."""
+        worker = await self.worker(model)
+        await self.until(lambda: self.gateway.workers.connected(worker.view) is not None)
+        connection = self.gateway.workers.connected(worker.view)
+        assert connection is not None
+        worker.set_cache_budget(ram_bytes)
+        await self.until(lambda: connection.cache is not None and connection.cache.ram.budget_bytes == ram_bytes)
         return worker
 
     async def announce(self, view: ReplicaView) -> None:

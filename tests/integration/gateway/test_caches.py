@@ -1,6 +1,5 @@
 """What a worker gets to know of a request's origin, and what operators see of the caches."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from inference.protocol import CacheReport, Caches, CacheView, TierReport, TierV
 from quotas.callers import CachePartition, Caller, Role, digest
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import Rig, StubProcess
+from tests.integration.gateway.rig import Rig
 
 TINY = a_model("Tiny", 1)
 
@@ -25,16 +24,6 @@ def key(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-async def caching_worker(rig: Rig) -> StubProcess:
-    """A worker that keeps prompts, as soon as the gateway has heard that it does."""
-    worker = await rig.worker(TINY)
-    worker.set_cache_budget(1_000_000)
-    async with asyncio.timeout(20):
-        while await cached(rig, "warm", "warming up") == 0:
-            pass
-    return worker
-
-
 async def cached(rig: Rig, secret: str, content: str, **fields: Any) -> int:
     """How many tokens of a prompt were not computed."""
     body = {"messages": [{"role": "user", "content": content}], **fields}
@@ -46,12 +35,12 @@ async def cached(rig: Rig, secret: str, content: str, **fields: Any) -> int:
 
 
 async def a_rig_of_tenants(start_rig: StartRig) -> Rig:
-    return await start_rig(TINY, callers=a_caller("ours") | a_caller("theirs") | a_caller("warm"), require_api_key=True)
+    return await start_rig(TINY, callers=a_caller("ours") | a_caller("theirs"), require_api_key=True)
 
 
 async def test_a_prompt_is_cached_for_its_tenant_and_for_nobody_else(start_rig: StartRig) -> None:
     rig = await a_rig_of_tenants(start_rig)
-    await caching_worker(rig)
+    await rig.caching_worker(TINY)
     assert await cached(rig, "ours", "one two three four") == 0
     assert await cached(rig, "ours", "one two three four") == 3
     assert await cached(rig, "theirs", "one two three four") == 0
@@ -59,7 +48,7 @@ async def test_a_prompt_is_cached_for_its_tenant_and_for_nobody_else(start_rig: 
 
 async def test_a_salt_parts_requests_of_one_tenant(start_rig: StartRig) -> None:
     rig = await a_rig_of_tenants(start_rig)
-    await caching_worker(rig)
+    await rig.caching_worker(TINY)
     assert await cached(rig, "ours", "one two three four", cache_salt="a") == 0
     assert await cached(rig, "ours", "one two three four", cache_salt="b") == 0
     assert await cached(rig, "ours", "one two three four", cache_salt="a") == 3
@@ -67,7 +56,7 @@ async def test_a_salt_parts_requests_of_one_tenant(start_rig: StartRig) -> None:
 
 async def test_a_stream_tells_cached_tokens_with_its_usage(start_rig: StartRig) -> None:
     rig = await a_rig_of_tenants(start_rig)
-    await caching_worker(rig)
+    await rig.caching_worker(TINY)
     await cached(rig, "ours", "one two three four")
     body = {
         "messages": [{"role": "user", "content": "one two three four"}],
@@ -80,10 +69,12 @@ async def test_a_stream_tells_cached_tokens_with_its_usage(start_rig: StartRig) 
 
 async def test_the_newest_report_of_a_worker_is_kept_for_routing(start_rig: StartRig) -> None:
     rig = await a_rig_of_tenants(start_rig)
-    worker = await caching_worker(rig)
+    worker = await rig.caching_worker(TINY)
     connection = rig.gateway.workers.connected(worker.view)
     assert connection is not None
-    await rig.until(lambda: connection.cache is not None and connection.cache.hits > 0)
+    for _ in range(2):
+        await cached(rig, "ours", "one two three four")
+    await rig.until(lambda: connection.cache is not None and connection.cache.hits == 1)
     assert connection.load is not None
 
 

@@ -141,8 +141,7 @@ async def test_what_runs_is_shown_before_any_request_of_ours(start_rig: StartRig
 
 async def test_what_a_worker_holds_is_known_by_prompt_and_counted_in_the_statistics(start_rig: StartRig) -> None:
     rig = await start_rig(TINY, callers=a_caller("ours") | a_caller("boss", Role.OPERATOR), require_api_key=True)
-    worker = await rig.worker(TINY)
-    worker.set_cache_budget(1_000_000)
+    worker = await rig.caching_worker(TINY)
     ours = Partition(name="ours", key=b"ours".ljust(32, b"!"))
     asked = (ChatMessage("user", "one two three four"),)
     body = {"messages": [{"role": "user", "content": asked[0].content}]}
