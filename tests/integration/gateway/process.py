@@ -1,74 +1,21 @@
-"""Gateways as the product runs them: two processes under gunicorn, beside a real supervisor and a PostgreSQL that a
-test may stop and freeze."""
+"""Gateways as the product runs them: two processes under gunicorn."""
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from nopenai_site import environment
 from nopenai_site.environment import PROJECT_ROOT
-from tests.services import running_postgres
+from tests.own_postgres import SETTINGS
 
 PATIENCE_SECONDS = 30.0
-SETTINGS = "nopenai_site.settings_core"
-
-
-class OwnPostgres:
-    """A PostgreSQL of this test's own, with our tables in it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._environment = environment.load({"NOPENAI_DATA_DIR": str(directory), "NOPENAI_LOG_DIR": str(directory)})
-        self._environment.run_dir.mkdir(parents=True, mode=0o711, exist_ok=True)
-        self._running = ExitStack()
-        self._process: subprocess.Popen[bytes]
-        self.url = environment.embedded_database_url(self._environment)
-
-    def start(self) -> None:
-        self._process = self._running.enter_context(running_postgres(self._environment, durable=True))
-
-    def stop(self) -> None:
-        self._running.close()
-
-    async def migrate(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "manage.py", "migrate", "--verbosity=0"),
-            cwd=PROJECT_ROOT,
-            env={**os.environ, "DATABASE_URL": self.url},
-        )
-        assert await process.wait() == 0
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It keeps its connections and answers nothing, as on a machine that hangs."""
-        processes = [self._process.pid, *_children(self._process.pid)]
-        for pid in processes:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
 
 
 class GatewayProcesses:
@@ -79,7 +26,7 @@ class GatewayProcesses:
         self.client = client
 
     def worker_pids(self) -> list[int]:
-        return _children(self.process.pid)
+        return [worker.pid for worker in psutil.Process(self.process.pid).children()]
 
     async def health(self) -> Any:
         async with self.client.get("/health") as response:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.integration.gateway.process import PATIENCE_SECONDS, GatewayProcesses, OwnPostgres, gateway_processes
+from tests.integration.gateway.process import PATIENCE_SECONDS, GatewayProcesses, gateway_processes
 from tests.integration.gateway.rig import events
+from tests.own_postgres import OwnPostgres
 
 if TYPE_CHECKING:
     from tests.integration.supervisor.running import NodeProcess
@@ -34,6 +36,20 @@ async def node(tmp_path: Path, postgres: OwnPostgres) -> "AsyncIterator[NodeProc
     node = NodeProcess(tmp_path, {"DATABASE_URL": postgres.url})
     yield node
     await node.stop_if_it_runs()
+
+
+@asynccontextmanager
+async def all_that_serves_tiny(
+    node: "NodeProcess", postgres: OwnPostgres, *stub: str, **policy: float
+) -> AsyncIterator[GatewayProcesses]:
+    """PostgreSQL, supervisor and gateways, once these list the model ``tiny``."""
+    postgres.start()
+    await postgres.migrate()
+    await node.start(*stub, **policy)
+    async with gateway_processes(node.environment) as gateways:
+        node.drop_model("tiny")
+        await gateways.until_listed("tiny")
+        yield gateways
 
 
 async def test_a_model_that_is_dropped_in_answers_and_survives_the_database(
@@ -69,12 +85,7 @@ async def test_a_model_that_is_dropped_in_answers_and_survives_the_database(
 async def test_a_database_that_freezes_is_noticed_and_requests_go_on(
     node: "NodeProcess", postgres: OwnPostgres
 ) -> None:
-    postgres.start()
-    await postgres.migrate()
-    await node.start()
-    async with gateway_processes(node.environment) as gateways:
-        node.drop_model("tiny")
-        await gateways.until_listed("tiny")
+    async with all_that_serves_tiny(node, postgres) as gateways:
         assert (await gateways.chat())[0] == 200
         with postgres.frozen():
             degraded = await gateways.until_healthy("degraded")
@@ -107,12 +118,7 @@ async def test_a_worker_killed_again_and_again_under_load_costs_no_answer(
     node: "NodeProcess", postgres: OwnPostgres
 ) -> None:
     """Both gateways lose the same worker; not-streamed answers are all retried."""
-    postgres.start()
-    await postgres.migrate()
-    await node.start("--token-seconds", "0.005", proven=0.0)
-    async with gateway_processes(node.environment) as gateways:
-        node.drop_model("tiny")
-        await gateways.until_listed("tiny")
+    async with all_that_serves_tiny(node, postgres, "--token-seconds", "0.005", proven=0.0) as gateways:
         assert (await gateways.chat())[0] == 200
         for _ in range(3):
             asking = [asyncio.create_task(gateways.chat()) for _ in range(30)]
@@ -128,12 +134,7 @@ async def test_a_worker_killed_again_and_again_under_load_costs_no_answer(
 
 
 async def test_running_streams_are_told_when_the_gateways_stop(node: "NodeProcess", postgres: OwnPostgres) -> None:
-    postgres.start()
-    await postgres.migrate()
-    await node.start()
-    async with gateway_processes(node.environment) as gateways:
-        node.drop_model("tiny")
-        await gateways.until_listed("tiny")
+    async with all_that_serves_tiny(node, postgres) as gateways:
         body = {"messages": [{"role": "user", "content": "stub:hang-after-1"}], "stream": True}
         async with gateways.client.post("/v1/chat/completions", json=body) as stream:
             gateways.process.terminate()
@@ -146,12 +147,7 @@ async def test_running_streams_are_told_when_the_gateways_stop(node: "NodeProces
 async def test_every_scrape_shows_the_sums_of_both_gateways_also_of_one_that_was_killed(
     node: "NodeProcess", postgres: OwnPostgres
 ) -> None:
-    postgres.start()
-    await postgres.migrate()
-    await node.start()
-    async with gateway_processes(node.environment) as gateways:
-        node.drop_model("tiny")
-        await gateways.until_listed("tiny")
+    async with all_that_serves_tiny(node, postgres) as gateways:
         answers = await asyncio.gather(*(gateways.chat() for _ in range(40)))
         assert [status for status, _ in answers] == [200] * 40
         shown = await _until_agreed(gateways, requests=40)

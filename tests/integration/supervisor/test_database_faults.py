@@ -1,12 +1,6 @@
 """PostgreSQL stopped, frozen, late, or shared by two supervisors of one name: models are served all the same."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import LiteralString
 
@@ -14,35 +8,14 @@ import psycopg
 import pytest
 
 from inference.protocol import ModelSpec, ReplicaState
-from nopenai_site import environment
-from nopenai_site.environment import PROJECT_ROOT
 from tests.integration.supervisor.running import NodeProcess, eventually
-from tests.services import running_postgres
+from tests.own_postgres import OwnPostgres
 
 READY, COLD = ReplicaState.READY, ReplicaState.COLD
 
 
-class Server:
-    """A PostgreSQL of the test's own, which it may stop and freeze."""
-
-    def __init__(self, directory: Path) -> None:
-        self._environment = environment.load({"NOPENAI_DATA_DIR": str(directory / "server")})
-        self._environment.data_dir.mkdir(mode=0o700)
-        self._environment.run_dir.mkdir(mode=0o700)
-        self.url = environment.embedded_database_url(self._environment)
-
-    @contextmanager
-    def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        with running_postgres(self._environment, durable=True) as process:
-            yield process
-
-    def migrate(self) -> None:
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
-            cwd=PROJECT_ROOT,
-            env={**os.environ, "DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "nopenai_site.settings_core"},
-            check=True,
-        )
+class Server(OwnPostgres):
+    """With a look into its tables past Django, whose settings name another server."""
 
     def states(self) -> list[str]:
         """What is recorded of each replica."""
@@ -62,7 +35,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Server:
-    return Server(tmp_path)
+    return Server(tmp_path / "server")
 
 
 @pytest.fixture
@@ -70,34 +43,20 @@ def node_of(server: Server, tmp_path: Path) -> NodeProcess:
     return NodeProcess(tmp_path, {"DATABASE_URL": server.url})
 
 
-@contextmanager
-def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """The server and all its sessions stand still; connections are neither answered nor refused."""
-    os.kill(process.pid, signal.SIGSTOP)  # first, so that the list of its children is complete
-    pids = [process.pid, *_children(process.pid)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in reversed(pids):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+async def discovered(server: Server, node: NodeProcess) -> ModelSpec:
+    """Let the node start, and find a model."""
+    await server.migrate()
+    node.drop_model("Tiny")
+    await node.start()
+    await node.logged("Model discovered: Tiny")
+    return server.version()
 
 
 async def test_a_demand_is_served_while_postgresql_is_down_and_recorded_when_it_is_back(
     server: Server, node_of: NodeProcess
 ) -> None:
     with server.running():
-        server.migrate()
-        node_of.drop_model("Tiny")
-        await node_of.start()
-        await node_of.logged("Model discovered: Tiny")
-        spec = server.version()
+        spec = await discovered(server, node_of)
     await node_of.logged("States can't be recorded")
     gateway = await node_of.gateway()
     gateway.demand(spec)
@@ -112,7 +71,7 @@ async def test_what_was_decided_about_the_cache_stays_in_force_while_postgresql_
     server: Server, node_of: NodeProcess
 ) -> None:
     with server.running():
-        server.migrate()
+        await server.migrate()
         server.execute(
             "INSERT INTO registry_cacherevision (number, config, author, comment, created_at)"
             """ VALUES (1, '{"global_cache_ram_gb": 0.03125}', 'a test', '', now())"""
@@ -136,7 +95,7 @@ async def test_a_supervisor_that_starts_before_postgresql_registers_and_scans_wh
     await node_of.start()
     await node_of.logged("States can't be recorded")
     with server.running():
-        server.migrate()  # there is a server without tables for a moment: a fault like any other
+        await server.migrate()  # there is a server without tables for a moment: a fault like any other
         await node_of.logged("Model discovered: Tiny")
         spec = server.version()
         gateway = await node_of.gateway()
@@ -147,13 +106,9 @@ async def test_a_supervisor_that_starts_before_postgresql_registers_and_scans_wh
 
 
 async def test_a_frozen_postgresql_delays_neither_a_demand_nor_the_end(server: Server, node_of: NodeProcess) -> None:
-    with server.running() as process:
-        server.migrate()
-        node_of.drop_model("Tiny")
-        await node_of.start()
-        await node_of.logged("Model discovered: Tiny")
-        spec = server.version()
-        with frozen(process):
+    with server.running():
+        spec = await discovered(server, node_of)
+        with server.frozen():
             gateway = await node_of.gateway()
             gateway.demand(spec)
             await gateway.until(spec, READY)
@@ -166,11 +121,7 @@ async def test_a_stop_by_sql_reaches_a_supervisor_whose_connection_was_cut(
     server: Server, node_of: NodeProcess
 ) -> None:
     with server.running():
-        server.migrate()
-        node_of.drop_model("Tiny")
-        await node_of.start()
-        await node_of.logged("Model discovered: Tiny")
-        spec = server.version()
+        spec = await discovered(server, node_of)
         gateway = await node_of.gateway()
         gateway.demand(spec)
         await gateway.until(spec, READY)
@@ -191,7 +142,7 @@ async def test_a_second_supervisor_of_the_same_node_name_says_so_and_leaves(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with server.running():
-        server.migrate()
+        await server.migrate()
         await node_of.start()
         await node_of.logged("Models scanned")
         second = NodeProcess(elsewhere, {"DATABASE_URL": server.url})
