@@ -61,6 +61,13 @@ class Gateway:
     def demand(self, spec: ModelSpec) -> None:
         self.send(Demand(spec=spec))
 
+    async def loaded(self, spec: ModelSpec) -> str:
+        """Demand a version; the socket of its worker when that is ready."""
+        self.demand(spec)
+        ready = await self.until(spec, ReplicaState.READY)
+        assert ready.socket is not None
+        return ready.socket
+
     async def until(self, spec: ModelSpec, *states: ReplicaState) -> ReplicaView:
         """Read views until the replica is in one of the states."""
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -22,19 +22,11 @@ from nopenai_site.environment import load
 from registry.cache.models import CacheUse
 from registry.cache.services import cache_allocation_update
 from registry.models import Model, Node
-from tests.integration.supervisor.running import PATIENCE_SECONDS, Gateway, NodeProcess, eventually, in_sql
+from tests.integration.supervisor.running import PATIENCE_SECONDS, NodeProcess, eventually, in_sql
 
 READY, COLD = ReplicaState.READY, ReplicaState.COLD
 MB = 1024**2
 PARTITION = Partition(name="a" * 32, key=b"k" * 32)
-
-
-async def loaded(node: NodeProcess, gateway: Gateway, spec: ModelSpec) -> str:
-    """The socket of its worker."""
-    gateway.demand(spec)
-    ready = await gateway.until(spec, READY)
-    assert ready.socket is not None
-    return ready.socket
 
 
 async def configure(**changes: object) -> None:
@@ -67,7 +59,7 @@ async def test_a_worker_has_a_budget_without_postgresql(lone_node: NodeProcess) 
     await lone_node.start()
     gateway = await lone_node.gateway()
     spec = ModelSpec(version_pk=1, model="org/Free", version="1.0.0", files=("/nowhere/Free.gguf",))
-    await loaded(lone_node, gateway, spec)
+    await gateway.loaded(spec)
     await gateway.until_cached(spec, confirmed(100 * MB))
     directory = kv_directory(lone_node) / "org%2FFree@1.0.0"
     assert directory.stat().st_mode & 0o777 == 0o700
@@ -77,7 +69,7 @@ async def test_a_change_of_the_allocation_reaches_a_running_worker_within_a_seco
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    await loaded(node, gateway, spec)
+    await gateway.loaded(spec)
     await gateway.until_caches(lambda caches: caches.configured)
     began = time.monotonic()
     await configure(global_cache_ram_gb=0.03125)
@@ -92,10 +84,10 @@ async def test_two_models_share_what_there_is_and_one_alone_borrows_it(node: Nod
     await configure(global_cache_ram_gb=0.0625)
     gateway = await node.gateway()
     await gateway.until_caches(lambda caches: caches.ram_bytes == 64 * MB)
-    await loaded(node, gateway, first)
+    await gateway.loaded(first)
     alone = await gateway.until_cached(first, confirmed(64 * MB))
     assert alone.ram.share_bytes == 32 * MB
-    await loaded(node, gateway, second)
+    await gateway.loaded(second)
     await gateway.until_cached(second, confirmed(32 * MB))
     await gateway.until_cached(first, confirmed(32 * MB))
     for caches in gateway.caches:  # and on the way no more was given than there is
@@ -106,7 +98,7 @@ async def test_what_workers_counted_outlives_them_and_reaches_sql(node: NodeProc
     await node.start(idle_unload=0.3)
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    socket = await loaded(node, gateway, spec)
+    socket = await gateway.loaded(spec)
     await gateway.until_cached(spec, lambda cache: cache.cache.ram.budget_bytes > 0)
     await ask(socket, "one two three four", "one two three four")
     await gateway.until(spec, COLD)
@@ -128,7 +120,7 @@ async def test_blocks_of_an_unloaded_model_stay_count_and_go_when_the_tier_shrin
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    await loaded(node, gateway, spec)
+    await gateway.loaded(spec)
     assert await node.stop() == 0
     blocks = kv_directory(node) / "Tiny@1.0.0"
     for number in range(4):
@@ -150,7 +142,7 @@ async def test_blocks_of_a_deleted_model_go(node: NodeProcess) -> None:
     directory = kv_directory(node) / "Gone@1.0.0"
     directory.mkdir(parents=True)
     (directory / "1.kv").write_bytes(b"x")
-    await loaded(node, gateway, spec)
+    await gateway.loaded(spec)
     await in_sql(lambda: Model.objects.filter(name="Tiny").update(enabled=False))  # a change that is announced
     await gateway.until(spec, COLD)
     await eventually(lambda: not directory.exists())

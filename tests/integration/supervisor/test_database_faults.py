@@ -11,8 +11,6 @@ from inference.protocol import ModelSpec, ReplicaState
 from tests.integration.supervisor.running import NodeProcess, eventually
 from tests.own_postgres import OwnPostgres
 
-READY, COLD = ReplicaState.READY, ReplicaState.COLD
-
 
 class Server(OwnPostgres):
     """With a look into its tables past Django, whose settings name another server."""
@@ -59,8 +57,7 @@ async def test_a_demand_is_served_while_postgresql_is_down_and_recorded_when_it_
         spec = await discovered(server, node_of)
     await node_of.logged("States can't be recorded")
     gateway = await node_of.gateway()
-    gateway.demand(spec)
-    await gateway.until(spec, READY)
+    await gateway.loaded(spec)
     with server.running():
         await eventually(lambda: server.states() == ["ready"])
         assert await node_of.stop() == 0
@@ -83,8 +80,7 @@ async def test_what_was_decided_about_the_cache_stays_in_force_while_postgresql_
         gateway = await node_of.gateway()
         await gateway.until_caches(lambda caches: caches.configured and caches.ram_bytes == 32 * 1024**2)
     await node_of.logged("States can't be recorded")
-    gateway.demand(spec)
-    await gateway.until(spec, READY)
+    await gateway.loaded(spec)
     await gateway.until_cached(spec, lambda cache: cache.cache.ram.budget_bytes == 32 * 1024**2)
 
 
@@ -99,8 +95,7 @@ async def test_a_supervisor_that_starts_before_postgresql_registers_and_scans_wh
         await node_of.logged("Model discovered: Tiny")
         spec = server.version()
         gateway = await node_of.gateway()
-        gateway.demand(spec)
-        await gateway.until(spec, READY)
+        await gateway.loaded(spec)
         await eventually(lambda: server.states() == ["ready"])
         await node_of.stop()
 
@@ -110,8 +105,7 @@ async def test_a_frozen_postgresql_delays_neither_a_demand_nor_the_end(server: S
         spec = await discovered(server, node_of)
         with server.frozen():
             gateway = await node_of.gateway()
-            gateway.demand(spec)
-            await gateway.until(spec, READY)
+            await gateway.loaded(spec)
             started = time.monotonic()
             assert await node_of.stop() == 0
             assert time.monotonic() - started < 6
@@ -123,8 +117,7 @@ async def test_a_stop_by_sql_reaches_a_supervisor_whose_connection_was_cut(
     with server.running():
         spec = await discovered(server, node_of)
         gateway = await node_of.gateway()
-        gateway.demand(spec)
-        await gateway.until(spec, READY)
+        await gateway.loaded(spec)
         await eventually(lambda: server.states() == ["ready"])
         with psycopg.connect(server.url, autocommit=True) as session:
             session.execute(
@@ -132,7 +125,7 @@ async def test_a_stop_by_sql_reaches_a_supervisor_whose_connection_was_cut(
                 " WHERE pid <> pg_backend_pid() AND usename = current_user"
             )
             session.execute("UPDATE registry_replica SET desired = 'stopped'")
-        await gateway.until(spec, COLD)
+        await gateway.until(spec, ReplicaState.COLD)
         await node_of.stop()
 
 

@@ -59,10 +59,7 @@ async def test_a_demand_loads_the_model_and_sql_records_it(node: NodeProcess) ->
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    gateway.demand(spec)
-    ready = await gateway.until(spec, READY)
-    assert ready.socket is not None
-    pid = await pid_of(ready.socket)
+    pid = await pid_of(await gateway.loaded(spec))
     await eventually(lambda: (replica_row(spec).observed, replica_row(spec).pid) == ("ready", pid))
 
 
@@ -118,15 +115,13 @@ async def test_a_killed_worker_is_explained_and_loaded_again_by_the_next_demand(
     await lone_node.start()
     spec = spec_without_sql()
     gateway = await lone_node.gateway()
-    gateway.demand(spec)
-    ready = await gateway.until(spec, READY)
-    assert ready.socket is not None
-    os.kill(await pid_of(ready.socket), signal.SIGKILL)
+    socket = await gateway.loaded(spec)
+    os.kill(await pid_of(socket), signal.SIGKILL)
     failed = await gateway.until(spec, FAILED)
     assert "SIGKILL" in failed.reason and "memory" in failed.reason
     gateway.demand(spec)
     again = await gateway.until(spec, READY)
-    assert again.socket != ready.socket
+    assert again.socket != socket
 
 
 async def test_a_pinned_model_that_crashed_is_restarted_after_its_back_off(node: NodeProcess, tmp_path: Path) -> None:
@@ -154,10 +149,7 @@ async def test_workers_get_no_secret(lone_node: NodeProcess) -> None:
     lone_node.environment["NOPENAI_ADMIN_PASSWORD"] = "hunter2"
     await lone_node.start()
     gateway = await lone_node.gateway()
-    gateway.demand(spec_without_sql())
-    ready = await gateway.until(spec_without_sql(), READY)
-    assert ready.socket is not None
-    variables = variables_of(await pid_of(ready.socket))
+    variables = variables_of(await pid_of(await gateway.loaded(spec_without_sql())))
     assert b"hunter2" not in variables and b"DATABASE_URL" not in variables
     assert b"GGML_NO_BACKTRACE=1" in variables
 
@@ -169,14 +161,12 @@ async def test_stop_unloads_and_the_next_demand_turns_it_to_on_demand(node: Node
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    gateway.demand(spec)
-    await gateway.until(spec, READY)
+    await gateway.loaded(spec)
     await eventually(lambda: Replica.objects.filter(version_id=spec.version_pk).exists())
     await in_sql(lambda: services.replica_desire(node="here", version_pk=spec.version_pk, desired="stopped"))
     await gateway.until(spec, COLD)
     assert DRAINING in [replica.state for replica in gateway.seen]
-    gateway.demand(spec)
-    await gateway.until(spec, READY)
+    await gateway.loaded(spec)
     await eventually(lambda: replica_row(spec).desired == "on_demand")
 
 
@@ -186,10 +176,8 @@ async def test_a_stop_lets_what_runs_finish(node: NodeProcess, tmp_path: Path) -
     await node.start("--hang-after", "1", "--hang-gate", str(gate))
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    gateway.demand(spec)
-    ready = await gateway.until(spec, READY)
-    assert ready.socket is not None
-    reader, writer = await asyncio.open_unix_connection(ready.socket)
+    socket = await gateway.loaded(spec)
+    reader, writer = await asyncio.open_unix_connection(socket)
     decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
     writer.write(encode_frame([Generate(id=1, request_id="r", text="go")]))
     texts = ""
@@ -217,8 +205,7 @@ async def test_a_disabled_model_is_unloaded(node: NodeProcess) -> None:
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    gateway.demand(spec)
-    await gateway.until(spec, READY)
+    await gateway.loaded(spec)
     await in_sql(lambda: services.model_enable(name="Tiny", enabled=False))
     cold = await gateway.until(spec, COLD)
     assert "disabled" in cold.reason
@@ -271,10 +258,7 @@ async def test_sigterm_stops_workers_records_them_cold_and_exits_with_zero(node:
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    gateway.demand(spec)
-    ready = await gateway.until(spec, READY)
-    assert ready.socket is not None
-    pid = await pid_of(ready.socket)
+    pid = await pid_of(await gateway.loaded(spec))
     assert await node.stop() == 0
     assert not is_alive(pid)
     row = await in_sql(lambda: replica_row(spec))
@@ -285,10 +269,7 @@ async def test_sigterm_stops_workers_records_them_cold_and_exits_with_zero(node:
 async def test_a_worker_deaf_to_sigterm_does_not_delay_the_end_beyond_six_seconds(lone_node: NodeProcess) -> None:
     await lone_node.start("--ignore-sigterm")
     gateway = await lone_node.gateway()
-    gateway.demand(spec_without_sql())
-    ready = await gateway.until(spec_without_sql(), READY)
-    assert ready.socket is not None
-    pid = await pid_of(ready.socket)
+    pid = await pid_of(await gateway.loaded(spec_without_sql()))
     started = time.monotonic()
     assert await lone_node.stop() == 0
     assert time.monotonic() - started < 6
@@ -299,20 +280,17 @@ async def test_a_killed_supervisor_takes_its_workers_along_and_the_next_one_star
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
-    gateway.demand(spec)
-    ready = await gateway.until(spec, READY)
-    assert ready.socket is not None
-    pid = await pid_of(ready.socket)
+    socket = await gateway.loaded(spec)
+    pid = await pid_of(socket)
     await eventually(lambda: replica_row(spec).observed == "ready")
     await node.stop(signal.SIGKILL)
     await eventually(lambda: not is_alive(pid))
 
     await node.start()
     await eventually(lambda: replica_row(spec).observed == "cold")
-    assert ready.socket not in map(str, node.socket.parent.iterdir())
+    assert socket not in map(str, node.socket.parent.iterdir())
     gateway = await node.gateway()
-    gateway.demand(spec)
-    await gateway.until(spec, READY)
+    await gateway.loaded(spec)
 
 
 async def test_a_second_supervisor_on_the_same_socket_says_so_and_leaves(node: NodeProcess, tmp_path: Path) -> None:
