@@ -1,6 +1,6 @@
 """Who listens hears of every change that concerns it, and of nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -23,25 +23,6 @@ from tests.gguf_files import write_model
 pytestmark = pytest.mark.django_db(transaction=True)
 
 Heard = Callable[[], list[str]]
-
-
-@pytest.fixture
-def heard(database_url: str) -> Iterator[Heard]:
-    """What was announced since the last question."""
-    with psycopg.connect(database_url, autocommit=True) as session:
-        session.execute("LISTEN nopenai")
-
-        def collect() -> list[str]:
-            # A marker of our own comes after everything that was committed before it.
-            session.execute("NOTIFY nopenai, 'end'")
-            payloads: list[str] = []
-            for notice in session.notifies(timeout=10):
-                if notice.payload == "end":
-                    break
-                payloads.append(notice.payload)
-            return payloads
-
-        yield collect
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """The KV cache's configuration, shares and use in SQL."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from django.db import IntegrityError, connection, transaction
 
@@ -284,22 +283,9 @@ def test_sql_refuses_a_shared_prompt_that_says_nothing() -> None:
 
 
 @pytest.fixture
-def heard(transactional_db: None, models: None, database_url: str) -> Iterator[Callable[[], list[str]]]:
-    """What was announced since the last call; a notice of our own tells that all of it has arrived."""
-    with psycopg.connect(database_url, autocommit=True) as session:
-        session.execute("LISTEN nopenai")
-
-        def payloads() -> list[str]:
-            with connection.cursor() as cursor:
-                cursor.execute("NOTIFY nopenai, 'that is all'")
-            found: list[str] = []
-            for notice in session.notifies(timeout=5):
-                if notice.payload == "that is all":
-                    return found
-                found.append(notice.payload)
-            raise AssertionError("the notice of our own did not arrive")
-
-        yield payloads
+def heard(transactional_db: None, models: None, heard: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """From when the models are there."""
+    return heard
 
 
 def test_supervisors_hear_of_a_change_and_gateways_need_not_load_again(heard: Callable[[], list[str]]) -> None:

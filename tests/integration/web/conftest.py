@@ -9,6 +9,7 @@ import pytest
 from pytest_django import Settings
 
 if TYPE_CHECKING:  # pytest loads this file before Django is set up
+    from django.test import Client
     from rest_framework.test import APIClient
 
 
@@ -74,6 +75,14 @@ def operator(caller: "Callable[[str], APIClient]") -> "APIClient":
 @pytest.fixture
 def admin(caller: "Callable[[str], APIClient]") -> "APIClient":
     return caller("admin")
+
+
+@pytest.fixture
+def root(db: None) -> "Client":
+    """A superuser's browser in the admin."""
+    from tests.integration.web.staff import superuser
+
+    return superuser()
 
 
 @pytest.fixture

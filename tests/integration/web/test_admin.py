@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin as django_admin
-from django.contrib.auth.models import Group, Permission, User
-from django.contrib.messages import get_messages
+from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
 
@@ -19,17 +18,11 @@ from registry import services
 from registry.cache import services as cache
 from registry.models import CacheRevision, Model, Node, Replica, SharedPrompt, Version
 from tests.gguf_files import write_model
+from tests.integration.web.staff import said, staff
 
 pytestmark = pytest.mark.django_db
 
 LISTS = [Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group]
-
-
-@pytest.fixture
-def root(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
 
 
 @pytest.fixture
@@ -54,18 +47,6 @@ def furnished(models: Path) -> None:
 
 def url(model: Any, page: str, *arguments: object) -> str:
     return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{page}", args=arguments)
-
-
-def said(response: Any) -> list[str]:
-    return [str(message) for message in get_messages(response.wsgi_request)]
-
-
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("staff", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------

@@ -1,16 +1,13 @@
 """The cache's pages: the form that divides it, its history, shared prompts, and the button that erases."""
 
-from typing import Any
-
 import pytest
-from django.contrib.auth.models import Permission, User
-from django.contrib.messages import get_messages
 from django.test import Client
 from django.urls import reverse
 
 from quotas import selectors as quotas
 from registry.cache import selectors, services
 from registry.models import CacheRevision, SharedPrompt
+from tests.integration.web.staff import said, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("models")]
 
@@ -25,25 +22,6 @@ FORM = {
     "max_ram_mb": "512",
     "comment": "tiny matters",
 }
-
-
-@pytest.fixture
-def root(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("staff", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def said(response: Any) -> list[str]:
-    return [str(message) for message in get_messages(response.wsgi_request)]
 
 
 # --- Dividing --------------------------------------------------------------------------------------------------------

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
 from registry import editing, tuning
 from registry.models import Tuning, Version
+from tests.integration.web.staff import staff
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -16,19 +16,8 @@ INLINE = {"tunings-TOTAL_FORMS": "0", "tunings-INITIAL_FORMS": "0"}
 
 
 @pytest.fixture
-def root(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
-@pytest.fixture
 def viewer(db: None) -> Client:
-    user = User.objects.create_user("viewer", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=["view_version", "view_tuning"]))
-    client = Client()
-    client.force_login(user)
-    return client
+    return staff("view_version", "view_tuning")
 
 
 @pytest.fixture
