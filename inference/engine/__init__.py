@@ -21,6 +21,7 @@ logprobs.py   pure: logits → log probabilities
 output.py     pure: one choice's tokens → text, thoughts, calls, log probabilities; when it ends
 text.py, thinking.py, tools/   its parts: whole characters and stop strings; thoughts; tool calls of each family
 template.py, bounded_jinja.py, growth.py  chat templates in Jinja2's sandbox, with an end
+input_checks.py        what prompts and inputs of embeddings are held to: a known vocabulary, a text that may fit
 embedding_inputs.py    a request for embeddings → tokens of each input
 embeddings.py          inputs → vectors, in a context of their own, on the engine's thread
 embedding_batches.py   pure: which tokens of which inputs are embedded in the next turn

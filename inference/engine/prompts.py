@@ -3,23 +3,13 @@
 from dataclasses import dataclass
 
 from inference.engine.answers import AnswerRefused, Answers, Plan
+from inference.engine.input_checks import check_vocabulary, fewest_if_hopeless, refusal
 from inference.engine.llama import Model
 from inference.engine.template import ChatTemplate, TemplateFault
-from inference.protocol import ChatMessage, Failed, Generate
-
-_BYTES_PER_TOKEN = 16
-"""Text below this times the context is always tokenized; above it is first asked whether it can fit at all."""
+from inference.protocol import ChatMessage, Generate
 
 _SHARED_REMEMBERED = 64
 """Declared prompts whose tokens are remembered. Operators declare them, so there are few."""
-
-
-class PromptRefused(Exception):
-    """The request can't be generated from; ``failed`` goes to the client."""
-
-    def __init__(self, failed: Failed) -> None:
-        super().__init__(failed.message)
-        self.failed = failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +51,10 @@ class Prompts:
         tokens = self._tokens(request, text)
         param = "messages" if request.messages is not None else "prompt"
         if not tokens:
-            raise _refusal(request, "empty_prompt", "the prompt is empty: give it some text", param)
+            raise refusal(request, "empty_prompt", "the prompt is empty: give it some text", param)
         room = self._context_tokens - len(tokens)
         if room < 1:
-            raise _refusal(
+            raise refusal(
                 request,
                 "context_length_exceeded",
                 f"the prompt has {len(tokens)} tokens and this model's context holds {self._context_tokens}, "
@@ -72,7 +62,7 @@ class Prompts:
                 param,
             )
         if request.max_tokens is not None and request.max_tokens > room:
-            raise _refusal(
+            raise refusal(
                 request,
                 "context_length_exceeded",
                 f"the prompt has {len(tokens)} tokens and max_tokens asks for {request.max_tokens} more, but this "
@@ -81,8 +71,8 @@ class Prompts:
             )
         try:
             plan = self._answers.plan(request, text)
-        except AnswerRefused as refusal:
-            raise _refusal(request, "invalid_schema", str(refusal), refusal.param) from refusal
+        except AnswerRefused as refused:
+            raise refusal(request, "invalid_schema", str(refused), refused.param) from refused
         limit = len(tokens) + (room if request.max_tokens is None else request.max_tokens)
         return Prompt(tokens, limit, plan, self._shared_tokens(request, tokens))
 
@@ -102,20 +92,13 @@ class Prompts:
             self._refuse_hopeless(request, request.text, "prompt")
             return self._model.tokenize(request.text, add_special=add_special)
         tokens = list(request.tokens or ())
-        outside = next((token for token in tokens if not 0 <= token < self._model.vocabulary_size), None)
-        if outside is not None:
-            raise _refusal(
-                request,
-                "invalid_token",
-                f"token {outside} is not in this model's vocabulary of {self._model.vocabulary_size}",
-                "prompt",
-            )
+        check_vocabulary(self._model, request, tokens, "prompt")
         return tokens
 
     def _infill_tokens(self, request: Generate, suffix: str) -> list[int]:
         """Prefix, suffix, middle: the order that all models with such tokens know (Bavarian et al. 2022)."""
         if self._model.infill_tokens is None:
-            raise _refusal(
+            raise refusal(
                 request,
                 "capability_unavailable",
                 "this model was not trained to fill in the middle: leave 'suffix' out, or use a model whose "
@@ -136,7 +119,7 @@ class Prompts:
 
     def _rendered(self, request: Generate) -> str:
         if self._template is None:
-            raise _refusal(
+            raise refusal(
                 request,
                 "capability_unavailable",
                 "this model has no chat template: use /v1/completions, or a chat model",
@@ -152,7 +135,7 @@ class Prompts:
                     raise
                 return self._template.render(others, tools)
         except TemplateFault as fault:
-            raise _refusal(request, "invalid_messages", str(fault), "messages") from fault
+            raise refusal(request, "invalid_messages", str(fault), "messages") from fault
 
     def _shared_tokens(self, request: Generate, tokens: list[int]) -> int:
         """Those in which the prompt and its shareable messages, rendered without the rest, begin alike; what the
@@ -182,23 +165,16 @@ class Prompts:
         return self._model.tokenize(text, add_special=not begins_with_bos)
 
     def _refuse_hopeless(self, request: Generate, text: str, param: str) -> None:
-        """Refuse what can't fit before it is tokenized: some megabytes of one word keep a core busy for a minute."""
-        text_bytes = len(text.encode("utf-8", "replace"))
-        if text_bytes <= _BYTES_PER_TOKEN * self._context_tokens:
-            return
-        fewest = self._model.fewest_tokens(text_bytes)
-        if fewest >= self._context_tokens:
-            raise _refusal(
+        """Leave one token of the context for the answer."""
+        fewest = fewest_if_hopeless(self._model, text, self._context_tokens - 1)
+        if fewest is not None:
+            raise refusal(
                 request,
                 "context_length_exceeded",
                 f"the prompt has at least {fewest} tokens and this model's context holds {self._context_tokens}, "
                 "completion included: shorten the prompt",
                 param,
             )
-
-
-def _refusal(request: Generate, code: str, message: str, param: str) -> PromptRefused:
-    return PromptRefused(Failed(id=request.id, status=400, code=code, message=message, param=param))
 
 
 def _common(one: list[int], other: list[int]) -> int:

@@ -16,8 +16,9 @@ import structlog
 from inference.engine.counting import Counting
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import EmbeddingJob
+from inference.engine.input_checks import PromptRefused
 from inference.engine.jobs import AnyJob, Job
-from inference.engine.prompts import Prompt, PromptRefused, Prompts
+from inference.engine.prompts import Prompt, Prompts
 from inference.protocol import (
     MAX_FRAME_BYTES,
     Accepted,

@@ -5,6 +5,7 @@ The markers are control tokens. Both ways are read, whichever the template shows
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from inference.engine.tools.forms import Form, NamedSchema, Part, Scanner, nine_letters
 from inference.engine.tools.json_call import JsonCall
@@ -89,13 +90,4 @@ MISTRAL = Form(
     new_id=nine_letters,
 )
 
-MISTRAL_NAMED = Form(
-    name="mistral-named",
-    begins=("[TOOL_CALLS]",),
-    between=" \t\r\n,[]",
-    markers=("[TOOL_CALLS]", _ARGUMENTS, _CALL_ID),
-    scanner=_scanner,
-    call=_named_call,
-    several=("", "", ""),
-    new_id=nine_letters,
-)
+MISTRAL_NAMED = replace(MISTRAL, name="mistral-named", call=_named_call, several=("", "", ""))

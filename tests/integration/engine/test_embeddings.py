@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from inference.engine import memory
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import Embedder, EmbeddingJob, pooling_of
+from inference.engine.input_checks import PromptRefused
 from inference.engine.llama import LlamaError, Model, Pooling, silence_native_log
-from inference.engine.prompts import PromptRefused
 from inference.protocol import Embed, Embedded, Failed
 from tests import bert
 from tests.gguf_files import (

@@ -4,8 +4,9 @@ from typing import cast
 
 import pytest
 
+from inference.engine.input_checks import PromptRefused
 from inference.engine.llama import Model
-from inference.engine.prompts import PromptRefused, Prompts
+from inference.engine.prompts import Prompts
 from inference.protocol import ChatMessage, Generate, Partition
 
 
