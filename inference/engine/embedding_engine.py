@@ -12,7 +12,7 @@ import structlog
 
 from inference.engine.embeddings import Embedder, EmbeddingJob
 from inference.engine.engine import end_process
-from inference.engine.jobs import AnyJob, Emit
+from inference.engine.jobs import AnyJob, Cancel, Emit, Stop
 from inference.engine.llama import Model
 from inference.protocol import CacheBudget, CacheReport, TierReport, WorkerLoad, WorkerToGateway
 
@@ -37,8 +37,7 @@ class EmbeddingEngine:
         self._embedder = Embedder(model, context_tokens=context_tokens, threads=threads)
         self._emit = emit
         self._on_death = on_death
-        self._inbox: queue.SimpleQueue[EmbeddingJob | _Cancel | None] = queue.SimpleQueue()
-        """None: stop."""
+        self._inbox: queue.SimpleQueue[EmbeddingJob | Cancel | Stop] = queue.SimpleQueue()
         self._outbox: list[tuple[AnyJob | None, WorkerToGateway]] = []
         self._reported = WorkerLoad(running=0, waiting=0)
         self._started: Future[None] = Future()
@@ -59,15 +58,14 @@ class EmbeddingEngine:
 
     def cancel(self, job: AnyJob) -> None:
         """End a job before the next turn; one that has ended already is left alone."""
-        assert isinstance(job, EmbeddingJob)
-        self._inbox.put(_Cancel(job))
+        self._inbox.put(Cancel(job))
 
     def set_cache_budget(self, budget: CacheBudget) -> None:
         """Nothing of an input is kept when it is embedded."""
 
     def stop(self) -> None:
         """End the thread after the turn that is running."""
-        self._inbox.put(None)
+        self._inbox.put(Stop())
         self._thread.join()
 
     def _run(self) -> None:
@@ -96,9 +94,10 @@ class EmbeddingEngine:
                 event = self._inbox.get(block=self._embedder.idle)
             except queue.Empty:
                 return True
-            if event is None:
+            if isinstance(event, Stop):
                 return False
-            if isinstance(event, _Cancel):
+            if isinstance(event, Cancel):
+                assert isinstance(event.job, EmbeddingJob), "there are no others"
                 self._outbox += self._embedder.cancel(event.job)
                 self._flush()
             else:
@@ -112,8 +111,3 @@ class EmbeddingEngine:
         if self._outbox:
             self._emit(self._outbox)
             self._outbox = []
-
-
-class _Cancel:
-    def __init__(self, job: EmbeddingJob) -> None:
-        self.job = job
