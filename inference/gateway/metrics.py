@@ -98,11 +98,11 @@ def _models(known: Known) -> Iterator[Metric]:
 
 
 def _requests(sums: Sequence[ModelSums]) -> Iterator[Metric | HistogramMetric]:
-    yield Metric(
+    yield _counter(
         "nopenai_model_requests_total",
-        "counter",
         "Requests that were routed to a model and have ended, however they did.",
-        [(_of(each.model), each.requests.requests) for each in sums],
+        sums,
+        lambda each: each.requests.requests,
     )
     yield Metric(
         "nopenai_model_request_errors_total",
@@ -110,11 +110,11 @@ def _requests(sums: Sequence[ModelSums]) -> Iterator[Metric | HistogramMetric]:
         "Requests that were routed to a model and ended with an error, by the code that the client was told.",
         [(_of(each.model, code=code), count) for each in sums for code, count in sorted(each.requests.errors.items())],
     )
-    yield Metric(
+    yield _counter(
         "nopenai_model_requests_cancelled_total",
-        "counter",
         "Requests that were routed to a model and whose client left before the end.",
-        [(_of(each.model), each.requests.cancelled) for each in sums],
+        sums,
+        lambda each: each.requests.cancelled,
     )
     yield _durations(
         "nopenai_time_to_first_token_seconds",
