@@ -17,7 +17,11 @@ ENCODERS = frozenset(
         "t5encoder",
     }
 )
-"""Architectures that read text and write none."""
+"""Architectures that read text and write none.
+
+The engine has the same set of its own, and a test sees to it that they stay alike. It is not told by us: a worker goes
+by the file in its hands, not by what SQL says of it, where a mistake would give wrong numbers and no error.
+"""
 
 NOT_AUTOREGRESSIVE = frozenset({"clip", "dream", "llada", "llada-moe", "rnd1", "t5", "wavtokenizer-dec"})
 """Diffusion, encoder-decoder and audio models: they don't continue a text token by token, which is all that we do."""
