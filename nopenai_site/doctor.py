@@ -16,8 +16,8 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from inference.engine.memory import available_bytes
 from nopenai_site.environment import Environment
-from nopenai_site.memory import available_ram_mb
 from nopenai_site.up import listener, postgres
 from nopenai_site.up import redis as embedded_redis
 from nopenai_site.up.locks import running_pid
@@ -78,7 +78,7 @@ def _engine(environment: Environment) -> Iterator[Finding]:
         yield Finding("engine", "llama-cpp-python is not installed", "make run")
     else:
         yield Finding("engine", "llama-cpp-python is installed")
-    available = available_ram_mb()
+    available = available_bytes() >> 20
     if environment.sources.get("NOPENAI_NODE_RAM_MB") == "environment" and environment.node_ram_mb > available:
         yield Finding(
             "memory",

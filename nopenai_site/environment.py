@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
-from nopenai_site.memory import available_ram_mb
+from inference.engine.memory import available_bytes
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,7 +116,7 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         require_api_key=reader.read("NOPENAI_REQUIRE_API_KEY", not loopback, _flag),
         gateway_workers=reader.read("NOPENAI_GATEWAY_WORKERS", max(1, (os.cpu_count() or 1) // 2), _whole(1, 64)),
         node_name=reader.read("NOPENAI_NODE_NAME", os.uname().nodename or "node", _text),
-        node_ram_mb=reader.read("NOPENAI_NODE_RAM_MB", available_ram_mb() * 8 // 10, _whole(64, 1 << 24)),
+        node_ram_mb=reader.read("NOPENAI_NODE_RAM_MB", max(64, available_bytes() >> 20) * 8 // 10, _whole(64, 1 << 24)),
         idle_unload_sec=reader.read("NOPENAI_IDLE_UNLOAD_SEC", 900, _whole(0, 10**8)),
         time_zone=reader.read("NOPENAI_TIME_ZONE", "UTC", _zone),
         log_level=reader.read("NOPENAI_LOG_LEVEL", "INFO", _one_of(*LOG_LEVELS)),
