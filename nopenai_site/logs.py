@@ -103,7 +103,7 @@ class _LineHandler(logging.Handler):
             module = self._module or record.name.partition(".")[0]
             self._output.write(line(_level_name(record.levelno), module, record.getMessage(), fields) + b"\n")
             self._output.flush()
-        except Exception:
+        except Exception:  # as logging's own handlers do: a line that can't be written fails nobody's work
             self.handleError(record)
 
 

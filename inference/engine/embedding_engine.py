@@ -71,7 +71,7 @@ class EmbeddingEngine:
     def _run(self) -> None:
         try:
             self._embedder.try_out()
-        except Exception as fault:
+        except Exception as fault:  # whatever it is: start() waits for it, and raises it there
             self._started.set_exception(fault)
             return
         self._started.set_result(None)

@@ -126,7 +126,7 @@ class Engine:
             self._kv = Kv(self._contexts, self._files, self._cache_directory, lambda: self._inbox.put(DiskChanged()))
             self._beginnings = Beginnings(self._kv)
             self._reporting = Reporting(self._kv.holds, self._kv.witness)
-        except Exception as fault:
+        except Exception as fault:  # whatever it is: start() waits for it, and raises it there
             self._started.set_exception(fault)
             return
         self._started.set_result(None)

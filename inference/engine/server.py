@@ -197,7 +197,8 @@ class WorkerServer:
         except PromptRefused as refusal:
             return refusal.failed
         except Exception:
-            # A fault of ours at one prompt: its client is told, and nobody else's connection breaks.
+            # What is known to go wrong is refused above. This is a fault of ours, or of a template's or a grammar's
+            # library, at one prompt: its client is told, and nobody else's connection breaks.
             log.exception("A prompt could not be built", request_id=request.request_id)
             return Failed(id=request.id, status=500, code="engine_failed", message="the prompt could not be tokenized")
 

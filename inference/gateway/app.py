@@ -119,7 +119,7 @@ class Gateway:
         except asyncio.CancelledError:
             if not call.gone:
                 await _say_goodbye(call)
-        except Exception:
+        except Exception:  # a fault of ours: nobody above would tell the client in OpenAI's form
             log.exception("A request failed in the gateway", path=call.path, request_id=call.request_id)
             await _answer_error(call, ServerError("The server failed at this request; its log says more."))
 

@@ -79,5 +79,5 @@ def call(told: Callable[[T], None], news: T) -> None:
     """Whoever is told must not take the tier with him if he fails."""
     try:
         told(news)
-    except Exception:
+    except Exception:  # his code, not ours: nobody here knows what it raises
         log.exception("What the SSD cache told somebody failed there")
