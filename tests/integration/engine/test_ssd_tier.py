@@ -7,7 +7,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +17,11 @@ from inference.engine.cache.files import OVERHEAD_BYTES
 from inference.engine.cache.folder import LEDGER_BYTES
 from inference.engine.cache.state import Bytes
 from tests.kv_blocks import COMPATIBILITY, KEY, block, block_files, budget, bytes_in, name, payload, room_for
+from tests.small_disks import small_disk
 from tests.ssd_rig import PATIENCE, Rig, assert_intact, fetch, put
 
 PAGE = 4096
 MEGABYTE = 1024 * 1024
-
-
-@contextmanager
-def mounted(place: Path, options: str) -> Iterator[Path]:
-    """A tmpfs. Mounting needs root; where that is not to be had the test is skipped, which fails the run in CI."""
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"a tmpfs can't be mounted here: {made.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.fixture
@@ -57,11 +44,11 @@ def fill(disk: Path) -> Path:
 
 
 def test_a_full_disk_switches_writing_off_and_a_freed_one_on_again(tmp_path: Path, rig: Rig) -> None:
-    with mounted(tmp_path / "disk", "size=1m") as disk:
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
         tier = rig.open()
         put(tier, 1)
         tier.drain(PATIENCE)
-        filler = fill(disk)
+        filler = fill(disk.path)
         put(tier, 2)
         tier.drain(PATIENCE)
         report = tier.report()
@@ -87,9 +74,9 @@ def test_a_full_disk_switches_writing_off_and_a_freed_one_on_again(tmp_path: Pat
 
 
 def test_the_tier_can_start_on_a_full_disk(tmp_path: Path, rig: Rig) -> None:
-    with mounted(tmp_path / "disk", "size=64k,nr_inodes=3") as disk:
-        (disk / "a").touch()
-        (disk / "b").touch()
+    with small_disk(tmp_path / "disk", "size=64k,nr_inodes=3") as disk:
+        (disk.path / "a").touch()
+        (disk.path / "b").touch()
         tier = rig.open()
         assert not tier.report().enabled and "No space left on device" in tier.report().reason
         put(tier, 1)
@@ -115,18 +102,18 @@ def test_a_file_size_limit_is_met_like_a_full_disk(rig: Rig) -> None:
 
 
 def test_a_disk_that_became_read_only_is_still_read(tmp_path: Path, rig: Rig) -> None:
-    with mounted(tmp_path / "disk", "size=1m") as disk:
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
         tier = rig.open()
         put(tier, 1, 2)
         tier.drain(PATIENCE)
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        disk.remount("ro")
         tier.set_budget(budget(room_for(1)))
         tier.drain(PATIENCE)
         assert "Read-only file system" in tier.report().reason
         assert not tier.holds(name(1)), "its file should be gone: it is not counted on"
         assert_intact(fetch(tier, 2), 2)
 
-        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        disk.remount("rw")
         rig.now += 5
         put(tier, 3)
         tier.drain(PATIENCE)
@@ -142,7 +129,7 @@ def test_the_kernel_sees_no_byte_beyond_the_budget(tmp_path: Path, rig: Rig) -> 
     blocks = 5
     exact = room_for(blocks, size)
     # Two pages more: the ledger's 32 bytes take one; tmpfs wants one for the directory.
-    with mounted(tmp_path / "disk", f"size={blocks * 4 * PAGE + 2 * PAGE}"):
+    with small_disk(tmp_path / "disk", f"size={blocks * 4 * PAGE + 2 * PAGE}"):
         tier = rig.open(budget(exact))
         for number in range(50):
             tier.put(block(number), payload(number, size), KEY, "tenant")
