@@ -15,7 +15,7 @@ from registry.catalogue import Model
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig, a_view
-from tests.stub_worker import vector_of
+from tests.stub_worker.connection import vector_of
 
 
 def an_embedder(name: str, pk: int) -> Model:

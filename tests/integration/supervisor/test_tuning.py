@@ -9,7 +9,7 @@ from inference.protocol import EngineParameters, Measured, ModelSpec, ReplicaSta
 from registry import editing, services, tuning
 from registry.models import Tuning
 from tests.integration.supervisor.running import PATIENCE_SECONDS, Gateway, NodeProcess, eventually, in_sql, replica_row
-from tests.stub_worker import TUNED
+from tests.stub_worker.supervisor import TUNED
 
 
 def options_of(pid: int) -> list[str]:
