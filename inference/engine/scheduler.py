@@ -237,7 +237,7 @@ class Scheduler:
         prompts = [sequence for sequence in self._running if sequence.pending > 1]
         guesses = {} if prompts else self._guesses(decoding)
         chunks = [Chunk(sequence, 1, guesses.get(sequence, ())) for sequence in decoding]
-        chunks += self._prefill(prompts, self._prefill_budget(len(prompts), len(decoding)))
+        chunks += self._prefill(prompts, self._prefill_budget(len(prompts), decoding))
         batch: Batch = {pool: [] for pool in Pool}
         for chunk in chunks:
             assert chunk.sequence.pool is not None
@@ -273,8 +273,9 @@ class Scheduler:
         )
         return min(draft_tokens(sequence.lookup.accuracy, together, self._draft_cost), room)
 
-    def _prefill_budget(self, prompts: int, decoding: int) -> int:
-        room = self.limits.batch_tokens - decoding
+    def _prefill_budget(self, prompts: int, decoding: list[Sequence]) -> int:
+        # Pools are computed one after the other: beside the fuller one there is room for a block in any case.
+        room = self.limits.batch_tokens - max(sum(each.pool is pool for each in decoding) for pool in Pool)
         return min(self.limits.prefill_beside_decode * prompts, room) if decoding else room
 
     def _prefill(self, prompts: list[Sequence], budget: int) -> list[Chunk]:

@@ -83,6 +83,16 @@ def test_prompts_that_come_while_another_sequence_decodes_get_a_block_each() -> 
     assert sum(seen.values()) <= limits.batch_tokens
 
 
+def test_a_prompt_comes_along_beside_as_many_sequences_as_there_can_be() -> None:
+    limits = Limits(lanes=64, lane_tokens=128, long_slots=8, long_tokens=4096, batch_tokens=128)
+    others = [sequence(200 if number < 8 else 10, 100, name=str(number)) for number in range(8 + 63)]
+    scheduler = added(Scheduler(limits), *others, sequence(100, name="prompt"))
+    scheduler.admit(0)
+    for other in others:
+        other.computed = len(other.tokens) - 1
+    assert counts(scheduler.batch())["prompt"] == 64
+
+
 def test_of_many_prompts_few_are_computed_at_a_time_and_all_in_the_end() -> None:
     limits = Limits(lanes=8, lane_tokens=256, long_slots=1, long_tokens=0, batch_tokens=128)
     prompts = [sequence(128, name=name) for name in "abcdef"]
