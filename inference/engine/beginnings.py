@@ -19,7 +19,7 @@ class Beginnings:
         self._kv = kv
 
     def choice(self, job: Job, index: int = 0) -> Choice:
-        """The ``index``-th answer to a request."""
+        """The ``index``-th answer to a request. Only the first may expire: once it was begun its client has text."""
         request = job.request
         sequence = Sequence(
             key=None,
@@ -28,7 +28,7 @@ class Beginnings:
             tenant=request.tenant,
             priority=request.priority,
             arrived=job.arrived,
-            start_by=None if request.queue_seconds is None else job.arrived + request.queue_seconds,
+            start_by=None if index or request.queue_seconds is None else job.arrived + request.queue_seconds,
             stops=self._kv.stops(len(job.tokens), job.shared_tokens),
         )
         output = job.plan.output()
