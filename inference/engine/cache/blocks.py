@@ -138,8 +138,8 @@ class BlockCache:
         with self._saving.measure():
             kept: list[Block] = []
             try:
-                for entry, cut in self._cuts(chain, tokens, state, tail=tail):
-                    kept += self._keep(entry, cut)
+                for entry, cut, within in self._cuts(chain, tokens, state, tail=tail):
+                    kept += self._keep(entry, cut, within)
             finally:
                 self.unpin([block.id.name for block in kept])
             self._touch(kept)
@@ -250,14 +250,16 @@ class BlockCache:
 
     def _cuts(
         self, chain: Chain, tokens: Sequence[int], state: Readable, *, tail: bool
-    ) -> Iterator[tuple[Entry, Callable[[], Bytes]]]:
-        """What is to be kept, and how it is read."""
+    ) -> Iterator[tuple[Entry, Callable[[], Bytes], bool]]:
+        """What is to be kept, how it is read, and whether all of it is within the sliding window."""
+        first = self._layout.first(state.tokens)
         for index, entry in enumerate(entries(chain, tokens, state.tokens, tail=tail)):
             start = index * BLOCK_TOKENS
-            yield entry, partial(state.cut, start, start + entry[0].tokens)
+            yield entry, partial(state.cut, start, start + entry[0].tokens), start >= first
 
-    def _keep(self, entry: Entry, cut: Callable[[], Bytes]) -> list[Block]:
-        """The block in RAM, pinned, as it is or newly cut; nothing when there is no room for it."""
+    def _keep(self, entry: Entry, cut: Callable[[], Bytes], within: bool) -> list[Block]:
+        """The block in RAM, pinned, as it is or newly cut; nothing when there is no room for it. One that lacks rows is
+        cut anew only from ``within`` the window: what has left it may not even be readable any more."""
         id, owner, tokens = entry
         block = self._ram.get(id.name)
         if block is None:
@@ -265,7 +267,7 @@ class BlockCache:
                 return []
             block = self._ram.get(id.name)
             assert block is not None
-        elif self._lacks_rows(block) and not self._ram.replace(block, cut()):
+        elif within and self._lacks_rows(block) and not self._ram.replace(block, cut()):
             return []
         self._ram.pin(id.name)
         if self._disk is not None and not self._disk.holds(id.name):

@@ -108,11 +108,11 @@ class CheckpointCache(BlockCache):
 
     def _cuts(
         self, chain: Chain, tokens: Sequence[int], state: Readable, *, tail: bool
-    ) -> Iterator[tuple[Entry, Callable[[], Bytes]]]:
+    ) -> Iterator[tuple[Entry, Callable[[], Bytes], bool]]:
         if self._layout.caches:
             yield from super()._cuts(chain, tokens, state, tail=tail)
         if _has_checkpoint(state.tokens, tail=tail):
-            yield _checkpoint(chain, tokens, state.tokens), partial(_remembered, state)
+            yield _checkpoint(chain, tokens, state.tokens), partial(_remembered, state), False
 
     def _fits(self, count: int) -> bool:
         """RAM has room for what so many tokens are restored from."""

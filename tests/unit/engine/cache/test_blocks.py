@@ -172,3 +172,31 @@ def _bytes_in(directory: Path) -> int:
 
 Tiers.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestTiers = Tiers.TestCase
+
+
+def test_blocks_that_have_left_the_sliding_window_are_not_read_again() -> None:
+    field = Field(b"k" * 12, 1, ROW_BYTES)
+    layout = Layout(0, (Cache(False, 0, (field,)), Cache(False, 16, (field,))))
+
+    class BeyondWindow:
+        """Its first block was computed so long ago that its cells in the window's cache hold others."""
+
+        tokens = 128
+
+        def cut(self, start: int, stop: int) -> Bytes:
+            assert start, "the first block can't be read any more"
+            return np.zeros((stop - start + 16) * ROW_BYTES, np.uint8)
+
+        def checkpoint(self) -> None:
+            """It has no recurrent layers."""
+
+    ram = RamTier(1 << 20)
+    cache = BlockCache(ram, layout)
+    private, _ = owners(PARTITIONS[0], b"")
+    chain, tokens = Chain(private, None, 0), list(range(128))
+    first = chain.block(0, tokens)
+    ram.insert(first, private, tokens[:64], np.zeros(64 * ROW_BYTES, np.uint8), now=0.0)
+
+    cache.save(chain, tokens, BeyondWindow(), tail=False)
+
+    assert chain.block(1, tokens).name in ram
