@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 from nopenai_site.environment import PROJECT_ROOT
 from nopenai_site.environment import load as load_environment
+from tests.waiting import wait_until
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -235,24 +235,6 @@ def end(installation: Installation) -> None:
     finally:
         for pid in installation.processes():
             os.kill(pid, signal.SIGKILL)
-
-
-def wait_until(
-    condition: Callable[[], bool],
-    timeout: float,
-    explain: Callable[[], str] = lambda: "",
-    possible: Callable[[], bool] = lambda: True,
-) -> None:
-    """Return as soon as ``condition`` holds.
-
-    Raises:
-        AssertionError: after ``timeout`` seconds, or once it is not ``possible`` any more; with what ``explain`` says.
-    """
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert possible(), f"it ended\n{explain()}"
-        assert time.monotonic() < deadline, f"not within {timeout} s\n{explain()}"
-        time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from nopenai_site.environment import Environment
 from nopenai_site.up import postgres, redis
 from nopenai_site.up.directories import make_private
 from nopenai_site.up.privileges import Account, tie_to_parent
+from tests.waiting import wait_until
 
 
 @contextmanager
@@ -67,11 +67,7 @@ def _running(
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 30
-        while not ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()}")
-            time.sleep(0.01)
+        wait_until(ready, 30, lambda: f"{command[0]} did not start:\n{log.read_text()}", lambda: process.poll() is None)
         yield process
     finally:
         process.send_signal(stop)

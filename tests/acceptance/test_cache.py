@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.installation import Installation, wait_until
+from tests.installation import Installation
+from tests.waiting import wait_until
 
 MODEL = "SmolLM2-135M-Instruct"
 PROMPT = "Tell me about the sea. " * 40

@@ -8,7 +8,8 @@ import openai
 import pytest
 
 from tests import gguf_files
-from tests.installation import Installation, running_installation, wait_until
+from tests.installation import Installation, running_installation
+from tests.waiting import wait_until
 
 CHAT = "SmolLM2-135M-Instruct"
 CONTEXT = 128

@@ -5,7 +5,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.installation import Installation, wait_until
+from tests.installation import Installation
+from tests.waiting import wait_until
 
 MODEL = "SmolLM2-135M-Instruct"
 PROMPT = "How deep is the sea? " * 30

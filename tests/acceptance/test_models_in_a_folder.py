@@ -9,7 +9,8 @@ import pytest
 
 from tests import gguf_files
 from tests.bench.throughput import starter_model
-from tests.installation import Installation, running_installation, wait_until
+from tests.installation import Installation, running_installation
+from tests.waiting import wait_until
 
 LISTED_SECONDS = 2.0
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from nopenai_site import environment
 from nopenai_site.environment import PROJECT_ROOT
 from nopenai_site.up.installation import SETTLE_SECONDS
-from tests.installation import Installation, LogRecord, wait_until
+from tests.installation import Installation, LogRecord
 from tests.services import running_services
+from tests.waiting import wait_until
 
 Maker = Callable[..., Installation]
 

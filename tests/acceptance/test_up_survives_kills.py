@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.installation import Installation, running_installation, wait_until
+from tests.installation import Installation, running_installation
+from tests.waiting import wait_until
 
 Maker = Callable[..., Installation]
 

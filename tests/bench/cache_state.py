@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from tests.bench.throughput import MODEL
-from tests.installation import Installation, wait_until
+from tests.installation import Installation
+from tests.waiting import wait_until
 
 
 def stats(ours: Installation) -> Any:

@@ -17,8 +17,9 @@ from nopenai_site.environment import PROJECT_ROOT, load
 from tests import gguf_files
 from tests.bench import environments
 from tests.bench.environments import HERE, DoesNotRun, python_of
-from tests.installation import Installation, end, free_port, wait_until
+from tests.installation import Installation, end, free_port
 from tests.services import running_services
+from tests.waiting import wait_until
 
 START_SECONDS = 120.0
 _DEATH_SECONDS = 2.0

@@ -19,7 +19,8 @@ from nopenai_site.environment import PROJECT_ROOT
 from tests.bench import servers
 from tests.bench.client import SHORT_PROMPT_TOKENS, Result
 from tests.bench.environments import DoesNotRun
-from tests.installation import Installation, wait_until
+from tests.installation import Installation
+from tests.waiting import wait_until
 
 TOKENS = 128
 SLOTS = 16

@@ -19,6 +19,7 @@ from inference.protocol import (
     Sampling,
 )
 from tests.integration.engine.conftest import Client, Worker
+from tests.waiting import until
 
 OURS = Partition(name="ours", key=b"o" * 32)
 SYSTEM = ChatMessage("system", "You answer questions about the sea. " * 30)
@@ -83,9 +84,7 @@ async def test_a_conversations_next_turn_finds_the_worker_that_had_the_one_befor
     )
     assert pool.held_tokens(replica, second.prefixes) == 0
     connection = await pool.connect(replica)
-    async with asyncio.timeout(20):
-        while not connection.held:  # noqa: ASYNC110 - what is told right after Hello
-            await asyncio.sleep(0.005)
+    await until(lambda: bool(connection.held))  # which is told right after Hello
     promised = pool.held_tokens(replica, second.prefixes)
     assert promised >= finished.prompt_tokens
     assert pool.held_tokens(replica, turn(3, SYSTEM, ChatMessage("user", "Hi")).prefixes) > 0

@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nopenai_site.environment import PROJECT_ROOT
 from tests.own_postgres import SETTINGS
-
-PATIENCE_SECONDS = 30.0
+from tests.waiting import PATIENCE_SECONDS, until_answer
 
 
 class GatewayProcesses:
@@ -54,21 +53,16 @@ class GatewayProcesses:
 
         A file that is dropped in may be seen, and listed as incomplete, before its last byte is written.
         """
-        agreed = 0
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while agreed < 4:
-                async with self.client.get("/v1/models") as response:
-                    body = await response.json()
-                models = body["data"] if response.status == 200 else []
-                listed = [model["id"] for model in models if model["health_status"] == "healthy"]
-                agreed = agreed + 1 if listed == list(names) else 0
-                await asyncio.sleep(0.02)
+        await until_answer(self._listed, lambda listed: listed == list(names), in_a_row=4)
+
+    async def _listed(self) -> list[str]:
+        async with self.client.get("/v1/models") as response:
+            body = await response.json()
+        models = body["data"] if response.status == 200 else []
+        return [model["id"] for model in models if model["health_status"] == "healthy"]
 
     async def until_healthy(self, status: str) -> Any:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (body := await self.health())["status"] != status:  # noqa: ASYNC110 - there is no event
-                await asyncio.sleep(0.05)
-        return body
+        return await until_answer(self.health, lambda body: body["status"] == status)
 
 
 @asynccontextmanager

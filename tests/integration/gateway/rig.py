@@ -42,9 +42,7 @@ from inference.protocol import (
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
 from registry.catalogue import Catalogue, Model
-
-PATIENCE_SECONDS = 20.0
-"""Nothing here takes a tenth of it; a test that runs into it has failed."""
+from tests.waiting import PATIENCE_SECONDS, until
 
 
 class GivenSnapshot:
@@ -255,7 +253,7 @@ class Rig:
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         self.client = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
-        await self.until(lambda: self.gateway.replicas.connected and self.supervisor.has_gateway)
+        await until(lambda: self.gateway.replicas.connected and self.supervisor.has_gateway)
 
     async def stop(self) -> None:
         await self.client.close()
@@ -268,12 +266,6 @@ class Rig:
         """As on SIGTERM."""
         self._server.should_exit = True
         await self._serving
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """For what is told by no event."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not true():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
 
     async def worker(self, model: Model, *arguments: str, ready: bool = True) -> StubProcess:
         """A stub worker of a model, which the supervisor (if ``ready``) then announces."""
@@ -299,16 +291,16 @@ class Rig:
     async def caching_worker(self, model: Model, ram_bytes: int = 1_000_000) -> StubProcess:
         """A stub worker that keeps prompts, once the gateway has heard of its budget."""
         worker = await self.worker(model)
-        await self.until(lambda: self.gateway.workers.connected(worker.view) is not None)
+        await until(lambda: self.gateway.workers.connected(worker.view) is not None)
         connection = self.gateway.workers.connected(worker.view)
         assert connection is not None
         worker.set_cache_budget(ram_bytes)
-        await self.until(lambda: connection.cache is not None and connection.cache.ram.budget_bytes == ram_bytes)
+        await until(lambda: connection.cache is not None and connection.cache.ram.budget_bytes == ram_bytes)
         return worker
 
     async def announce(self, view: ReplicaView) -> None:
         self.supervisor.publish(view)
-        await self.until(lambda: self.gateway.replicas.view.get(view.version_pk) == view)
+        await until(lambda: self.gateway.replicas.view.get(view.version_pk) == view)
 
     async def chat(self, content: str = "Hello!", **fields: Any) -> tuple[aiohttp.ClientResponse, Any]:
         """A chat's answer and its JSON."""

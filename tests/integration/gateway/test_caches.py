@@ -9,6 +9,7 @@ from quotas.callers import CachePartition, Caller, Role, digest
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig
+from tests.waiting import until
 
 TINY = a_model("Tiny", 1)
 
@@ -74,7 +75,7 @@ async def test_the_newest_report_of_a_worker_is_kept_for_routing(start_rig: Star
     assert connection is not None
     for _ in range(2):
         await cached(rig, "ours", "one two three four")
-    await rig.until(lambda: connection.cache is not None and connection.cache.hits == 1)
+    await until(lambda: connection.cache is not None and connection.cache.hits == 1)
     assert connection.load is not None
 
 
@@ -99,7 +100,7 @@ def some_caches(**changes: Any) -> Caches:
 
 async def told(rig: Rig, caches: Caches) -> None:
     rig.supervisor.publish_caches(caches)
-    await rig.until(lambda: rig.gateway.replicas.caches == caches)
+    await until(lambda: rig.gateway.replicas.caches == caches)
 
 
 async def get(rig: Rig, path: str, secret: str = "") -> tuple[int, Any]:
@@ -130,7 +131,7 @@ async def test_statistics_stay_while_the_supervisor_is_away_and_say_so(start_rig
     rig = await start_rig(TINY)
     await told(rig, some_caches())
     await rig.supervisor.stop()
-    await rig.until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.replicas.connected)
     _, body = await get(rig, "/cache/stats")
     assert (body["supervisor"]["reachable"], body["per_model"]["Tiny"]["lookups"]) == (False, 3)
     await rig.supervisor.start()

@@ -11,6 +11,7 @@ from inference.protocol import ModelSpec, ReplicaState
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig, StubProcess, a_view, text_of
+from tests.waiting import until
 
 M = a_model("m", 1)
 N = a_model("n", 2)
@@ -106,7 +107,7 @@ class TestColdStart:
     async def test_too_many_who_wait_are_sent_away(self, start_rig: StartRig) -> None:
         rig = await start_rig(M, N, max_waiting=2)
         waiters = [asyncio.create_task(ask(rig, model="m")) for _ in range(2)]
-        await rig.until(lambda: waiting(rig) == 2)
+        await until(lambda: waiting(rig) == 2)
         response, body = await rig.chat(model="m")
         assert (response.status, body["error"]["code"]) == (503, "model_loading")
         assert int(response.headers["Retry-After"]) > 0
@@ -167,7 +168,7 @@ class TestLostWorkers:
         rig = await start_rig(M)
         await rig.announce(a_view(M, ReplicaState.READY, socket=str(rig.directory / "nothing.sock")))
         pausing = [asyncio.create_task(ask(rig)) for _ in range(8)]
-        await rig.until(lambda: 1 in rig.gateway.replicas._waiting)
+        await until(lambda: 1 in rig.gateway.replicas._waiting)
         rig.gateway.replicas.view = {}
         asking = asyncio.create_task(ask(rig))
         assert (await demanded(rig)).version_pk == 1
@@ -267,9 +268,9 @@ class TestClientsThatLeave:
     async def test_who_leaves_while_a_model_loads_waits_no_more(self, start_rig: StartRig) -> None:
         rig = await start_rig(M)
         asking = asyncio.create_task(ask(rig))
-        await rig.until(lambda: waiting(rig) == 1)
+        await until(lambda: waiting(rig) == 1)
         asking.cancel()
-        await rig.until(lambda: waiting(rig) == 0)
+        await until(lambda: waiting(rig) == 0)
 
     async def test_others_on_the_same_worker_go_on(self, start_rig: StartRig) -> None:
         rig = await start_rig(M)
@@ -325,7 +326,7 @@ class TestShutdown:
     async def test_who_still_waits_is_told_to_come_again(self, start_rig: StartRig) -> None:
         rig = await start_rig(M, graceful_seconds=0.2)
         asking = asyncio.create_task(ask(rig))
-        await rig.until(lambda: waiting(rig) == 1)
+        await until(lambda: waiting(rig) == 1)
         await rig.shut_down()
         assert await asking == (503, "shutting_down")
 

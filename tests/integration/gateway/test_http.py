@@ -4,7 +4,8 @@ import asyncio
 
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig
+from tests.integration.gateway.rig import Rig
+from tests.waiting import PATIENCE_SECONDS
 
 M = a_model("m", 1)
 BODY = b'{"messages": [{"role": "user", "content": "Hello!"}]}'

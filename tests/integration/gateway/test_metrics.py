@@ -11,7 +11,8 @@ from inference.protocol import ChatMessage, Durations, ModelSums, Partition, Req
 from quotas.callers import CachePartition, Caller, Role, digest
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig
+from tests.integration.gateway.rig import Rig
+from tests.waiting import PATIENCE_SECONDS, until
 
 TINY = a_model("Tiny", 1)
 
@@ -84,7 +85,7 @@ async def test_what_was_counted_waits_while_the_supervisor_is_away(start_rig: St
     rig = await start_rig(TINY)
     await rig.worker(TINY)
     await rig.supervisor.stop()
-    await rig.until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.replicas.connected)
     await rig.chat()
     await rig.chat()
     await rig.supervisor.start()
@@ -106,7 +107,7 @@ async def test_the_supervisors_sums_are_shown_and_no_counts_of_our_own(start_rig
     await rig.chat()
     assert ("nopenai_model_requests_total", "Tiny") not in samples(await scrape(rig))
     rig.supervisor.publish_sums(Sums(models=(ModelSums(model="Tiny", requests=RequestCounts(requests=41)),)))
-    await rig.until(lambda: bool(rig.gateway.replicas.sums.models))
+    await until(lambda: bool(rig.gateway.replicas.sums.models))
     shown = samples(await scrape(rig))
     assert shown["nopenai_model_requests_total", "Tiny"] == 41
     assert shown["nopenai_model_health_status", "Tiny"] == 1
@@ -117,7 +118,7 @@ async def test_the_supervisors_sums_are_shown_and_no_counts_of_our_own(start_rig
 async def test_a_supervisor_that_is_away_is_told_by_a_metric(start_rig: StartRig) -> None:
     rig = await start_rig(TINY)
     await rig.supervisor.stop()
-    await rig.until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.replicas.connected)
     assert samples(await scrape(rig))["nopenai_supervisor_connected",] == 0
     await rig.supervisor.start()
 
@@ -126,14 +127,14 @@ async def test_what_runs_is_shown_before_any_request_of_ours(start_rig: StartRig
     """A gateway connects to workers as soon as they are ready: others' requests run there, too."""
     rig = await start_rig(TINY)
     worker = await rig.worker(TINY, "--max-sequences", "4")
-    await rig.until(lambda: rig.gateway.workers.connected(worker.view) is not None)
+    await until(lambda: rig.gateway.workers.connected(worker.view) is not None)
     shown = samples(await scrape(rig))
     assert shown["nopenai_batch_occupancy_ratio", "Tiny"] == 0
     async with rig.chatting("stub:hang-after-1", stream=True) as response:
         await response.content.readany()
         connection = rig.gateway.workers.connected(worker.view)
         assert connection is not None
-        await rig.until(lambda: connection.load is not None and connection.load.running == 1)
+        await until(lambda: connection.load is not None and connection.load.running == 1)
         shown = samples(await scrape(rig))
         assert shown["nopenai_requests_running", "Tiny"] == 1
         assert shown["nopenai_batch_occupancy_ratio", "Tiny"] == 0.25
@@ -148,7 +149,7 @@ async def test_what_a_worker_holds_is_known_by_prompt_and_counted_in_the_statist
     pool = rig.gateway.workers
     async with rig.client.post("/v1/chat/completions", json=body, headers={"Authorization": "Bearer ours"}) as answer:
         assert answer.status == 200
-    await rig.until(lambda: pool.held_tokens(worker.view, chat_chain(ours, asked, ())) == 4)
+    await until(lambda: pool.held_tokens(worker.view, chat_chain(ours, asked, ())) == 4)
     longer = (*asked, ChatMessage("assistant", "stub says hello"), ChatMessage("user", "five"))
     assert pool.held_tokens(worker.view, chat_chain(ours, longer, ())) == 4
     theirs = Partition(name="boss", key=b"boss".ljust(32, b"!"))
@@ -158,7 +159,7 @@ async def test_what_a_worker_holds_is_known_by_prompt_and_counted_in_the_statist
     assert (stats["held_prefixes"], stats["per_model"]["Tiny"]["held_prefixes"]) == (1, 1)
 
     worker.set_cache_budget(0)
-    await rig.until(lambda: pool.held_tokens(worker.view, chat_chain(ours, asked, ())) == 0)
+    await until(lambda: pool.held_tokens(worker.view, chat_chain(ours, asked, ())) == 0)
 
 
 async def test_where_keys_are_required_it_takes_an_operators(start_rig: StartRig) -> None:
@@ -188,7 +189,7 @@ async def test_prometheus_finds_nothing_to_blame(start_rig: StartRig) -> None:
         for model in (TINY, awkward)
     ]
     rig.supervisor.publish_sums(Sums(models=tuple(sums)))
-    await rig.until(lambda: len(rig.gateway.replicas.sums.models) == 2)
+    await until(lambda: len(rig.gateway.replicas.sums.models) == 2)
     text = await scrape(rig)
     assert {sample[1] for sample in samples(text) if len(sample) > 1} >= {TINY.id, awkward.id}
     checked = await asyncio.to_thread(
@@ -202,6 +203,6 @@ async def test_a_scrape_of_many_models_is_whole(start_rig: StartRig) -> None:
     rig = await start_rig(*(a_model(f"m{number}", number) for number in range(models)))
     sums = tuple(ModelSums(model=f"m{number}", requests=RequestCounts(requests=number)) for number in range(models))
     rig.supervisor.publish_sums(Sums(models=sums))
-    await rig.until(lambda: len(rig.gateway.replicas.sums.models) == models)
+    await until(lambda: len(rig.gateway.replicas.sums.models) == models)
     shown = samples(await scrape(rig))
     assert [shown["nopenai_model_requests_total", f"m{number}"] for number in range(models)] == list(range(models))

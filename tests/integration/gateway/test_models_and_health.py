@@ -11,6 +11,7 @@ from registry.catalogue import Health
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig, a_view
+from tests.waiting import until
 
 ORG = a_model("org/m:Q4", 1)
 PLAIN = a_model("plain", 2)
@@ -163,12 +164,12 @@ async def test_a_version_that_waits_for_its_promotion_says_how(start_rig: StartR
 async def test_health_tells_that_the_supervisor_is_away(start_rig: StartRig) -> None:
     rig = await start_rig(PLAIN)
     await rig.supervisor.stop()
-    await rig.until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.replicas.connected)
     body = await get(rig, "/health")
     assert body["status"] == "degraded"
     assert "supervisor can't be reached since" in body["reasons"][0]
     await rig.supervisor.start()
-    await rig.until(lambda: rig.gateway.replicas.connected)
+    await until(lambda: rig.gateway.replicas.connected)
     assert (await get(rig, "/health"))["status"] == "ok"
 
 

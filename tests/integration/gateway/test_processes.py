@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.integration.gateway.process import PATIENCE_SECONDS, GatewayProcesses, gateway_processes
+from tests.integration.gateway.process import GatewayProcesses, gateway_processes
 from tests.integration.gateway.rig import events
 from tests.own_postgres import OwnPostgres
+from tests.waiting import PATIENCE_SECONDS, until_answer
 
 if TYPE_CHECKING:
     from tests.integration.supervisor.running import NodeProcess
@@ -175,28 +176,29 @@ async def test_every_scrape_shows_the_sums_of_both_gateways_also_of_one_that_was
 
 async def _until_answered(gateways: GatewayProcesses) -> None:
     """Until one request was answered; while gateways are replaced, connections break."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                status, _ = await gateways.chat()
-                if status == 200:
-                    return
-            await asyncio.sleep(0.05)
+
+    async def ask() -> bool:
+        with contextlib.suppress(aiohttp.ClientError):
+            return (await gateways.chat())[0] == 200
+        return False
+
+    await until_answer(ask)
 
 
 async def _until_agreed(gateways: GatewayProcesses, *, requests: int) -> dict[tuple[Any, ...], float]:
     """A scrape once several in a row, by either of the two, have shown so many requests."""
-    agreed = 0
-    shown: dict[tuple[Any, ...], float] = {}
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while agreed < 6:
-            with contextlib.suppress(aiohttp.ClientError):
-                shown = await gateways.metrics()
-            count = shown.get(("nopenai_model_requests_total", "tiny"), 0)
-            assert count <= requests
-            agreed = agreed + 1 if count == requests else 0
-            await asyncio.sleep(0.05)
-    return shown
+
+    def count(shown: dict[tuple[Any, ...], float]) -> float:
+        return shown.get(("nopenai_model_requests_total", "tiny"), 0)
+
+    async def scrape() -> dict[tuple[Any, ...], float]:
+        shown: dict[tuple[Any, ...], float] = {}
+        with contextlib.suppress(aiohttp.ClientError):
+            shown = await gateways.metrics()
+        assert count(shown) <= requests
+        return shown
+
+    return await until_answer(scrape, lambda shown: count(shown) == requests, in_a_row=6)
 
 
 def _replica_pid(response: aiohttp.ClientResponse) -> int:

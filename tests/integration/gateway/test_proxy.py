@@ -10,7 +10,8 @@ from yarl import URL
 
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
-from tests.integration.gateway.rig import PATIENCE_SECONDS, Rig
+from tests.integration.gateway.rig import Rig
+from tests.waiting import PATIENCE_SECONDS, until
 
 M = a_model("m", 1)
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -141,7 +142,7 @@ async def test_a_client_that_leaves_ends_the_request_behind(start_rig: StartRig)
         try:
             while True:
                 await response.write(b"x")
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # a pace, which nobody waits for
         finally:
             ended.set()
 
@@ -198,7 +199,7 @@ async def test_a_write_is_answered_when_we_know_what_it_wrote(start_rig: StartRi
 
     async with web_process(rig, handle):
         writing = asyncio.create_task(rig.client.post("/v1/models/register", json={}))
-        await rig.until(lambda: rig.feed.woken == 1)
+        await until(lambda: rig.feed.woken == 1)
         assert not writing.done()
         rig.feed.show(M, a_model("new", 2), revision=2)
         assert (await writing).status == 201

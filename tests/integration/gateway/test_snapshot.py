@@ -9,7 +9,7 @@ import pytest_asyncio
 from django.db import connection
 
 from inference.gateway.state import GatewayState
-from tests.integration.gateway.rig import PATIENCE_SECONDS
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from inference.gateway.snapshot import SnapshotThread
@@ -31,12 +31,6 @@ async def thread(state: GatewayState, transactional_db: None) -> "AsyncIterator[
     await until(lambda: state.snapshot is not None)
     yield thread
     await thread.stop()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not true():  # noqa: ASYNC110 - it is told by no event
-            await asyncio.sleep(0.005)
 
 
 async def in_sql(write: Callable[[], object]) -> None:

@@ -16,14 +16,14 @@ from nopenai_site.up.child import ChildSpec, spawn
 from nopenai_site.up.journal import Journal
 from nopenai_site.up.keeper import Keeper, NeverReady
 from nopenai_site.up.readiness import accepts
-from tests.installation import wait_until
+from tests.waiting import until, wait_until
 
 # Prints that it runs, and does so until it is killed, whatever else it is asked.
 _DEAF = """
-import signal, sys, time
+import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("running", flush=True)
-while True: time.sleep(100)
+while True: signal.pause()
 """
 
 
@@ -137,22 +137,23 @@ async def test_a_killed_child_is_started_again_and_this_is_logged(
     first = keeper.child
     assert first is not None
     os.kill(first.pid, signal.SIGKILL)
-    await _until(lambda: keeper.child is not first)
+    await until(lambda: keeper.child is not first)
     assert "child was killed by SIGKILL; starting it again" in journal.path.read_text()
 
 
 async def test_it_is_ready_when_it_accepts_and_not_before(kept: Callable[[ChildSpec], Keeper], tmp_path: Path) -> None:
     path, go = tmp_path / "s", tmp_path / "go"
+    os.mkfifo(go)  # the child waits until somebody opens it for writing
     code = f"""
-import pathlib, socket, time
-while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
+import socket
+open({str(go)!r}).close()
 s = socket.socket(socket.AF_UNIX); s.bind({str(path)!r}); s.listen()
 while True: s.accept()
 """
     keeper = kept(_spec(code, ready=accepts(path)))
-    await _until(lambda: keeper.child is not None)
+    await until(lambda: keeper.child is not None)
     assert not keeper.ready.is_set()
-    go.touch()
+    go.write_bytes(b"")
     async with asyncio.timeout(20):
         await keeper.ready.wait()
 
@@ -194,12 +195,6 @@ def test_the_log_is_rotated_by_its_only_writer(tmp_path: Path, monkeypatch: pyte
     files = sorted(tmp_path.glob("server.log*"), key=lambda path: path.name, reverse=True)
     assert len(files) > 1
     assert b"".join(path.read_bytes() for path in files).splitlines() == written
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is looked at has no event of its own
-            await asyncio.sleep(0)
 
 
 def _runs(pid: int) -> bool:

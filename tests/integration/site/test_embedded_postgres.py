@@ -17,8 +17,8 @@ from nopenai_site.environment import Environment
 from nopenai_site.up import postgres
 from nopenai_site.up.directories import make_private
 from nopenai_site.up.privileges import server_account, tie_to_parent
-from tests.installation import wait_until
 from tests.services import running_postgres
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -29,11 +29,9 @@ from inference.protocol import (
 from nopenai_site.environment import PROJECT_ROOT, load
 from registry.models import Replica, Version
 from tests.gguf_files import write_model
+from tests.waiting import PATIENCE_SECONDS, until_answer
 
 T = TypeVar("T")
-
-PATIENCE_SECONDS = 20.0
-"""Nothing here takes a tenth of it; a test that runs into it has failed."""
 
 
 class Gateway:
@@ -206,9 +204,7 @@ async def in_sql(query: Callable[[], T]) -> T:
 
 async def eventually(check: Callable[[], bool]) -> None:
     """SQL announces no observations, so tests ask."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await in_sql(check):  # noqa: ASYNC110 - there is no event
-            await asyncio.sleep(0.02)
+    await until_answer(lambda: in_sql(check))
 
 
 def replica_row(spec: ModelSpec) -> Replica:

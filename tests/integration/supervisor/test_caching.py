@@ -22,7 +22,8 @@ from nopenai_site.environment import load
 from registry.cache.models import CacheUse
 from registry.cache.services import cache_allocation_update
 from registry.models import Model, Node
-from tests.integration.supervisor.running import PATIENCE_SECONDS, NodeProcess, eventually, in_sql
+from tests.integration.supervisor.running import NodeProcess, eventually, in_sql
+from tests.waiting import PATIENCE_SECONDS
 
 READY, COLD = ReplicaState.READY, ReplicaState.COLD
 MB = 1024**2

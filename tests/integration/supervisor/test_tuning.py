@@ -8,8 +8,9 @@ import msgspec
 from inference.protocol import EngineParameters, Measured, ModelSpec, ReplicaState
 from registry import editing, services, tuning
 from registry.models import Tuning
-from tests.integration.supervisor.running import PATIENCE_SECONDS, Gateway, NodeProcess, eventually, in_sql, replica_row
+from tests.integration.supervisor.running import Gateway, NodeProcess, eventually, in_sql, replica_row
 from tests.stub_worker.supervisor import TUNED
+from tests.waiting import PATIENCE_SECONDS
 
 
 def options_of(pid: int) -> list[str]:

@@ -15,6 +15,7 @@ from inference.supervisor.cache_disk import directory_name
 from inference.supervisor.cache_versions import CacheUse, KnownVersion
 from inference.supervisor.caching import PUBLISH_SECONDS, CacheReading, Caching
 from registry.cache.eviction import EvictionPolicy
+from tests.waiting import until
 
 MB = 1024**2
 
@@ -60,13 +61,7 @@ class Node:
     async def surveyed(self) -> None:
         """The first look at the disk is over."""
         self._running = asyncio.create_task(self.caching.run())
-        await self.until(lambda: self.caching.disk_bytes is not None)
-
-    async def until(self, true: Any) -> None:
-        """For what a thread does."""
-        async with asyncio.timeout(10):
-            while not true():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until(lambda: self.caching.disk_bytes is not None)
 
     def start(self, worker: int, model: str) -> None:
         self.told[worker] = []
@@ -175,7 +170,7 @@ async def test_blocks_of_a_model_that_does_not_run_are_trimmed_when_the_tier_shr
     await node.surveyed()
     assert node.view("a").ssd.held_bytes == 1200
     node.caching.read(reading(tier(0), tier(1000, a=1000), "a"))
-    await node.until(lambda: node.view("a").ssd.held_bytes == 600)
+    await until(lambda: node.view("a").ssd.held_bytes == 600)
     assert len(list(node.root.rglob("*.kv"))) == 1
 
 
@@ -184,8 +179,8 @@ async def test_blocks_of_versions_that_the_catalogue_does_not_know_are_deleted(n
     node.blocks("gone", 10)
     await node.surveyed()
     node.caching.read(reading(tier(0), tier(1000), "known"))
-    await node.until(lambda: [path.name for path in node.root.iterdir()] == ["known@1.0.0"])
-    await node.until(lambda: [cache.model for cache in node.caching.view().caches] == ["known"])
+    await until(lambda: [path.name for path in node.root.iterdir()] == ["known@1.0.0"])
+    await until(lambda: [cache.model for cache in node.caching.view().caches] == ["known"])
 
 
 async def test_a_version_that_is_gone_keeps_its_blocks_while_its_worker_runs(node: Node) -> None:
@@ -194,10 +189,10 @@ async def test_a_version_that_is_gone_keeps_its_blocks_while_its_worker_runs(nod
     node.start(1, "gone")
     node.caching.read(reading(tier(0), tier(1000), "known"))
     node.blocks("other", 10)
-    await node.until(lambda: not (node.root / "other@1.0.0").exists())
+    await until(lambda: not (node.root / "other@1.0.0").exists())
     assert (node.root / "gone@1.0.0" / "0.kv").exists()
     node.caching.ended(1)
-    await node.until(lambda: not (node.root / "gone@1.0.0").exists())
+    await until(lambda: not (node.root / "gone@1.0.0").exists())
 
 
 async def test_before_sql_was_read_nothing_is_deleted(node: Node) -> None:
@@ -268,8 +263,11 @@ async def test_gateways_are_told_at_most_four_times_a_second(node: Node) -> None
     node.start(1, "a")
     for number in range(100):
         node.report(1, prompt_tokens=number)
-    while len(node.published) < 3:
+
+    def reported_on() -> bool:
         node.report(1)
-        await asyncio.sleep(0.01)
+        return len(node.published) >= 3
+
+    await until(reported_on)
     pauses = [later - earlier for earlier, later in pairwise(node.published)]
     assert min(pauses) >= PUBLISH_SECONDS - 0.01
