@@ -35,6 +35,10 @@ _UPKEEP_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 0.5
 
 Handler = Callable[[Call], Awaitable[None]]
+Route = tuple[tuple[str, ...], Handler]
+"""The methods that a path takes, and who serves it."""
+
+_READ = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,10 @@ class Gateway:
         )
         self._metrics = MetricsApi(self.state, self.replicas, self.workers, config.build)
         self._upkeep: asyncio.Task[None] | None = None
-        self._routes = self._make_routes()
+        self.routes = self._make_routes()
+        """What is answered here, by the path; all else is the web process's."""
+        self.routes_below = self._make_routes_below()
+        """Of paths that go on with a model's id, by what stands before it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -125,8 +132,8 @@ class Gateway:
 
     # Paths
 
-    def _make_routes(self) -> Mapping[str, tuple[tuple[str, ...], Handler]]:
-        get, post = ("GET", "HEAD"), ("POST",)
+    def _make_routes(self) -> Mapping[str, Route]:
+        get, post = _READ, ("POST",)
         return {
             "/v1/chat/completions": (post, self._inference(parse.chat, ChatShape)),
             "/v1/completions": (post, self._inference(parse.completion, CompletionShape)),
@@ -140,18 +147,22 @@ class Gateway:
             "/health/ready": (get, self._health.ready),
         }
 
+    def _make_routes_below(self) -> Mapping[str, Route]:
+        return {
+            "/v1/models/": (_READ, self._guarded(self._models.one)),
+            "/health/model/": (_READ, self._models.health),
+        }
+
     def _handler(self, call: Call) -> Handler:
-        route = self._routes.get(call.path)
+        route = self.routes.get(call.path)
         if route is not None:
             methods, handler = route
             if call.method not in methods:
                 raise WrongMethod(call.method, methods)
             return handler
-        if call.method in ("GET", "HEAD"):
-            if call.path.startswith("/v1/models/") and self._models.describes(call.path):
-                return self._guarded(self._models.one)
-            if call.path.startswith("/health/model/"):
-                return self._models.health
+        for start, (methods, handler) in self.routes_below.items():
+            if call.path.startswith(start) and call.method in methods and self._models.describes(call.path):
+                return handler
         return self._proxy
 
     def _inference(
