@@ -8,6 +8,7 @@ import argparse
 import datetime
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all")
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     arguments = parser.parse_args()
+    # An end by signal unwinds, too: the servers that were started end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parts = [_machine()]
     print(parts[0] + "\n", flush=True)
     for name in arguments.sections or SECTIONS:
