@@ -1,7 +1,9 @@
 """Sequences for the scheduler, and the engine's part in a step."""
 
 from inference.engine.scheduler import Admission, Batch, Scheduler
-from inference.engine.sequences import Sequence
+from inference.engine.sequences import Limits, Sequence
+
+LIMITS = Limits(lanes=2, lane_tokens=256, long_slots=2, long_tokens=1024, batch_tokens=512, prefill_beside_decode=64)
 
 
 def sequence(prompt: int, completion: int = 8, name: str = "s", **more: object) -> Sequence:
