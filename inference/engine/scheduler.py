@@ -263,7 +263,7 @@ class Scheduler:
 
     def _guess_count(self, sequence: Sequence, together: int) -> int:
         """How many are worth computing where so many sequences are in the step, and have room."""
-        if sequence.lookup is None or not sequence.lookup.accuracy:
+        if sequence.lookup is None or not sequence.lookup.found:
             return 0
         known = len(sequence.tokens)
         room = min(

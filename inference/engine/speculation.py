@@ -54,6 +54,11 @@ class Lookup:
         self._next += 1
         self._find(keep=right)
 
+    @property
+    def found(self) -> bool:
+        """There is something to guess from."""
+        return self._next is not None
+
     def guess(self, count: int) -> tuple[int, ...]:
         """The next ``count`` tokens, if what was found goes on; none if nothing was found."""
         if self._next is None:

@@ -75,3 +75,12 @@ def test_guesses_never_outgrow_cells_limits_or_the_batch(prompts: list[int], cos
                     scheduler.generated(chunk.sequence, number % 2)
                     if len(chunk.sequence.tokens) >= chunk.sequence.limit:
                         scheduler.remove(chunk.sequence)
+
+
+def test_where_one_of_a_pool_has_nothing_to_guess_nobody_guesses() -> None:
+    scheduler = Scheduler(LIMITS, draft_cost=0.1)
+    new = sequence(10, 100, name="b")
+    looping(scheduler, sequence(10, 100, name="a"), new)
+    scheduler.generated(new, 999)  # what it never had before: nothing is known to follow
+    new.computed += 1
+    assert guesses(scheduler.batch()) == {"a": 0, "b": 0}

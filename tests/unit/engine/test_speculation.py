@@ -29,6 +29,7 @@ def test_of_several_places_the_latest_is_believed() -> None:
 
 def test_nothing_is_guessed_where_nothing_occurred_before() -> None:
     assert grown([1, 2, 3, 4], [5, 6]).guess(4) == ()
+    assert not grown([1, 2, 3, 4], [5, 6]).found
     assert grown([], [1, 2]).guess(4) == ()
 
 
