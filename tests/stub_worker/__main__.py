@@ -96,13 +96,15 @@ def _forgive(arguments: argparse.Namespace) -> None:
 
 async def _serve(arguments: argparse.Namespace) -> None:
     worker = Worker(arguments)
-    await asyncio.get_running_loop().create_unix_server(lambda: Connection(worker), arguments.socket)
+    # Kept until the end: a server that nobody holds is closed by whichever thread collects it, and libuv then aborts.
+    server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(worker), arguments.socket)
     tell_supervisor(WorkerStatus(stage=WorkerStage.READY, progress=1.0))
     if arguments.tune:
         tell_supervisor(TUNED)
     if not arguments.deaf:
         threading.Thread(target=_read_budgets, args=(worker, asyncio.get_running_loop()), daemon=True).start()
-    await asyncio.Event().wait()
+    async with server:
+        await asyncio.Event().wait()
 
 
 def _read_budgets(worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
