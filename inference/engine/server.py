@@ -24,6 +24,7 @@ from inference.protocol import (
     Accepted,
     CacheReport,
     Cancel,
+    ChatMessage,
     Delta,
     Embed,
     Embedded,
@@ -57,8 +58,8 @@ _COUNTS_SECONDS = 0.25
 _LONG_PROMPT_CHARACTERS = 16_384
 """Above this a prompt is tokenized beside the loop (about 1 ms there) instead of in it."""
 
-_CHARACTERS_PER_INPUT = 128
-"""What tokenizing an input costs beside its characters, in the time of so many of them."""
+_CHARACTERS_PER_PART = 128
+"""What an input or a message costs beside its characters, in the time of so many of them."""
 
 
 class TakesJobs(Protocol):
@@ -311,10 +312,15 @@ def _has_grammar(request: Generate | Embed) -> bool:
 
 def _prompt_characters(request: Generate | Embed) -> int:
     if isinstance(request, Embed):
-        return sum(len(content) + _CHARACTERS_PER_INPUT for content in request.inputs)
+        return sum(len(content) + _CHARACTERS_PER_PART for content in request.inputs)
     if request.messages is not None:
-        return sum(len(message.content) for message in request.messages)
+        return sum(_characters(message) for message in request.messages)
     return len(request.text or "") + len(request.tokens or ()) + len(request.suffix or "")
+
+
+def _characters(message: ChatMessage) -> int:
+    calls = sum(len(call.arguments) + _CHARACTERS_PER_PART for call in message.tool_calls)
+    return len(message.content) + len(message.reasoning or "") + calls + _CHARACTERS_PER_PART
 
 
 def _no_text(request: Generate) -> Failed:

@@ -6,6 +6,9 @@ from inference.gateway.fields import filled_string, refuse, shown, string, wrong
 from inference.gateway.tools import calls
 from inference.protocol import ChatMessage, ToolCall
 
+MOST_MESSAGES = 10_000
+"""More than any context holds. 8 MB of empty ones keep a gateway busy for a second."""
+
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """A ``developer`` message is OpenAI's newer name of a system message; chat templates know the old one."""
 
@@ -21,6 +24,8 @@ def messages(value: Any, param: str) -> tuple[ChatMessage, ...]:
         wrong_type(value, param, "an array of messages")
     if not value:
         refuse(param, "must hold at least one message.")
+    if len(value) > MOST_MESSAGES:
+        refuse(param, f"may hold at most {MOST_MESSAGES} messages, not {len(value)}.")
     return tuple([_message(entry, position) for position, entry in enumerate(value)])
 
 

@@ -1,6 +1,7 @@
 """The worker's socket, with an engine that the test plays."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -11,14 +12,18 @@ import pytest_asyncio
 from inference.engine import server as module
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import EmbeddingJob
+from inference.engine.input_checks import refusal
 from inference.engine.jobs import AnyJob
+from inference.engine.prompts import Prompt, Prompts
 from inference.engine.server import WorkerServer
 from inference.protocol import (
     PROTOCOL_VERSION,
+    ChatMessage,
     Embed,
     Embedded,
     Failed,
     FrameDecoder,
+    Generate,
     HeldPrefixes,
     Hello,
     WorkerToGateway,
@@ -44,13 +49,25 @@ class PlayedEngine:
         self.cancelled.put_nowait(job)
 
 
+class PlayedPrompts:
+    """Refuses every request, and notes which threads it was asked by."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def build(self, request: Generate) -> Prompt:
+        self.threads.append(threading.get_ident())
+        raise refusal(request, "invalid_messages", "no", "messages")
+
+
 class Serving:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.engine = PlayedEngine()
+        self.prompts = PlayedPrompts()
         self.server = WorkerServer(
             Hello(protocol=PROTOCOL_VERSION, model="tiny", version="1.0.0", context_tokens=64, max_sequences=1, pid=1),
-            prompts=None,
+            prompts=cast(Prompts, self.prompts),
             embedding_inputs=cast(EmbeddingInputs, Inputs()),
             report=lambda _: None,
         )
@@ -86,6 +103,21 @@ async def test_requests_beyond_those_that_can_wait_are_refused_before_they_cost_
         assert isinstance((await read_messages(reader, decoder))[-1], Embedded)
         writer.write(encode_frame([Embed(id=4, request_id="r", inputs=("text",))]))
         assert (await serving.engine.submitted.get()).id == 4
+    writer.close()
+
+
+@pytest.mark.parametrize(("count", "in_the_loop"), [(2, True), (1000, False)])
+async def test_many_messages_are_rendered_beside_the_loop_however_short_they_are(
+    serving: Serving, count: int, in_the_loop: bool
+) -> None:
+    reader, writer = await serving.connect()
+    decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+    async with asyncio.timeout(30):
+        writer.write(encode_frame([Generate(id=1, request_id="r", messages=(ChatMessage("user", ""),) * count)]))
+        heard: list[WorkerToGateway] = []
+        while not any(isinstance(message, Failed) for message in heard):
+            heard += await read_messages(reader, decoder)
+    assert (serving.prompts.threads == [threading.get_ident()]) is in_the_loop
     writer.close()
 
 

@@ -121,6 +121,7 @@ class TestMessages:
             (None, "messages", "is missing"),
             ([], "messages", "at least one message"),
             ("hi", "messages", "must be an array of messages, not a string"),
+            (HELLO * 10_001, "messages", "at most 10000 messages, not 10001"),
             ({}, "messages", "not an object"),
             (["hi"], "messages[0]", "must be an object"),
             ([*HELLO, {"content": "x"}], "messages[1].role", "is missing; it is one of: system, developer"),
