@@ -11,6 +11,9 @@ Check = Callable[[Any, str], Any]
 _SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
+_STOP_CHARACTERS = 1024
+"""Text that may be the beginning of a stop string is compared with all of it, and held back meanwhile."""
+
 _JSON_NAMES = {
     str: "a string",
     bool: "a boolean",
@@ -96,12 +99,19 @@ def whole(low: int, high: int) -> Check:
 def stop(value: Any, param: str) -> tuple[str, ...]:
     """One stop string or up to 16 of them (OpenAI stops at 4)."""
     if type(value) is str:
-        return (filled_string(value, param),)
+        return (_stop_string(value, param),)
     if type(value) is not list:
         wrong_type(value, param, "a string or an array of strings")
     if len(value) > 16:
         refuse(param, f"may hold at most 16 strings, not {len(value)}.")
-    return tuple(filled_string(entry, f"{param}[{position}]") for position, entry in enumerate(value))
+    return tuple(_stop_string(entry, f"{param}[{position}]") for position, entry in enumerate(value))
+
+
+def _stop_string(value: Any, param: str) -> str:
+    text: str = filled_string(value, param)
+    if len(text) > _STOP_CHARACTERS:
+        refuse(param, f"may have at most {_STOP_CHARACTERS} characters, not {len(text)}.")
+    return text
 
 
 def logit_bias(value: Any, param: str) -> dict[int, float]:

@@ -67,6 +67,7 @@ class TestFields:
             ("stop", ["a", 5], "must be a string"),
             ("stop", ["x"] * 17, "at most 16"),
             ("stop", 5, "a string or an array"),
+            ("stop", ["a", "x" * 1025], "at most 1024 characters, not 1025"),
             ("logit_bias", [1], "must be an object"),
             ("logit_bias", {"x": 1}, "token ids"),
             ("logit_bias", {"9" * 5000: 1}, "token ids"),
