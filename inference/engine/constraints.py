@@ -181,6 +181,8 @@ def _told(error: str) -> str:
     """llguidance's error in the client's terms: no dump of the parser's state, no position in a grammar of ours."""
     line = next((line for line in error.splitlines() if line.strip()), "it can't be compiled")
     line = line.partition("failed to compile JSON schema: ")[2] or line
+    if line.endswith("regex parse error:"):  # what is wrong comes after the pattern and a mark below it
+        line += "".join(f" {each.strip()}" for each in error.splitlines() if each.startswith("error: "))
     for sign, words in _OWN_WORDS.items():
         if sign in line:
             return words

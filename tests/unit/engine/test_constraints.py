@@ -136,6 +136,7 @@ def test_drawn_tokens_keep_to_the_grammar_too(grammars: Grammars, seed: int) -> 
         ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
         ({"allOf": [{"type": "string", "pattern": "^a$"}, {"type": "string", "pattern": "^b$"}]}, "Unsatisfiable"),
         ({"type": "string", "pattern": r"^(a)\1$"}, "regex"),
+        ({"type": "string", "pattern": "(a"}, "unclosed group"),
         ({"$ref": "http://example.com/schema"}, "http://example.com/schema"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "without end"),
         (
