@@ -14,6 +14,9 @@ _SHOWN = 60
 _STOP_CHARACTERS = 1024
 """Text that may be the beginning of a stop string is compared with all of it, and held back meanwhile."""
 
+_BIASED_TOKENS = 1024
+"""They are added up at each token that is drawn, for all who are answered in that step."""
+
 _JSON_NAMES = {
     str: "a string",
     bool: "a boolean",
@@ -118,6 +121,8 @@ def logit_bias(value: Any, param: str) -> dict[int, float]:
     """Token id (a string, as JSON's keys are) → bias from −100 to 100."""
     if type(value) is not dict:
         wrong_type(value, param, "an object of token ids and biases")
+    if len(value) > _BIASED_TOKENS:
+        refuse(param, f"may hold at most {_BIASED_TOKENS} tokens, not {len(value)}.")
     biases = {}
     for token, bias in value.items():
         # The length comes first: int() raises ValueError above some thousand digits.

@@ -69,6 +69,7 @@ class TestFields:
             ("stop", 5, "a string or an array"),
             ("stop", ["a", "x" * 1025], "at most 1024 characters, not 1025"),
             ("logit_bias", [1], "must be an object"),
+            ("logit_bias", dict.fromkeys(map(str, range(1025)), 1), "at most 1024 tokens, not 1025"),
             ("logit_bias", {"x": 1}, "token ids"),
             ("logit_bias", {"9" * 5000: 1}, "token ids"),
             ("logit_bias", {"5": 101}, "from -100 to 100"),
