@@ -92,7 +92,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         report=News().say,
     )
     engine = (
-        _engine(arguments, model, limits, server.emit, loop)
+        _engine(arguments, model, limits, threads, server.emit, loop)
         if writes_text
         else EmbeddingEngine(model, limits.context_tokens, threads, server.emit)
     )
@@ -136,12 +136,17 @@ def _hello(arguments: argparse.Namespace, limits: Limits) -> Hello:
 
 
 def _engine(
-    arguments: argparse.Namespace, model: Model, limits: Limits, emit: Emit, loop: asyncio.AbstractEventLoop
+    arguments: argparse.Namespace,
+    model: Model,
+    limits: Limits,
+    threads: int,
+    emit: Emit,
+    loop: asyncio.AbstractEventLoop,
 ) -> Engine:
     return Engine(
         model,
         limits,
-        _threads(model.parameters),
+        threads,
         emit,
         files=tuple(arguments.files),
         cache_directory=arguments.cache_dir,
@@ -150,7 +155,11 @@ def _engine(
 
 
 def _threads(parameters: EngineParameters) -> int:
-    return parameters.threads or len(os.sched_getaffinity(0))
+    """As many as there are processors at most: threads that wait for each other's turn compute 100 times as slowly."""
+    processors = len(os.sched_getaffinity(0))
+    if (parameters.threads or 0) > processors:
+        log.warning("There are fewer processors than threads asked for", threads=parameters.threads, used=processors)
+    return min(parameters.threads or processors, processors)
 
 
 def _limits(trained_context_tokens: int, parameters: EngineParameters) -> Limits:

@@ -1,18 +1,41 @@
 """How much memory this process may still take, its cgroup's limit included."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_OWN = Path("/proc/self/status")
 
 
 def available_bytes() -> int:
     """What could be used without swapping: the kernel's own estimate, or the cgroup's head room if that is less."""
-    machine = next(
-        int(line.split()[1]) * 1024 for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")
-    )
+    machine = _listed(_MEMINFO, "MemAvailable:")
     limit, used = _number("memory.max"), _number("memory.current")
     return machine if limit is None or used is None else min(machine, max(0, limit - used))
+
+
+@contextmanager
+def bounded_by_available() -> Iterator[None]:
+    """Within it an allocation of more than :func:`available_bytes` fails, for all threads of this process. Linux grants
+    whatever it is asked for, and ends a process that then uses what is not there.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = _listed(_OWN, "VmData:") + available_bytes()
+    if soft != resource.RLIM_INFINITY:
+        bound = min(bound, soft)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _listed(file: Path, name: str) -> int:
+    """Bytes, from a file of the kernel's that lists them in kB."""
+    return next(int(line.split()[1]) * 1024 for line in file.read_text().splitlines() if line.startswith(name))
 
 
 def _number(name: str) -> int | None:

@@ -10,6 +10,7 @@ import llama_cpp
 from inference.engine.llama.context import Context
 from inference.engine.llama.embedding_context import EmbeddingContext, Pooling
 from inference.engine.llama.native import LlamaError, complaints
+from inference.engine.memory import bounded_by_available
 from inference.protocol import EngineParameters
 
 _LOSSLESS_VOCABULARIES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)
@@ -218,7 +219,8 @@ class Model:
 
     def _init(self, options: Any, what: str) -> Any:
         complaints.clear()
-        context = llama_cpp.llama_init_from_model(self._model, options)
+        with bounded_by_available():
+            context = llama_cpp.llama_init_from_model(self._model, options)
         if not context:
             reason = f": {complaints[-1]}" if complaints else ""
             raise LlamaError(f"llama.cpp refuses {what}, for want of memory or because of the parameters{reason}")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.engine import memory
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import Embedder, EmbeddingJob, pooling_of
 from inference.engine.input_checks import PromptRefused
@@ -305,17 +304,3 @@ def test_an_input_that_the_machine_has_no_memory_for_is_refused_with_the_arithme
     assert isinstance(failed, Failed) and (failed.status, failed.code) == (503, "insufficient_memory")
     assert "2048 tokens at once need 24 MB" in failed.message and "20 MB are available" in failed.message
     assert isinstance(answers[2], Embedded)
-
-
-def test_available_memory_is_what_the_machine_or_the_cgroup_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    assert memory.available_bytes() == 5000 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert memory.available_bytes() == 5000 * 1024
-    (tmp_path / "memory.max").write_text("3000\n")
-    assert memory.available_bytes() == 2000

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.engine import memory
 from inference.engine.cache.state import join, parse
-from inference.engine.llama import Model, silence_native_log
+from inference.engine.llama import LlamaError, Model, silence_native_log
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,18 @@ def test_rows_of_logits_are_in_the_order_of_the_batch(model: Model) -> None:
     ends = np.cumsum([len(prompt) for prompt in prompts]) - 1
     together.decode(tokens, positions, slots, [int(end) for end in ends])
     assert [int(row.argmax()) for row in together.logits(3)] == alone
+
+
+def test_cells_that_there_is_no_memory_for_are_refused_before_the_kernel_ends_the_process(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux grants them, and the process dies of using them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "available_bytes", lambda: 64 << 20)
+        with pytest.raises(LlamaError, match="a context of 16384 tokens, for want of memory"):
+            model.create_context(tokens=16384, sequences=1, unified=True, batch_tokens=64, threads=2)
+        model.create_context(tokens=256, sequences=1, unified=True, batch_tokens=64, threads=2).close()
+    model.create_context(tokens=16384, sequences=1, unified=True, batch_tokens=64, threads=2).close()
 
 
 def test_text_survives_the_way_through_tokens(model: Model) -> None:

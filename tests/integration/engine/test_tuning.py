@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,13 @@ def test_parameters_that_llama_cpp_refuses_fail_the_load_with_its_reason(start: 
     failed = start(None, kv_type="q8_0").statuses()[-1]
     assert failed["stage"] == "failed"
     assert "q8_0" in str(failed["reason"]) and "block size 32" in str(failed["reason"])
+
+
+def test_more_threads_than_processors_are_not_taken(start: Start) -> None:
+    worker = start(None, threads=512)
+    assert worker.statuses()[-1]["stage"] == "ready"
+    assert worker.process.stderr is not None
+    lines = [json.loads(worker.process.stderr.readline()) for _ in range(2)]
+    assert "fewer processors than threads" in lines[0]["message"]
+    assert lines[0]["threads"] == 512
+    assert lines[0]["used"] == lines[1]["threads"] == len(os.sched_getaffinity(0))
