@@ -1,7 +1,7 @@
 """An SSD tier in a directory of its own, with a clock that is set by hand, and how tests speak to it."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +45,7 @@ def put(tier: DiskTier, *numbers: int, parent: bytes = ROOT, tokens: int = 64) -
         tier.put(block(number, parent=parent, tokens=tokens), payload(number), KEY, "tenant")
 
 
-def fetch(
-    tier: DiskTier, *numbers: int, key_of: Mapping[bytes, bytes] | Callable[[bytes], bytes] = lambda _: KEY
-) -> list[tuple[bytes, Bytes]]:
+def fetch(tier: DiskTier, *numbers: int, key: bytes = KEY) -> list[tuple[bytes, Bytes]]:
     answers: list[list[tuple[bytes, Bytes]]] = []
     answered = threading.Event()
 
@@ -55,7 +53,8 @@ def fetch(
         answers.append(found)
         answered.set()
 
-    tier.fetch([name(number) for number in numbers], key_of, done)
+    names = [name(number) for number in numbers]
+    tier.fetch(names, dict.fromkeys(names, key), done)
     assert answered.wait(PATIENCE)
     assert len(answers) == 1, "answered twice"
     return answers[0]

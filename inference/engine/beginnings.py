@@ -42,19 +42,22 @@ class Beginnings:
         """Have the disk bring what it has of the prompt and RAM has not: ``answer`` is called once or twice, by other
         threads. False: there is nothing to wait for."""
         missing = self._kv.missing(choice.chain, choice.job.tokens)
-        if not missing.ids:
+        if not missing.ids or not self._kv.fetch(missing, lambda found: answer(Fetched(choice, missing, found))):
             return False
-        self._kv.fetch(missing, lambda payloads: answer(Fetched(choice, missing, payloads)))
         # A disk that hangs must not hang the request: without an answer the prompt is computed.
-        timer = threading.Timer(_FETCH_SECONDS, lambda: answer(Fetched(choice, missing, [])))
+        timer = threading.Timer(_FETCH_SECONDS, lambda: answer(Fetched(choice, missing, None)))
         timer.daemon = True
         timer.start()
         choice.fetching = timer
         return True
 
-    def take(self, event: Fetched) -> None:
-        """What was fetched waits in RAM, pinned, until the choice has it."""
+    def take(self, event: Fetched, *, wanted: bool) -> None:
+        """What was fetched waits in RAM, pinned, until the choice has it, if it still does not run."""
+        if event.payloads is not None:
+            self._kv.let_go(event.missing)
+        if not wanted:
+            return
         choice = event.choice
         assert choice.fetching is not None
         choice.fetching.cancel()
-        choice.pinned = self._kv.fetched(event.missing, event.payloads)
+        choice.pinned = self._kv.fetched(event.missing, event.payloads or [])

@@ -217,8 +217,9 @@ class Engine:
 
     def _take_fetched(self, event: Fetched) -> None:
         choice = event.choice
-        if choice.job in self._answering and not choice.scheduled:  # else it was cancelled, or gave up waiting
-            self._beginnings.take(event)
+        wanted = choice.job in self._answering and not choice.scheduled  # else it was cancelled, or gave up waiting
+        self._beginnings.take(event, wanted=wanted)
+        if wanted:
             self._schedule(choice)
 
     def _schedule(self, choice: Choice) -> None:

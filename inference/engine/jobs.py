@@ -91,7 +91,8 @@ class Fetched:
 
     choice: Choice
     missing: Missing
-    payloads: list[tuple[bytes, Bytes]]
+    payloads: list[tuple[bytes, Bytes]] | None
+    """None: it took too long, and may still come."""
 
 
 class DiskChanged:

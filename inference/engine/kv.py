@@ -34,6 +34,8 @@ class Kv:
         self._directory = directory
         self._on_disk_event = on_disk_event
         self._disk: DiskTier | None = None
+        self._asked_bytes = 0
+        """Of what the disk was asked for: its thread reads on while a step is computed, however long that takes."""
         self._layout, self._refusal = _prove(contexts)
         self._compatibility = compatibility(files, contexts.build, self._layout) if self._layout else b""
         self._window_tokens = max((cache.window for cache in self._layout.caches), default=0) if self._layout else 0
@@ -51,10 +53,20 @@ class Kv:
         """What only the SSD has of a prompt; :meth:`fetch` brings it."""
         return Missing() if chain is None else self._cache.missing(chain, tokens)
 
-    def fetch(self, missing: Missing, done: Fetched) -> None:
-        """``done`` is called by another thread, with what could be read, which may be nothing."""
+    def fetch(self, missing: Missing, done: Fetched) -> bool:
+        """``done`` is called by another thread, with what could be read, which may be nothing. False: RAM will have no
+        room for it beside what others have asked for, and did not :meth:`let_go` yet."""
         assert self._disk is not None, "nothing is missing without a disk"
+        missing.file_bytes = self._disk.bytes_of(missing.names)
+        if self._asked_bytes and self._asked_bytes + missing.file_bytes > self._cache.ram_bytes:
+            return False
+        self._asked_bytes += missing.file_bytes
         self._disk.fetch(missing.names, missing.keys, done)
+        return True
+
+    def let_go(self, missing: Missing) -> None:
+        """What ``done`` was called with does not wait for us any more."""
+        self._asked_bytes -= missing.file_bytes
 
     def fetched(self, missing: Missing, payloads: list[tuple[bytes, Bytes]]) -> list[bytes]:
         """Take them into RAM, where the named ones are pinned until :meth:`unpin`."""

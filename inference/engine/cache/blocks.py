@@ -43,6 +43,8 @@ class Missing:
     """Blocks that the SSD holds and RAM does not, in the order of the prompt."""
 
     ids: list[Entry] = field(default_factory=list)
+    file_bytes: int = 0
+    """Of their files, once they are asked for."""
 
     @property
     def names(self) -> list[bytes]:
@@ -70,6 +72,11 @@ class BlockCache:
     @property
     def enabled(self) -> bool:
         return self._ram.budget_bytes > 0
+
+    @property
+    def ram_bytes(self) -> int:
+        """The budget of the RAM tier."""
+        return self._ram.budget_bytes
 
     def holds(self, name: bytes) -> bool:
         """Whether a block is in any tier. What waits to be written to SSD is not there yet."""

@@ -25,7 +25,7 @@ written; if that succeeds, the tier is on again. There is one way back, whatever
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -105,6 +105,11 @@ class DiskTier:
         store = self._store
         return store is not None and store.index.holds(name)
 
+    def bytes_of(self, names: Iterable[bytes]) -> int:
+        """Of the files of those that are on disk."""
+        store = self._store
+        return sum(held.size for name in names if (held := store.index.get(name))) if store is not None else 0
+
     def tail_sizes(self, parent: bytes) -> Sequence[int]:
         """Token counts, below 64, of the tails on disk that follow ``parent``, descending."""
         store = self._store
@@ -139,7 +144,7 @@ class DiskTier:
     def fetch(
         self,
         names: Sequence[bytes],
-        key_of: Mapping[bytes, bytes] | Callable[[bytes], bytes],
+        keys: Mapping[bytes, bytes],
         done: Callable[[list[tuple[bytes, Bytes]]], None],
     ) -> None:
         """Call ``done``, once, with the payloads of the leading ``names`` that are there and intact.
@@ -147,8 +152,7 @@ class DiskTier:
         They are all in memory then, so ask for no more than there is room for. A disk that hangs delays ``done`` as
         long: who can't wait must have a deadline.
         """
-        find = key_of.__getitem__ if isinstance(key_of, Mapping) else key_of
-        if not self._mailbox.fetch(Fetch(tuple((name, find(name)) for name in names), done)):
+        if not self._mailbox.fetch(Fetch(tuple((name, keys[name]) for name in names), done)):
             done([])
 
     def set_budget(self, budget: DiskBudget) -> None:

@@ -4,12 +4,14 @@ Texts are compared between runs with the same batch shapes only: llama.cpp round
 """
 
 import itertools
+import queue
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from inference.engine.cache.state import Part, Prefix, UnknownForm, parse
+from inference.engine.cache.state import Bytes, Part, Prefix, UnknownForm, parse
 from inference.engine.kv import Kv
 from inference.engine.sequences import Pool
 from inference.protocol import CacheBudget, FinishReason, Partition, Sampling
@@ -70,6 +72,38 @@ def test_kv_is_shared_where_parameters_do_not_change_it_only(
     chains = [kv.chain(ALICE, 0) for kv in (own, other)]
     names = [chain.block(0, range(64)).name for chain in chains if chain is not None]
     assert (names[0] == names[1]) is (kind == "unified")
+
+
+def test_the_disk_is_asked_for_no_more_than_ram_has_room_for(
+    models: Models, contexts_of: ContextsOf, tmp_path: Path
+) -> None:
+    """Its thread reads on while a step is computed, however long that takes."""
+    contexts = contexts_of("llama")
+    written: queue.SimpleQueue[None] = queue.SimpleQueue()
+    kv = Kv(contexts, (str(models("llama")[1]),), tmp_path, lambda: written.put(None))
+    layout = contexts.prove()
+    two = CacheBudget(ram_bytes=2 * layout.block_bytes(64), ssd_bytes=64 << 20)
+    lanes = contexts.of(Pool.LANES)
+    assert lanes is not None
+    prompts = [[start, *range(127)] for start in (1, 2)]
+    kv.set_budget(two)
+    for lane, tokens in enumerate(prompts):
+        lanes.decode(tokens, range(128), [lane] * 128, [])
+        kv.save(kv.chain(ALICE, 0), tokens, Pool.LANES, lane, 128, tail=False)
+    found: queue.SimpleQueue[list[tuple[bytes, Bytes]]] = queue.SimpleQueue()
+    while kv.report(0).ssd.blocks < 4:
+        written.get(timeout=60)
+    kv.set_budget(replace(two, ram_bytes=0))  # all that RAM has goes
+    kv.set_budget(two)
+    first, second = (kv.missing(kv.chain(ALICE, 0), tokens) for tokens in prompts)
+    assert [len(missing.ids) for missing in (first, second)] == [2, 2]
+    assert kv.fetch(first, found.put)
+    assert not kv.fetch(second, found.put)
+    assert len(found.get(timeout=60)) == 2
+    kv.let_go(first)
+    assert kv.fetch(second, found.put)
+    assert len(found.get(timeout=60)) == 2
+    kv.close()
 
 
 def test_a_state_of_another_model_is_refused_and_leaves_nothing(contexts_of: ContextsOf) -> None:

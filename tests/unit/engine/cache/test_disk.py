@@ -42,13 +42,6 @@ def test_blocks_outlive_the_worker(rig: Rig) -> None:
     assert_intact(fetch(again, 1, 2), 1, 2)
 
 
-def test_keys_come_from_a_mapping_as_well(rig: Rig) -> None:
-    tier = rig.open()
-    put(tier, 1)
-    tier.drain(PATIENCE)
-    assert_intact(fetch(tier, 1, key_of={name(1): KEY}), 1)
-
-
 def test_a_fetch_ends_before_the_first_block_that_is_not_there(rig: Rig) -> None:
     tier = rig.open()
     put(tier, 1, 2, 4)
@@ -76,7 +69,7 @@ def test_a_key_that_does_not_fit_reads_nothing(rig: Rig) -> None:
     tier = rig.open()
     put(tier, 1)
     tier.drain(PATIENCE)
-    assert fetch(tier, 1, key_of={name(1): bytes(32)}) == []
+    assert fetch(tier, 1, key=bytes(32)) == []
 
 
 def test_tails_are_found_by_their_parent(rig: Rig) -> None:
@@ -276,7 +269,7 @@ def test_an_error_of_who_is_told_does_not_end_the_tier(rig: Rig) -> None:
     rig.tiers.append(tier)
     put(tier, 1)
     tier.drain(PATIENCE)
-    tier.fetch([name(1)], lambda _: KEY, fail)
+    tier.fetch([name(1)], {name(1): KEY}, fail)
     assert_intact(fetch(tier, 1), 1)
     assert tier.report().enabled
 
