@@ -1,0 +1,314 @@
+"""What this process was granted of each limit's window, and what it has spent and promised of it. Pure: no clock, no
+SQL.
+
+A limit is an :class:`Account`. Of the window that a moment is in, each gateway process leases small parts from SQL
+(:mod:`quotas.treasury`) and spends them by itself:
+
+    granted  =  spent (settled, real counts)  +  reserved (promised to requests that run)  +  available
+
+All leases of a window together never exceed its limit, so N processes can't overspend it, however they die. A request
+belongs to the window in which it was admitted: what it is promised later, and what it gives back, are that window's.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from quotas.windows import Period, Window, window_at
+
+PARTS = 200
+"""A limit is leased in parts of 0.5 %: what a process holds and does not need is so much at most."""
+
+REFUSED_SECONDS = 0.2
+"""A window that has nothing left is asked again no sooner: others may have given back."""
+
+_PLENTY_PARTS = PARTS // 10
+"""As long as so many parts are left, the next one is asked for before it is needed."""
+
+IDLE_SECONDS = 2.0
+"""What nothing was reserved from for so long is given back."""
+
+
+class Unit(StrEnum):
+    TOKENS = "tokens"
+    REQUESTS = "requests"
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit on what a subject may use in each window of a period."""
+
+    key: str
+    """What stays when the limit changes: ``model:12/tokens/hour``."""
+    unit: Unit
+    period: Period
+    limit: int
+    name: str
+    """As its owner calls it: ``hourly_token_limit``."""
+    owner: str
+    """As a client is told: ``The model 'x'``."""
+
+
+class Balance:
+    """Of one account in one window, as this process has it."""
+
+    __slots__ = (
+        "_account",
+        "asking",
+        "granted",
+        "left",
+        "part",
+        "refused_at",
+        "reserved",
+        "spent",
+        "stale",
+        "used_at",
+        "window",
+    )
+
+    def __init__(self, account: Account, window: Window) -> None:
+        self.account = account
+        self.window = window
+        self.granted = 0
+        self.spent = 0
+        self.reserved = 0
+        self.asking = False
+        """SQL was asked for more and has not answered yet."""
+        self.stale = False
+        """What is available was leased under another limit, or for a window that is over."""
+        self.left: int | None = None
+        """What nobody had leased when SQL last answered; None: it was not asked yet."""
+        self.refused_at = float("-inf")
+        """When it last gave less than was needed."""
+        self.used_at = float("-inf")
+
+    def __repr__(self) -> str:
+        numbers = f"granted={self.granted}, spent={self.spent}, reserved={self.reserved}"
+        return f"Balance({self.account.key} @{self.window.starts_at}: {numbers})"
+
+    @property
+    def account(self) -> Account:
+        return self._account
+
+    @account.setter
+    def account(self, account: Account) -> None:
+        self._account = account
+        self.part = max(1, account.limit // PARTS)
+
+    @property
+    def available(self) -> int:
+        return self.granted - self.spent - self.reserved
+
+    @property
+    def charged(self) -> int:
+        """What would be lost with this process: spent, and promised."""
+        return self.spent + self.reserved
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Wanted from SQL."""
+
+    balance: Balance
+    need: int
+    """At least so much, if it is there at all; what SQL gives beyond is the account's part, or less near the end."""
+
+
+class Shortage(msgspec.Struct, frozen=True):
+    """Why a request can't be admitted right now."""
+
+    balance: Balance
+    amount: int
+    """What the request needs of it in all."""
+
+    @property
+    def missing(self) -> int:
+        return self.amount - self.balance.available
+
+
+class Permit:
+    """What one request was promised. Settle it exactly once."""
+
+    __slots__ = ("holdings", "settled", "tokens")
+
+    def __init__(self, holdings: "list[tuple[Balance, int]]", tokens: int) -> None:
+        self.holdings = holdings
+        """Balances and what they promised, in the order of the accounts."""
+        self.tokens = tokens
+        """Promised to it of each of its accounts of tokens."""
+        self.settled = False
+
+
+class Ledger:
+    """The balances of one process. Owned by its event loop."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self._zone = zone
+        self._current: dict[str, Balance] = {}
+        """By the account's key."""
+        self._balances: dict[tuple[str, int], Balance] = {}
+        """All, of windows that are over, too, by the account's key and the window's start."""
+        self._wanted: dict[Balance, int] = {}
+
+    # --- A request ---------------------------------------------------------------------------------------------------
+
+    def reserve(self, accounts: Sequence[Account], tokens: int, now: float) -> Permit | list[Shortage]:
+        """Promise a request ``tokens`` and a place among the requests, of all accounts or of none."""
+        holdings = []
+        short = []
+        for account in accounts:
+            balance = self._current.get(account.key)
+            if balance is None or not balance.window.holds(now):
+                balance = self._turn(account, now)
+            amount = tokens if account.unit is Unit.TOKENS else 1
+            if balance.available < amount:
+                short.append(Shortage(balance, amount))
+            holdings.append((balance, amount))
+        if short:
+            return short
+        for balance, amount in holdings:
+            self._promise(balance, amount, now)
+        return Permit(holdings, tokens)
+
+    def extend(self, permit: Permit, tokens: int, now: float) -> list[Shortage]:
+        """Promise a running request so many tokens more, of all its accounts or of none: then those that lack it."""
+        assert not permit.settled
+        held = [balance for balance, _ in permit.holdings if balance.account.unit is Unit.TOKENS]
+        short = [Shortage(balance, tokens) for balance in held if balance.available < tokens]
+        if short:
+            return short
+        for balance in held:
+            self._promise(balance, tokens, now)
+        permit.holdings = [
+            (balance, amount + tokens if balance.account.unit is Unit.TOKENS else amount)
+            for balance, amount in permit.holdings
+        ]
+        permit.tokens += tokens
+        return []
+
+    def settle(self, permit: Permit, tokens: int | None) -> None:
+        """The request is over: it used ``tokens``; None: it was never served, and costs nothing."""
+        assert not permit.settled, "settled twice"
+        permit.settled = True
+        for balance, amount in permit.holdings:
+            balance.reserved -= amount
+            if tokens is not None:
+                balance.spent += tokens if balance.account.unit is Unit.TOKENS else 1
+
+    # --- SQL's answers, and what it is to be asked -------------------------------------------------------------------
+
+    def want(self, shortages: Iterable[Shortage], now: float) -> list[Shortage]:
+        """Have SQL asked for what is missing. Returns those for which that is in vain: the limit is lower, or SQL has
+        just said that it has not so much left."""
+        vain = []
+        for shortage in shortages:
+            balance = shortage.balance
+            known = balance.left if balance.left is not None and now - balance.refused_at < REFUSED_SECONDS else None
+            if shortage.amount > balance.account.limit or (known is not None and shortage.missing > known):
+                vain.append(shortage)
+            else:
+                self._wanted[balance] = self._wanted.get(balance, 0) + shortage.missing
+        return vain
+
+    def take_asks(self) -> list[Ask]:
+        """What SQL should be asked for now; one question for each balance at a time."""
+        asks = [Ask(balance, need) for balance, need in self._wanted.items() if not balance.asking]
+        for ask in asks:
+            ask.balance.asking = True
+            del self._wanted[ask.balance]
+        return asks
+
+    def granted(self, ask: Ask, amount: int, left: int, now: float) -> None:
+        """SQL's answer: ``amount`` more is ours, and ``left`` is nobody's yet."""
+        balance = ask.balance
+        balance.asking = False
+        balance.granted += amount
+        balance.left = left
+        if amount < ask.need:
+            balance.refused_at = now
+
+    def unanswered(self, ask: Ask) -> None:
+        """SQL could not be asked."""
+        ask.balance.asking = False
+
+    def retune(self, accounts: Iterable[Account]) -> None:
+        """These are all accounts that there are now. What was leased under another limit is to be given back."""
+        known = {account.key: account for account in accounts}
+        for key, balance in list(self._current.items()):
+            account = known.get(key)
+            if account is None:
+                self._retire(balance)
+            elif account != balance.account:
+                balance.stale = balance.account.limit != account.limit
+                balance.account = account
+                balance.left, balance.refused_at = None, float("-inf")
+
+    def give_back(self, now: float) -> list[tuple[Balance, int]]:
+        """What is to be given back to SQL, and is ours no longer: what lies idle, is more than two parts, or was leased
+        for a window that is over or under another limit."""
+        for balance in list(self._current.values()):
+            if not balance.window.holds(now):
+                self._retire(balance)
+        back = []
+        for balance in self._balances.values():
+            surplus = 0 if balance.asking else self._surplus(balance, now)
+            if surplus > 0:
+                balance.granted -= surplus
+                if balance.left is not None:
+                    balance.left += surplus
+                back.append((balance, surplus))
+        return back
+
+    def take_closed(self) -> list[Balance]:
+        """Balances that nothing can change any more, after what they gave back. They are forgotten here."""
+        closed = [
+            balance
+            for balance in self._balances.values()
+            if self._current.get(balance.account.key) is not balance
+            and not (balance.reserved or balance.available or balance.asking)
+        ]
+        for balance in closed:
+            del self._balances[balance.account.key, balance.window.starts_at]
+            self._wanted.pop(balance, None)
+        return closed
+
+    def balances(self) -> list[Balance]:
+        """All that are known, of windows that are over, too."""
+        return list(self._balances.values())
+
+    def find(self, account: Account, now: float) -> Balance | None:
+        """An account's balance in the window of now, if it was used there."""
+        balance = self._current.get(account.key)
+        return balance if balance is not None and balance.window.holds(now) else None
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _turn(self, account: Account, now: float) -> Balance:
+        """The balance of the window that has begun: or begun again, where the clock went back."""
+        if old := self._current.get(account.key):
+            self._retire(old)
+        window = window_at(account.period, now, self._zone)
+        balance = self._balances.get((account.key, window.starts_at))
+        if balance is None:
+            balance = self._balances[account.key, window.starts_at] = Balance(account, window)
+        balance.account, balance.stale = account, False
+        self._current[account.key] = balance
+        return balance
+
+    def _retire(self, balance: Balance) -> None:
+        balance.stale = True
+        del self._current[balance.account.key]
+
+    def _promise(self, balance: Balance, amount: int, now: float) -> None:
+        balance.reserved += amount
+        balance.used_at = now
+        # In good time, so that few requests wait for SQL; not near the end, where another process may need it.
+        plenty = balance.left is not None and balance.left >= _PLENTY_PARTS * balance.part
+        if plenty and balance.available * 2 < balance.part and not balance.asking:
+            self._wanted.setdefault(balance, balance.part)
+
+    def _surplus(self, balance: Balance, now: float) -> int:
+        if balance.stale or now - balance.used_at > IDLE_SECONDS or balance.left == 0:
+            balance.stale = self._current.get(balance.account.key) is not balance
+            return balance.available
+        return max(0, balance.available - 2 * balance.part)
