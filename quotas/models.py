@@ -1,4 +1,5 @@
-"""The tables of who may: tenants, their API keys, and the partitions of the KV cache that are theirs."""
+"""The tables of who may and how much: tenants, their API keys and partitions of the KV cache; limits and what of them
+is leased."""
 
 from django.db import models
 from django.db.models import Q
@@ -7,7 +8,9 @@ from django.db.models.lookups import Exact
 from django.utils import timezone
 
 from quotas.callers import PARTITION_PATTERN, Role
+from quotas.ledger import Unit
 from quotas.sealing import SEALED_BYTES
+from quotas.windows import Period
 
 _ROLES = [(role.value, role.value.capitalize()) for role in Role]
 
@@ -77,3 +80,64 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}… ({self.tenant})"
+
+
+class QuotaRevision(models.Model):
+    """Limits of a model that were in force; those with its highest number are. Rows never change (trigger)."""
+
+    model = models.ForeignKey("registry.Model", on_delete=models.CASCADE, related_name="quota_revisions")
+    number = models.PositiveIntegerField()
+    quota = models.JSONField(help_text="As quotas.limits.ModelQuota.")
+    author = models.CharField(max_length=200, blank=True)
+    comment = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["model", "-number"]
+        constraints = [models.UniqueConstraint(fields=["model", "number"], name="quotas_quotarevision_once")]
+
+    def __str__(self) -> str:
+        return f"{self.model}, revision {self.number}"
+
+
+class Window(models.Model):
+    """What is leased of an account in one window. Gateways lease and give back by :mod:`quotas.treasury`."""
+
+    account = models.CharField(max_length=100, help_text="As quotas.ledger.Account.key.")
+    unit = models.CharField(max_length=10, choices=[(unit.value, unit.value) for unit in Unit])
+    period = models.CharField(max_length=10, choices=[(period.value, period.value) for period in Period])
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    taken = models.BigIntegerField(default=0, help_text="Leased, and not given back. Never above the limit.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "starts_at"], name="quotas_window_once"),
+            models.CheckConstraint(condition=Q(taken__gte=0), name="quotas_window_taken"),
+        ]
+        indexes = [models.Index(fields=["ends_at"], name="quotas_window_end")]
+
+    def __str__(self) -> str:
+        return f"{self.account} @ {self.starts_at:%Y-%m-%d %H:%M}"
+
+
+class Lease(models.Model):
+    """What one gateway process holds of a window, and what it last said of it."""
+
+    window = models.ForeignKey(Window, on_delete=models.CASCADE, related_name="leases")
+    gateway = models.CharField(max_length=32, help_text="Of one process's life.")
+    granted = models.BigIntegerField(default=0)
+    spent = models.BigIntegerField(default=0, help_text="Real counts of requests that are over.")
+    reserved = models.BigIntegerField(default=0, help_text="Promised to requests that run.")
+    told_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["gateway", "window"], name="quotas_lease_once"),
+            models.CheckConstraint(
+                condition=Q(granted__gte=0, spent__gte=0, reserved__gte=0), name="quotas_lease_counts"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gateway}: {self.granted}"

@@ -1,0 +1,94 @@
+"""What a process has charged to its leases, in a file that outlives it.
+
+A process that is killed can't tell SQL what it had spent and promised. It writes that into a file that is mapped into
+memory, a store of 8 bytes each time: the kernel keeps the page whatever becomes of the process, and whoever finds the
+file unlocked takes back what the leases hold beyond it (:func:`quotas.treasury.reclaim`). Only the machine's own end
+loses it, and then what was leased is lost to its window.
+
+Layout: slots of two little-endian int64: the lease's number (0: a free slot), and what is charged to it. The number is
+written last, so that a slot is whole before it counts; a store of 8 aligned bytes is never seen by halves.
+"""
+
+import fcntl
+import mmap
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+SLOTS = 8192
+_BYTES = SLOTS * 16
+_SUFFIX = ".leases"
+
+
+class JournalFull(Exception):
+    """All slots are in use: nothing more may be leased until windows end."""
+
+
+class Journal:
+    """Of one process's life. Its file is locked as long as the process lives."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make it. Raises OSError."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.gateway = secrets.token_hex(16)
+        """The name of this life."""
+        self._path = directory / f"{self.gateway}{_SUFFIX}"
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        os.ftruncate(self._file, _BYTES)
+        self._map = mmap.mmap(self._file, _BYTES)
+        self._words = memoryview(self._map).cast("q")
+        self._slots: dict[int, int] = {}
+        """By lease."""
+        self._free = list(range(SLOTS - 1, -1, -1))
+
+    def charge(self, lease: int, charged: int) -> None:
+        """So much is spent of it and promised.
+
+        Raises:
+            JournalFull: it is not known yet, and there is no slot.
+        """
+        slot = self._slots.get(lease)
+        if slot is not None:
+            self._words[2 * slot + 1] = charged
+            return
+        if not self._free:
+            raise JournalFull
+        slot = self._slots[lease] = self._free.pop()
+        self._words[2 * slot + 1] = charged
+        self._words[2 * slot] = lease
+
+    def forget(self, lease: int) -> None:
+        """It is closed, and SQL knows all of it."""
+        slot = self._slots.pop(lease, None)
+        if slot is not None:
+            self._words[2 * slot] = 0
+            self._free.append(slot)
+
+    def close(self) -> None:
+        """SQL knows all: nothing is to be reclaimed."""
+        self._path.unlink(missing_ok=True)
+        self._words.release()
+        self._map.close()
+        os.close(self._file)
+
+
+def left_behind(directory: Path) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Of each process that is dead: its name, and what it had charged, by lease. Its file is deleted when the next one
+    is asked for, so what is left undone is found again."""
+    for path in sorted(directory.glob(f"*{_SUFFIX}")):
+        with suppress(FileNotFoundError, BlockingIOError):  # another one has done it, or it lives
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield path.name.removesuffix(_SUFFIX), _read(file)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(file)
+
+
+def _read(file: int) -> list[tuple[int, int]]:
+    words = memoryview(os.pread(file, _BYTES, 0)).cast("q")
+    return [(words[at], words[at + 1]) for at in range(0, len(words) - 1, 2) if words[at]]
