@@ -13,8 +13,7 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 SLOTS = 8192
@@ -75,18 +74,29 @@ class Journal:
         os.close(self._file)
 
 
-def left_behind(directory: Path) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """Of each process that is dead: its name, and what it had charged, by lease. Its file is deleted when the next one
-    is asked for, so what is left undone is found again."""
+def reclaim_left(directory: Path, reclaim: Callable[[str, list[tuple[int, int]]], None]) -> None:
+    """Have each process reclaimed that is dead: ``reclaim`` gets its name and, by lease, what it had charged. If that
+    fails, it is found again."""
     for path in sorted(directory.glob(f"*{_SUFFIX}")):
-        with suppress(FileNotFoundError, BlockingIOError):  # another one has done it, or it lives
+        try:
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield path.name.removesuffix(_SUFFIX), _read(file)
+        except FileNotFoundError:  # another one has done it
+            continue
+        try:
+            if _locked(file):
+                reclaim(path.name.removesuffix(_SUFFIX), _read(file))
                 path.unlink(missing_ok=True)
-            finally:
-                os.close(file)
+        finally:
+            os.close(file)
+
+
+def _locked(file: int) -> bool:
+    """False: its process lives, or another one is at it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read(file: int) -> list[tuple[int, int]]:

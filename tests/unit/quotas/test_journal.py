@@ -1,5 +1,6 @@
 """What a process charges outlives it."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quotas import journal
-from quotas.journal import Journal, JournalFull, left_behind
+from quotas.journal import Journal, JournalFull, reclaim_left
 
 KILLED = """
 import sys, pathlib
@@ -24,31 +25,48 @@ sys.stdin.read()
 """
 
 
+def reclaimed(directory: Path) -> list[tuple[str, list[tuple[int, int]]]]:
+    found: list[tuple[str, list[tuple[int, int]]]] = []
+    reclaim_left(directory, lambda name, charges: found.append((name, charges)))
+    return found
+
+
+def died(directory: Path) -> None:
+    """A process that had charged something, as the kernel leaves it."""
+    dead = Journal(directory)
+    dead.charge(7, 1)
+    fcntl.flock(dead._file, fcntl.LOCK_UN)
+
+
 def test_what_a_killed_process_had_charged_is_found_by_one_who_looks(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     name = process.stdout.readline().strip()
-    assert list(left_behind(tmp_path)) == [], "it lives"
+    assert reclaimed(tmp_path) == [], "it lives"
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    found = left_behind(tmp_path)
-    assert next(found) == (name, [(1, 100), (2, 2**40)])
-    assert list(left_behind(tmp_path)) == [], "somebody is at it"
-    assert next(found, None) is None
+    assert reclaimed(tmp_path) == [(name, [(1, 100), (2, 2**40)])]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_finished_with_is_found_again(tmp_path: Path) -> None:
-    dead = Journal(tmp_path)
-    dead.charge(7, 1)
-    os.close(dead._file)  # as the kernel does at its end
-    found = left_behind(tmp_path)
-    next(found)
+def test_only_one_reclaims(tmp_path: Path) -> None:
+    died(tmp_path)
+    meanwhile: list[object] = []
+    reclaim_left(tmp_path, lambda *_: meanwhile.append(reclaimed(tmp_path)))
+    assert meanwhile == [[]]
+
+
+def test_what_could_not_be_reclaimed_is_found_again(tmp_path: Path) -> None:
+    died(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        found.throw(ZeroDivisionError())
-    assert [charges for _, charges in left_behind(tmp_path)] == [[(7, 1)]]
+        reclaim_left(tmp_path, fail)
+    assert [charges for _, charges in reclaimed(tmp_path)] == [[(7, 1)]]
 
 
 def test_a_process_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
