@@ -6,7 +6,10 @@ from inference.engine.jobs import AnyJob, Choice, Job
 from inference.engine.llama import FloatArray, Model
 from inference.engine.logprobs import token_logprob
 from inference.engine.output import Sent
-from inference.protocol import Delta, Failed, Finished, FinishReason, TokenLogprob, WorkerToGateway
+from inference.protocol import Delta, Failed, Finished, FinishReason, TokenLogprob, Wants, WorkerToGateway
+
+_WANTS_TOKENS = 16
+"""More is asked for when so few are left, so that it is there before they are spent."""
 
 
 class Answering:
@@ -64,8 +67,21 @@ class Answering:
             else:
                 if sent:
                     self.send(job, _delta(choice, sent))
+                self._want(choice)
                 return True
         return False
+
+    def grant(self, job: Job, tokens: int, *, last: bool) -> None:
+        """It may come to so many tokens; if that is the ``last`` word, it ends when it does, or at once if it has."""
+        job.granted, job.wants = tokens, False
+        if last and job.allowed is not None:
+            job.limit = min(job.limit, job.allowed)  # of choices that are still to begin, too
+        for choice in list(self._jobs.get(job, ())):
+            sequence = choice.sequence
+            sequence.allowed = job.allowed
+            sequence.limit = max(job.limit, len(sequence.tokens))
+            if last and len(sequence.tokens) == sequence.limit:
+                self._finish(choice, FinishReason.LENGTH)
 
     def cancel(self, job: Job) -> None:
         if job in self._jobs:
@@ -75,6 +91,16 @@ class Answering:
         if job in self._jobs:
             self.send(job, Failed(id=job.id, status=status, code=code, message=message))
             self._ended += self._jobs.pop(job)
+
+    def _want(self, choice: Choice) -> None:
+        """Ask for more tokens in good time."""
+        job, sequence = choice.job, choice.sequence
+        if sequence.allowed is None or job.wants or sequence.allowed >= sequence.limit:
+            return
+        if sequence.allowed - len(sequence.tokens) < _WANTS_TOKENS:
+            assert job.granted is not None
+            job.wants = True
+            self.send(job, Wants(id=job.id, tokens=job.granted + job.request.n))
 
     def _logprob(self, job: Job, token: int, logits: FloatArray) -> TokenLogprob | None:
         count = job.request.logprobs

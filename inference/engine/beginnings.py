@@ -30,6 +30,7 @@ class Beginnings:
             arrived=job.arrived,
             start_by=None if index or request.queue_seconds is None else job.arrived + request.queue_seconds,
             stops=self._kv.stops(len(job.tokens), job.shared_tokens),
+            allowed=job.allowed,
         )
         output = job.plan.output()
         sampler = Sampler(request.sampling, job.tokens, choice=index, constraint=job.plan.constraint())

@@ -60,6 +60,9 @@ class EmbeddingEngine:
         """End a job before the next turn; one that has ended already is left alone."""
         self._inbox.put(Cancel(job))
 
+    def grant(self, job: AnyJob, tokens: int, *, last: bool) -> None:
+        """Nothing that runs wants more: all of its tokens were granted before it began."""
+
     def set_cache_budget(self, budget: CacheBudget) -> None:
         """Nothing of an input is kept when it is embedded."""
 

@@ -18,7 +18,7 @@ from inference.engine.beginnings import Beginnings
 from inference.engine.contexts import Contexts
 from inference.engine.decoding import Decoded, decode
 from inference.engine.embeddings import Embedder, EmbeddingJob
-from inference.engine.jobs import AnyJob, Cancel, Choice, DiskChanged, Emit, Event, Fetched, Job, Stop
+from inference.engine.jobs import AnyJob, Cancel, Choice, DiskChanged, Emit, Event, Fetched, Granted, Job, Stop
 from inference.engine.kv import Kv
 from inference.engine.llama import FloatArray, Model
 from inference.engine.measuring import Measuring
@@ -36,6 +36,8 @@ _EXIT_SOFTWARE = 70
 _CHECK_SECONDS = 10.0
 _EMBEDDING_TOKENS = 128
 """A turn of embeddings while there is no text: text that comes meanwhile waits for its end."""
+_HELD_SECONDS = 0.05
+"""Where all that run wait to be allowed more tokens, the time of those that wait for a place is looked at so often."""
 _QUIET_SECONDS = 1.0
 """After so long without anything to do the engine measures how it computes fastest, if it is to."""
 
@@ -109,6 +111,11 @@ class Engine:
         """End a job before the next step; one that has ended already is left alone."""
         self._inbox.put(Cancel(job))
 
+    def grant(self, job: AnyJob, tokens: int, *, last: bool) -> None:
+        """A job that runs may come to so many tokens in all; ``last``: and to no more ever."""
+        if isinstance(job, Job):  # embeddings are granted all of their tokens before they begin
+            self._inbox.put(Granted(job, tokens, last))
+
     def set_cache_budget(self, budget: CacheBudget) -> None:
         self._inbox.put(budget)
 
@@ -155,8 +162,10 @@ class Engine:
             idle = not self._scheduler.running and not self._scheduler.waiting and not self._embedding
             if idle and self._inbox.empty():
                 self._rest()
+            held = not idle and not self._embedding and self._scheduler.held
+            timeout = _HELD_SECONDS if held else _QUIET_SECONDS if self._measuring.wanted else None
             try:
-                event = self._inbox.get(block=idle, timeout=_QUIET_SECONDS if self._measuring.wanted else None)
+                event = self._inbox.get(block=idle or held, timeout=timeout)
             except queue.Empty:
                 if not idle:
                     return True
@@ -166,7 +175,7 @@ class Engine:
                 return False
             self._take(event)
 
-    def _take(self, event: AnyJob | Cancel | CacheBudget | Fetched | DiskChanged) -> None:
+    def _take(self, event: AnyJob | Cancel | Granted | CacheBudget | Fetched | DiskChanged) -> None:
         """DiskChanged has done its work when the loop wakes: what the disk reports is looked at whenever it flushes."""
         if isinstance(event, Job):
             self._accept(event)
@@ -174,6 +183,10 @@ class Engine:
             self._accept_embedding(event)
         elif isinstance(event, Cancel):
             self._cancel(event.job)
+        elif isinstance(event, Granted):
+            self._answering.grant(event.job, event.tokens, last=event.last)
+            self._flush()
+            self._bury()
         elif isinstance(event, Fetched):
             self._take_fetched(event)
         elif isinstance(event, CacheBudget):

@@ -35,6 +35,10 @@ class Job:
     """How its tokens are chosen and read."""
     shared_tokens: int = 0
     """So many of the prompt's first tokens were declared shareable."""
+    granted: int | None = None
+    """What prompt and all choices together may come to for now. None: there is no bound."""
+    wants: bool = False
+    """More was asked for, and there is no answer yet."""
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
@@ -44,6 +48,13 @@ class Job:
     @property
     def id(self) -> int:
         return self.request.id
+
+    @property
+    def allowed(self) -> int | None:
+        """Tokens that each choice may hold for now, the prompt included; None: up to its limit."""
+        if self.granted is None:
+            return None
+        return len(self.tokens) + max(0, self.granted - len(self.tokens)) // self.request.n
 
 
 AnyJob = Job | EmbeddingJob
@@ -86,6 +97,15 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """The job may now come to so many tokens in all; ``last``: and to no more ever."""
+
+    job: Job
+    tokens: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """What the disk had of a choice's prompt."""
 
@@ -103,4 +123,4 @@ class Stop:
     """The thread is to end."""
 
 
-Event = Job | EmbeddingJob | Cancel | CacheBudget | Fetched | DiskChanged | Stop
+Event = Job | EmbeddingJob | Cancel | Granted | CacheBudget | Fetched | DiskChanged | Stop

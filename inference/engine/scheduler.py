@@ -16,7 +16,7 @@ A step is two decisions. :meth:`Scheduler.admit` says who holds cells:
 Between the two the engine restores what the cache holds of those who were placed, so that :meth:`Scheduler.batch`
 knows what is left to compute:
 
-5. **Decode** one token of every sequence whose prompt is computed.
+5. **Decode** one token of every sequence whose prompt is computed, and that is allowed another one.
 6. **Prefill** with what the step's budget has left: while others decode ``prefill_beside_decode`` tokens for each
    prompt (so that one long prompt never stalls them, and many short ones do not queue up behind each other), else up
    to the whole batch. The oldest prompt gets a block, so that none starves, then those of which the least is left: 16
@@ -113,6 +113,11 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def held(self) -> bool:
+        """All that run must wait to be allowed more: nothing is to be computed before."""
+        return all(sequence.held for sequence in self._running)
 
     @property
     def cells(self) -> int:
@@ -233,8 +238,9 @@ class Scheduler:
 
     def batch(self) -> Batch:
         """The chunks of the next decode, by pool; none when there is nothing that can run."""
-        decoding = [sequence for sequence in self._running if sequence.pending == 1]
-        prompts = [sequence for sequence in self._running if sequence.pending > 1]
+        running = [sequence for sequence in self._running if not sequence.held]
+        decoding = [sequence for sequence in running if sequence.pending == 1]
+        prompts = [sequence for sequence in running if sequence.pending > 1]
         guesses = {} if prompts else self._guesses(decoding)
         chunks = [Chunk(sequence, 1, guesses.get(sequence, ())) for sequence in decoding]
         chunks += self._prefill(prompts, self._prefill_budget(len(prompts), decoding))
@@ -266,8 +272,9 @@ class Scheduler:
         if sequence.lookup is None or not sequence.lookup.found:
             return 0
         known = len(sequence.tokens)
+        most = sequence.limit if sequence.allowed is None else min(sequence.limit, sequence.allowed)
         room = min(
-            sequence.limit - known - 1,
+            most - known - 1,
             self.limits.batch_tokens // together - 1,
             self.limits.lane_tokens - known if sequence.pool is Pool.LANES else MOST_DRAFT_TOKENS,
         )

@@ -53,6 +53,8 @@ class Sequence:
     """It was placed once: it is charged for, and does not expire."""
     stops: tuple[int, ...] = ()
     """Chunks of its prompt end there, at multiples of ``BLOCK_TOKENS``: its state is wanted as it is there."""
+    allowed: int | None = None
+    """So many tokens it may hold for now: it waits, in its cells, until that is raised. None: up to its limit."""
     long: bool = False
     """It has filled a lane once, so that it waits for the long pool."""
     lookup: Lookup | None = None
@@ -61,3 +63,8 @@ class Sequence:
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.computed
+
+    @property
+    def held(self) -> bool:
+        """It must not get another token yet."""
+        return self.allowed is not None and len(self.tokens) >= self.allowed

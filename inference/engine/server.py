@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, cast
 
+import msgspec
 import structlog
 
 from inference.engine.counting import Counting
@@ -34,10 +35,12 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToWorker,
     Generate,
+    Grant,
     HeldPrefixes,
     Hello,
     ProtocolError,
     ToolChoice,
+    Wants,
     WorkerCounts,
     WorkerLoad,
     WorkerToGateway,
@@ -67,6 +70,7 @@ class TakesJobs(Protocol):
 
     def submit(self, job: AnyJob) -> None: ...
     def cancel(self, job: AnyJob) -> None: ...
+    def grant(self, job: AnyJob, tokens: int, *, last: bool) -> None: ...
 
 
 class WorkerServer:
@@ -166,10 +170,13 @@ class WorkerServer:
             if job is not None:
                 self._require_engine().cancel(job)
         connection.jobs.clear()
+        connection.unbegun.clear()
 
     def _receive(self, connection: "_Connection", message: GatewayToWorker) -> None:
         if isinstance(message, Cancel):
             self._cancel(connection, message.id)
+        elif isinstance(message, Grant):
+            self._grant(connection, message)
         elif message.id in connection.jobs:
             raise ProtocolError(f"request {message.id} is running already")
         elif sum(len(each.jobs) for each in self._connections) >= MOST_REQUESTS:
@@ -236,12 +243,35 @@ class WorkerServer:
             limit=prompt.limit,
             plan=prompt.plan,
             shared_tokens=prompt.shared_tokens,
+            granted=request.granted_tokens,
         )
         self._start(connection, job)
 
     def _start(self, connection: "_Connection", job: AnyJob) -> None:
+        """Have it computed, once it is granted as many tokens as that takes."""
+        granted = job.request.granted_tokens
+        if granted is not None and (least := _least_tokens(job)) > granted:
+            connection.jobs[job.id] = None
+            connection.unbegun[job.id] = job
+            connection.send([Wants(id=job.id, tokens=least)])
+            return
         connection.jobs[job.id] = job
         self._require_engine().submit(job)
+
+    def _grant(self, connection: "_Connection", grant: Grant) -> None:
+        """Of a job that is unknown it comes too late: it has ended."""
+        job = connection.unbegun.pop(grant.id, None)
+        if job is not None:
+            if grant.last and _least_tokens(job) > grant.tokens:
+                del connection.jobs[grant.id]
+                connection.send([_not_granted(job, grant)])
+                return
+            job.request = msgspec.structs.replace(job.request, granted_tokens=grant.tokens)
+            if isinstance(job, Job):
+                job.granted = grant.tokens
+            self._start(connection, job)
+        if (running := connection.jobs.get(grant.id)) is not None and (job is None or grant.last):
+            self._require_engine().grant(running, grant.tokens, last=grant.last)
 
     def _cancel(self, connection: "_Connection", request_id: int) -> None:
         """Cancel a job; one that is still being tokenized ends here, one that is unknown has ended already."""
@@ -252,6 +282,7 @@ class WorkerServer:
             self._require_engine().cancel(job)
         else:
             del connection.jobs[request_id]
+            connection.unbegun.pop(request_id, None)
             connection.send([Failed(id=request_id, status=499, code="cancelled", message="cancelled before it began")])
 
     def _require_engine(self) -> TakesJobs:
@@ -267,7 +298,9 @@ class _Connection(asyncio.Protocol):
         self._decoder: FrameDecoder[GatewayToWorker] = FrameDecoder(GatewayToWorker)
         self.transport: asyncio.Transport
         self.jobs: dict[int, AnyJob | None] = {}
-        """By request id; None while its prompt is being tokenized."""
+        """By request id; None while its prompt is being tokenized, and while it is not granted its tokens."""
+        self.unbegun: dict[int, AnyJob] = {}
+        """By request id: those that are not granted what they take."""
         self.tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -331,6 +364,18 @@ def _no_text(request: Generate) -> Failed:
         message="this model makes embeddings and writes no text: use one whose capabilities name 'chat' or "
         "'completion'",
         param="model",
+    )
+
+
+def _least_tokens(job: AnyJob) -> int:
+    """What it takes in all to begin: the prompt, and a token for each choice."""
+    return len(job.tokens) + job.request.n if isinstance(job, Job) else sum(map(len, job.inputs))
+
+
+def _not_granted(job: AnyJob, grant: Grant) -> Failed:
+    least = _least_tokens(job)
+    return Failed(
+        id=job.id, status=429, code="quota_exceeded", message=f"{least} tokens are needed, and {grant.tokens} granted"
     )
 
 

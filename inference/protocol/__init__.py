@@ -1,14 +1,15 @@
-"""The messages between gateway, supervisor and engine workers: version 2.
+"""The messages between gateway, supervisor and engine workers: version 3.
 
 Every message is a tagged msgspec Struct. Frames (``frames.py``) of them travel over Unix sockets; between a worker and
 its supervisor it is one JSON object a line.
 
 gateway → worker, over the worker's socket
-    Generate, Embed, Cancel                                                                         requests.py
+    Generate, Embed, Cancel, Grant                                                                  requests.py
 worker → gateway
     Hello (once, first)                                                                             workers.py
     of each Generate Accepted (exact prompt tokens, before any text), Delta…,
-    and exactly one of Finished or Failed; of each Embed exactly one of Embedded or Failed          answers.py
+    and exactly one of Finished or Failed; of each Embed exactly one of Embedded or Failed;
+    before that maybe Wants, of a request with a number of granted tokens                           answers.py
     WorkerLoad and HeldPrefixes whenever they change                                                workers.py
     CacheReport likewise                                                                            cache.py
 
@@ -39,6 +40,7 @@ from inference.protocol.answers import (
     FinishReason,
     TokenLogprob,
     ToolCallDelta,
+    Wants,
 )
 from inference.protocol.cache import (
     TIMING_BOUNDS_SECONDS,
@@ -75,6 +77,7 @@ from inference.protocol.requests import (
     Constraint,
     Embed,
     Generate,
+    Grant,
     Partition,
     Sampling,
     Tool,
@@ -110,6 +113,7 @@ __all__ = [
     "GatewayToSupervisor",
     "GatewayToWorker",
     "Generate",
+    "Grant",
     "HeldPrefixes",
     "Hello",
     "InUse",
@@ -135,6 +139,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolChoice",
     "Tuned",
+    "Wants",
     "WorkerCounts",
     "WorkerLoad",
     "WorkerStage",
@@ -145,8 +150,10 @@ __all__ = [
     "read_messages",
 ]
 
-GatewayToWorker = Generate | Embed | Cancel
-WorkerToGateway = Hello | Accepted | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport | HeldPrefixes
+GatewayToWorker = Generate | Embed | Cancel | Grant
+WorkerToGateway = (
+    Hello | Accepted | Wants | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport | HeldPrefixes
+)
 GatewayToSupervisor = Subscribe | Demand | InUse | Counted
 SupervisorToGateway = Replicas | Caches | Sums
 WorkerToSupervisor = WorkerStatus | CacheReport | WorkerCounts | Tuned

@@ -1,6 +1,7 @@
 """What a worker answers, request by request.
 
-Generate: Accepted, then Delta…, and exactly one of Finished or Failed. Embed: exactly one of Embedded or Failed.
+Generate: Accepted, then Delta…, and exactly one of Finished or Failed. Embed: exactly one of Embedded or Failed. Before
+the last one Wants may come, of requests that were granted a number of tokens.
 """
 
 from enum import StrEnum
@@ -13,6 +14,14 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
 
     id: int
     prompt_tokens: int
+
+
+class Wants(msgspec.Struct, frozen=True, kw_only=True, tag="wants"):
+    """A request has nearly used what it was granted, or its prompt alone is more. It waits for a Grant when it has."""
+
+    id: int
+    tokens: int
+    """What it needs in all to go on: at least a token more for each choice."""
 
 
 class FinishReason(StrEnum):

@@ -134,6 +134,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Fails with 503 if it waited so long in the worker without a start. None: it waits."""
     prefixes: tuple[bytes, ...] = ()
     """Its chain (:mod:`inference.prefixes`), for the worker to tell which of them it holds."""
+    granted_tokens: int | None = None
+    """What prompt and all choices together may come to, until a Grant raises it. None: there is no bound."""
 
 
 class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="embed"):
@@ -148,9 +150,21 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     """Keep so many leading components and normalise again. None: all."""
     tenant: str = ""
     priority: int = 5
+    granted_tokens: int | None = None
+    """What all inputs together may come to, until a Grant raises it. None: there is no bound."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """Stop a request between two steps. Its last message is then ``Finished(reason="cancelled")``."""
 
     id: int
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True, tag="grant"):
+    """The answer to Wants."""
+
+    id: int
+    tokens: int
+    """What the request may now come to in all."""
+    last: bool = False
+    """There will be no more: end with what there is."""

@@ -20,8 +20,10 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToWorker,
     Generate,
+    Grant,
     HeldPrefixes,
     ProtocolError,
+    Wants,
     WorkerToGateway,
     encode_frame,
 )
@@ -55,6 +57,8 @@ class Connection(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if isinstance(message, Cancel):
                     self._cancel(message.id, out)
+                elif isinstance(message, Grant):
+                    self._grant(message, out)
                 elif isinstance(message, Embed):
                     self._advance(EmbeddingRequest(self, message, self._worker.faults), out)
                 else:
@@ -96,6 +100,11 @@ class Connection(asyncio.Protocol):
         if request := self.running.get(request_id):
             request.finish(FinishReason.CANCELLED, out)
 
+    def _grant(self, grant: Grant, out: list[WorkerToGateway]) -> None:
+        """Of a request that has ended already it comes too late."""
+        if request := self.running.get(grant.id):
+            request.grant(grant, out)
+
     def ended(self, request_id: int) -> None:
         if self.running.pop(request_id, None):
             self._worker.announce_load()
@@ -129,12 +138,16 @@ class Request:
         whole = self._total == len(WORDS) and not message.ignore_eos
         self._reason = FinishReason.STOP if whole else FinishReason.LENGTH
         self._tokens = 0
+        self._granted = message.granted_tokens
+        self._wants = False
         self.finished = False
 
     def advance(self, out: list[WorkerToGateway]) -> None:
         """Make tokens until the end, or until something holds us up."""
         while not self.finished:
             if self._faults and self._misbehave(out):
+                return
+            if self._lacks_grant(out):
                 return
             if self._tokens == self._total:
                 self.finish(self._reason, out)
@@ -144,6 +157,28 @@ class Request:
             if seconds := self._connection.worker.token_seconds:
                 self._connection.pause(seconds, self._go_on)
                 return
+
+    def _lacks_grant(self, out: list[WorkerToGateway]) -> bool:
+        """The next token would be more than was granted: it is asked for, once."""
+        needed = self._prompt_tokens + min(self._tokens + 1, self._total)
+        if self._granted is None or needed <= self._granted:
+            return False
+        if not self._wants:
+            self._wants = True
+            out.append(Wants(id=self.id, tokens=needed))
+        return True
+
+    def grant(self, grant: Grant, out: list[WorkerToGateway]) -> None:
+        self._granted, self._wants = grant.tokens, False
+        if grant.last and self._prompt_tokens + min(1, self._total) > grant.tokens:
+            self.finished = True
+            out.append(Failed(id=self.id, status=429, code="quota_exceeded", message="not granted"))
+            self._connection.ended(self.id)
+            return
+        if grant.last:
+            self._total = min(self._total, max(self._tokens, grant.tokens - self._prompt_tokens))
+            self._reason = FinishReason.LENGTH
+        self.advance(out)
 
     def finish(self, reason: FinishReason, out: list[WorkerToGateway]) -> None:
         self.finished = True
@@ -189,7 +224,9 @@ class EmbeddingRequest(Request):
     def __init__(self, connection: Connection, message: Embed, faults: dict[str, int]) -> None:
         texts = [content if isinstance(content, str) else "token " * len(content) for content in message.inputs]
         text = " ".join(texts)
-        nothing = Generate(id=message.id, request_id=message.request_id, max_tokens=0)
+        nothing = Generate(
+            id=message.id, request_id=message.request_id, max_tokens=0, granted_tokens=message.granted_tokens
+        )
         super().__init__(connection, nothing, len(text.split()), 0, faults_of(text, faults))
         self._vectors = tuple(vector_of(each)[: 4 * (message.dimensions or 4)] for each in texts)
 

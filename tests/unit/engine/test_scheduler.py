@@ -309,3 +309,18 @@ def test_what_resumes_at_a_stop_goes_on_from_there() -> None:
     scheduler.admit(0.0)
     resumed.computed = 64
     assert counts(scheduler.batch()) == {"s": 128}
+
+
+def test_what_is_allowed_no_more_tokens_waits_in_its_cells_and_goes_on_when_it_is() -> None:
+    bounded = sequence(10, completion=8, name="bounded", allowed=12)
+    free = sequence(10, completion=8, name="free")
+    scheduler = added(Scheduler(LIMITS), bounded, free)
+    for _ in range(4):
+        step(scheduler)
+    assert [len(each.tokens) for each in (bounded, free)] == [12, 14]
+    assert not scheduler.held
+    scheduler.remove(free)
+    assert scheduler.held and counts(step(scheduler)[1]) == {}
+    bounded.allowed = 13
+    assert counts(step(scheduler)[1]) == {"bounded": 1}
+    assert len(bounded.tokens) == 13

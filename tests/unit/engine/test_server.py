@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -18,14 +19,17 @@ from inference.engine.prompts import Prompt, Prompts
 from inference.engine.server import WorkerServer
 from inference.protocol import (
     PROTOCOL_VERSION,
+    Cancel,
     ChatMessage,
     Embed,
     Embedded,
     Failed,
     FrameDecoder,
     Generate,
+    Grant,
     HeldPrefixes,
     Hello,
+    Wants,
     WorkerToGateway,
     encode_frame,
     read_messages,
@@ -41,12 +45,16 @@ class PlayedEngine:
     def __init__(self) -> None:
         self.submitted: asyncio.Queue[AnyJob] = asyncio.Queue()
         self.cancelled: asyncio.Queue[AnyJob] = asyncio.Queue()
+        self.granted: asyncio.Queue[tuple[AnyJob, int, bool]] = asyncio.Queue()
 
     def submit(self, job: AnyJob) -> None:
         self.submitted.put_nowait(job)
 
     def cancel(self, job: AnyJob) -> None:
         self.cancelled.put_nowait(job)
+
+    def grant(self, job: AnyJob, tokens: int, *, last: bool) -> None:
+        self.granted.put_nowait((job, tokens, last))
 
 
 class PlayedPrompts:
@@ -141,4 +149,40 @@ async def test_a_gateway_that_does_not_read_is_let_go_with_its_requests_and_the_
         assert serving.engine.cancelled.get_nowait() is job
     assert isinstance(job, EmbeddingJob)
     frozen.transport.abort()
+    writer.close()
+
+
+async def test_what_is_not_granted_its_tokens_does_not_begin(serving: Serving) -> None:
+    reader, writer = await serving.connect()
+    decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
+
+    async def heard() -> list[WorkerToGateway]:
+        """Of requests, at least one message."""
+        while not (
+            found := [m for m in await read_messages(reader, decoder) if isinstance(m, Wants | Failed | Embedded)]
+        ):
+            pass
+        return list(found)
+
+    async with asyncio.timeout(30):
+        three = Embed(id=1, request_id="r", inputs=("a", "b", "c"), granted_tokens=2)
+        writer.write(encode_frame([three]))
+        assert await heard() == [Wants(id=1, tokens=3)]
+        writer.write(encode_frame([Grant(id=1, tokens=2)]))
+        assert await heard() == [Wants(id=1, tokens=3)]
+        writer.write(encode_frame([Grant(id=1, tokens=3)]))
+        begun = await serving.engine.submitted.get()
+        writer.write(encode_frame([Grant(id=1, tokens=5), Grant(id=7, tokens=5)]))
+        assert await serving.engine.granted.get() == (begun, 5, False)
+        writer.write(encode_frame([msgspec.structs.replace(three, id=2)]))
+        assert await heard() == [Wants(id=2, tokens=3)]
+        writer.write(encode_frame([Grant(id=2, tokens=2, last=True)]))
+        (refused,) = await heard()
+        assert isinstance(refused, Failed) and (refused.id, refused.code) == (2, "quota_exceeded")
+        writer.write(encode_frame([msgspec.structs.replace(three, id=3)]))
+        await heard()
+        writer.write(encode_frame([Cancel(3), Grant(id=3, tokens=3)]))
+        (cancelled,) = await heard()
+        assert isinstance(cancelled, Failed) and cancelled.code == "cancelled"
+    assert serving.engine.submitted.empty()
     writer.close()
