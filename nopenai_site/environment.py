@@ -82,6 +82,11 @@ class Environment:
     def web_socket(self) -> Path:
         return self.run_dir / "web.sock"
 
+    @property
+    def leases_dir(self) -> Path:
+        """Where gateways write down what they have charged to their leases, for whoever outlives them."""
+        return self.data_dir / "leases"
+
 
 def embedded_database_url(environment: Environment) -> str:
     """Where `manage.py up` makes PostgreSQL listen when ``DATABASE_URL`` is unset: a Unix socket, not the network."""

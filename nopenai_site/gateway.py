@@ -11,6 +11,7 @@ django.setup()
 from django.conf import settings  # noqa: E402
 
 from inference.gateway.app import Gateway, GatewayConfig  # noqa: E402
+from inference.gateway.leases import LeaseThread  # noqa: E402
 from inference.gateway.snapshot import SnapshotThread  # noqa: E402
 from nopenai_site import logs  # noqa: E402
 from nopenai_site.environment import Environment  # noqa: E402
@@ -29,8 +30,10 @@ def build(environment: Environment) -> Gateway:
             require_api_key=environment.require_api_key,
             profile=environment.profile,
             build=build_info(),
+            time_zone=environment.time_zone,
         ),
         SnapshotThread,
+        LeaseThread(environment.leases_dir),
     )
 
 

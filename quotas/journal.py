@@ -16,8 +16,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-SLOTS = 8192
-_BYTES = SLOTS * 16
+SLOTS = 1 << 17
+"""Of windows that are not over, for each limit that is in use. Pages of slots that were never used take no memory."""
 _SUFFIX = ".leases"
 
 
@@ -36,12 +36,13 @@ class Journal:
         self._path = directory / f"{self.gateway}{_SUFFIX}"
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.ftruncate(self._file, _BYTES)
-        self._map = mmap.mmap(self._file, _BYTES)
+        os.ftruncate(self._file, 16 * SLOTS)
+        self._map = mmap.mmap(self._file, 16 * SLOTS)
         self._words = memoryview(self._map).cast("q")
         self._slots: dict[int, int] = {}
         """By lease."""
-        self._free = list(range(SLOTS - 1, -1, -1))
+        self._free: list[int] = []
+        self._unused = iter(range(SLOTS))
 
     def charge(self, lease: int, charged: int) -> None:
         """So much is spent of it and promised.
@@ -53,9 +54,10 @@ class Journal:
         if slot is not None:
             self._words[2 * slot + 1] = charged
             return
-        if not self._free:
+        slot = self._free.pop() if self._free else next(self._unused, None)
+        if slot is None:
             raise JournalFull
-        slot = self._slots[lease] = self._free.pop()
+        self._slots[lease] = slot
         self._words[2 * slot + 1] = charged
         self._words[2 * slot] = lease
 
@@ -100,5 +102,5 @@ def _locked(file: int) -> bool:
 
 
 def _read(file: int) -> list[tuple[int, int]]:
-    words = memoryview(os.pread(file, _BYTES, 0)).cast("q")
-    return [(words[at], words[at + 1]) for at in range(0, len(words) - 1, 2) if words[at]]
+    words = memoryview(os.pread(file, 16 * SLOTS, 0)).cast("q")
+    return [(lease, charged) for lease, charged in zip(words[::2], words[1::2], strict=True) if lease]

@@ -57,6 +57,7 @@ class Balance:
         "_account",
         "asking",
         "granted",
+        "lease",
         "left",
         "part",
         "refused_at",
@@ -73,6 +74,8 @@ class Balance:
         self.granted = 0
         self.spent = 0
         self.reserved = 0
+        self.lease: int | None = None
+        """Where SQL keeps what was granted; None: nothing was yet."""
         self.asking = False
         """SQL was asked for more and has not answered yet."""
         self.stale = False
@@ -218,14 +221,34 @@ class Ledger:
             del self._wanted[ask.balance]
         return asks
 
-    def granted(self, ask: Ask, amount: int, left: int, now: float) -> None:
+    def granted(self, ask: Ask, amount: int, left: int, now: float, *, lease: int = 0) -> None:
         """SQL's answer: ``amount`` more is ours, and ``left`` is nobody's yet."""
         balance = ask.balance
         balance.asking = False
+        balance.lease = lease
         balance.granted += amount
         balance.left = left
         if amount < ask.need:
             balance.refused_at = now
+
+    def owe(self, accounts: Sequence[Account], tokens: int, now: float) -> Permit:
+        """Promise what was not granted, since SQL can't be asked: it is leased as soon as that can be."""
+        holdings = []
+        for account in accounts:
+            balance = self._current.get(account.key)
+            if balance is None or not balance.window.holds(now):
+                balance = self._turn(account, now)
+            amount = tokens if account.unit is Unit.TOKENS else 1
+            balance.reserved += amount
+            balance.used_at = now
+            holdings.append((balance, amount))
+        return Permit(holdings, tokens)
+
+    def want_debts(self) -> None:
+        """Have SQL asked for what was promised without it."""
+        for balance in self._balances.values():
+            if balance.available < 0:
+                self._wanted[balance] = max(self._wanted.get(balance, 0), -balance.available)
 
     def unanswered(self, ask: Ask) -> None:
         """SQL could not be asked."""

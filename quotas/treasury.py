@@ -1,7 +1,7 @@
 """The windows of limits in SQL: leased in parts, given back, told of, and reclaimed of who died.
 
-Each call is one statement and its own transaction, so that no two processes ever wait for each other's second lock. The
-sum of all leases of a window is its ``taken``, which a lease can't raise above the limit: see :data:`_LEASE`.
+Each call is one statement and its own transaction. The sum of all leases of a window is its ``taken``, which a lease
+can't raise above the limit: see :data:`_LEASE`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 from django.db import connection
 
-from quotas.ledger import Ask, Balance
+from quotas.ledger import Ask
 
 
 class Leased(msgspec.Struct, frozen=True):
@@ -22,6 +22,14 @@ class Leased(msgspec.Struct, frozen=True):
     """What nobody has leased yet."""
     lease: int
     """Where it is written."""
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What a process holds of a lease."""
+
+    granted: int
+    spent: int
+    reserved: int
 
 
 _OPEN = """
@@ -54,17 +62,21 @@ WITH old AS (
 SELECT part.amount, greatest(0, part.left_over - part.amount), lease.id FROM part, lease, taken
 """
 
-_GIVE_BACK = """
-WITH lease AS (
-    UPDATE quotas_lease SET granted = granted - %(amount)s WHERE id = %(lease)s RETURNING window_id
-)
-UPDATE quotas_window SET taken = taken - %(amount)s FROM lease WHERE quotas_window.id = lease.window_id
-"""
-
+# What a process says it holds counts, not what it gives back: said twice, after a commit whose answer was lost, it is
+# the same. Windows are locked in the order of their numbers, so that two who tell never wait for each other.
 _TELL = """
-UPDATE quotas_lease SET spent = told.spent, reserved = told.reserved, told_at = now()
-FROM unnest(%(leases)s::bigint[], %(spent)s::bigint[], %(reserved)s::bigint[]) AS told (id, spent, reserved)
-WHERE quotas_lease.id = told.id
+WITH told AS (
+    SELECT told.*, quotas_window.id AS window, quotas_lease.granted - told.granted AS back
+    FROM unnest(%(leases)s::bigint[], %(granted)s::bigint[], %(spent)s::bigint[], %(reserved)s::bigint[])
+        AS told (lease, granted, spent, reserved)
+    JOIN quotas_lease ON quotas_lease.id = told.lease
+    JOIN quotas_window ON quotas_window.id = quotas_lease.window_id
+    ORDER BY quotas_window.id FOR UPDATE OF quotas_window, quotas_lease
+), leases AS (
+    UPDATE quotas_lease SET granted = told.granted, spent = told.spent, reserved = told.reserved, told_at = now()
+    FROM told WHERE quotas_lease.id = told.lease
+)
+UPDATE quotas_window SET taken = taken - told.back FROM told WHERE quotas_window.id = told.window AND told.back <> 0
 """
 
 # Of each lease of a process that is dead: what it had not charged goes back, the rest counts as spent.
@@ -112,18 +124,15 @@ def lease(*, gateway: str, ask: Ask) -> Leased:
     return Leased(amount=amount, left=left, lease=number)
 
 
-def give_back(*, lease: int, amount: int) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_GIVE_BACK, {"lease": lease, "amount": amount})
-
-
-def tell(balances: Mapping[int, Balance]) -> None:
-    """Of leases, what was spent and is promised."""
-    if balances:
+def tell(leases: Mapping[int, Holding]) -> None:
+    """How a process stands with its leases. What it no longer holds of them is given back."""
+    if leases:
+        told = leases.values()
         numbers = {
-            "leases": list(balances),
-            "spent": [balance.spent for balance in balances.values()],
-            "reserved": [balance.reserved for balance in balances.values()],
+            "leases": list(leases),
+            "granted": [each.granted for each in told],
+            "spent": [each.spent for each in told],
+            "reserved": [each.reserved for each in told],
         }
         with connection.cursor() as cursor:
             cursor.execute(_TELL, numbers)

@@ -10,6 +10,7 @@
     ├── MethodNotAllowed        405
     ├── Conflict                409
     ├── BodyTooLarge            413
+    ├── QuotaExceeded           429  a limit is reached; ``retry_after`` seconds later it begins anew
     ├── ServerError             500  a fault of ours, which the log tells in full
     └── Unavailable             503  try again after ``retry_after`` seconds
 
@@ -94,6 +95,12 @@ class BodyTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     default_code = "body_too_large"
+
+
+class QuotaExceeded(ApiError):
+    status = 429
+    type = "rate_limit_error"
+    default_code = "quota_exceeded"
 
 
 class ServerError(ApiError):

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 import structlog
 
 from inference.gateway import parse
+from inference.gateway.admission import Admission, LeaseFeed
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
 from inference.gateway.auth import authenticate, require_role
 from inference.gateway.cache_api import CacheApi
@@ -32,6 +34,7 @@ from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerErro
 log = structlog.get_logger(module="gateway")
 
 _UPKEEP_SECONDS = 2.0
+_LEDGER_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 0.5
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -51,6 +54,8 @@ class GatewayConfig:
     """Whether detailed metrics tell how long each stage takes."""
     build: Mapping[str, str] = field(default_factory=dict)
     """What this server is made of, for its metrics: names and versions."""
+    time_zone: str = "UTC"
+    """Where days begin at midnight, for limits."""
     load_wait_seconds: float = LOAD_WAIT_SECONDS
     max_waiting: int = MAX_WAITING
 
@@ -76,9 +81,10 @@ class WrongMethod(MethodNotAllowed):
 class Gateway:
     """One gateway process. Everything it owns starts and stops with ASGI's lifespan."""
 
-    def __init__(self, config: GatewayConfig, feed: Callable[[GatewayState], SnapshotFeed]) -> None:
+    def __init__(self, config: GatewayConfig, feed: Callable[[GatewayState], SnapshotFeed], leases: LeaseFeed) -> None:
         self._config = config
-        self.state = GatewayState()
+        self.admission = Admission(leases, ZoneInfo(config.time_zone))
+        self.state = GatewayState(lambda snapshot: self.admission.retune(snapshot.limits.values()))
         self._feed = feed(self.state)
         self.workers = WorkerPool()
         self.replicas = ReplicaClient(
@@ -101,7 +107,7 @@ class Gateway:
             self.state, self.replicas, self.workers, node_name=config.node_name, profile=config.profile
         )
         self._metrics = MetricsApi(self.state, self.replicas, self.workers, config.build)
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
         self.routes = self._make_routes()
         """What is answered here, by the path; all else is the web process's."""
         self.routes_below = self._make_routes_below()
@@ -170,6 +176,7 @@ class Gateway:
     ) -> Handler:
         return TextHandler(
             self.state,
+            self.admission,
             self.dispatcher,
             parser,
             shape,
@@ -180,6 +187,7 @@ class Gateway:
     def _embeddings(self) -> Handler:
         return EmbeddingsHandler(
             self.state,
+            self.admission,
             self.dispatcher,
             parse.embedding,
             node_name=self._config.node_name,
@@ -203,18 +211,20 @@ class Gateway:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # startup
         await self._proxy.start()
+        self.admission.start()
         self._feed.start()
         self.replicas.start()
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._upkeep = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._keep_ledger())]
         await send({"type": "lifespan.startup.complete"})
         await receive()  # shutdown
         await self._stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _stop(self) -> None:
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        for task in self._upkeep:
+            task.cancel()
         self.workers.close()
+        await self.admission.stop()
         await self.replicas.stop()
         await self._proxy.stop()
         self._feed.add_usage(self.state.take_used())
@@ -229,6 +239,11 @@ class Gateway:
                 self._feed.add_usage(self.state.take_used())
             if self.state.database.silent(time.time()) and not self.state.database.fault:
                 self._feed.hang_up()
+
+    async def _keep_ledger(self) -> None:
+        while True:
+            await asyncio.sleep(_LEDGER_SECONDS)
+            self.admission.keep_up()
 
     def _replicas_changed(self, view: View) -> None:
         self.state.accept_replicas(view)

@@ -10,7 +10,19 @@ _LONGEST_REQUEST_ID = 128
 
 
 class Call:
-    __slots__ = ("gone", "headers", "hex", "method", "path", "receive", "request_id", "scope", "send", "started")
+    __slots__ = (
+        "gone",
+        "headers",
+        "hex",
+        "method",
+        "more_headers",
+        "path",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "started",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -27,10 +39,12 @@ class Call:
         """Whether the head of an answer was sent."""
         self.gone = False
         """Whether the client closed its connection."""
+        self.more_headers: HeaderList = []
+        """Of the answer, whatever it will be: how the caller stands with the limits."""
 
     async def start(self, status: int, headers: HeaderList) -> None:
         self.started = True
-        headers.append((b"x-request-id", self.request_id.encode()))
+        headers += [(b"x-request-id", self.request_id.encode()), *self.more_headers]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, body: bytes, *, more: bool = False) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
+from inference.gateway.admission import PartMeter, RequestMeter
 from inference.gateway.joint import begin_joint
 from inference.gateway.origin import Origin, prompt_prefixes
 from inference.gateway.parse import InferenceRequest
@@ -21,7 +22,7 @@ from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, W
 from inference.protocol import Accepted, Embed, Failed, Generate, ReplicaState, ReplicaView
 from inference.specs import model_spec
 from registry.catalogue import Version
-from registry.errors import ApiError, ContextLengthExceeded, InvalidRequest, Unavailable
+from registry.errors import ApiError, ContextLengthExceeded, InvalidRequest, QuotaExceeded, Unavailable
 from routing.decision import Decision
 
 log = structlog.get_logger(module="gateway")
@@ -94,10 +95,21 @@ class Dispatcher:
         """How many requests wait for each version (by primary key) to load."""
         return self._waiting
 
-    async def dispatch(self, request: InferenceRequest, decision: Decision, request_id: str, origin: Origin) -> Answer:
+    async def dispatch(
+        self,
+        request: InferenceRequest,
+        decision: Decision,
+        request_id: str,
+        origin: Origin,
+        meter: RequestMeter | None = None,
+    ) -> Answer:
         """Have the request served.
 
+        Args:
+            meter: what it may use and will be charged. None: nothing limits it.
+
         Raises:
+            QuotaExceeded: its prompt is longer than was estimated, and so much can't be granted.
             InvalidRequest: the worker refused it, for instance because it is longer than the context.
             Unavailable: nobody can take it; says why and when to ask again.
             WorkerFault: the worker failed at it.
@@ -108,7 +120,7 @@ class Dispatcher:
         while True:
             version = decision.attempt(attempt)
             try:
-                return await self._attempt(request, version, request_id, origin, began)
+                return await self._attempt(request, version, request_id, origin, began, meter)
             except WorkerLost as lost:
                 log.warning(
                     "A worker was lost before its first token",
@@ -127,7 +139,13 @@ class Dispatcher:
             attempt += 1
 
     async def _attempt(
-        self, request: InferenceRequest, version: Version, request_id: str, origin: Origin, began: float
+        self,
+        request: InferenceRequest,
+        version: Version,
+        request_id: str,
+        origin: Origin,
+        began: float,
+        meter: RequestMeter | None,
     ) -> Answer:
         replica = self._replicas.view.get(version.pk)
         if replica is None or replica.state is not ReplicaState.READY:
@@ -135,7 +153,7 @@ class Dispatcher:
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
-        stream = _begin(connection, request, request_id, origin, patience_seconds)
+        stream = _begin(connection, request, request_id, origin, patience_seconds, meter)
         try:
             messages = await (_first_text(stream) if request.stream else stream.whole())
         except BaseException:
@@ -143,7 +161,7 @@ class Dispatcher:
             raise
         self._replicas.used(version.pk)
         if type(messages[-1]) is Failed:
-            raise fault_of(messages[-1])
+            raise (meter and meter.refused) or fault_of(messages[-1])
         return Answer(version, connection.worker_pid, stream, messages, queue_seconds)
 
     async def _wait_until_ready(self, version: Version, deadline: float) -> ReplicaView:
@@ -213,11 +231,17 @@ class Dispatcher:
 
 
 def _begin(
-    connection: WorkerConnection, request: InferenceRequest, request_id: str, origin: Origin, patience_seconds: float
+    connection: WorkerConnection,
+    request: InferenceRequest,
+    request_id: str,
+    origin: Origin,
+    patience_seconds: float,
+    meter: RequestMeter | None,
 ) -> Stream:
-    first = _work(request, connection.next_id(), request_id, origin, patience_seconds)
+    parts = [None] * (1 + len(request.further_prompts)) if meter is None else meter.begin()
+    first = _work(request, connection.next_id(), request_id, origin, patience_seconds, parts[0])
     if not request.further_prompts or isinstance(first, Embed):
-        return connection.begin(first)
+        return connection.begin(first, parts[0])
     further = [
         msgspec.structs.replace(
             first,
@@ -227,15 +251,22 @@ def _begin(
             prefixes=prompt_prefixes(first.partition, prompt, infill=first.suffix is not None)
             if first.partition
             else (),
+            granted_tokens=part.granted if part else None,
         )
-        for prompt in request.further_prompts
+        for prompt, part in zip(request.further_prompts, parts[1:], strict=True)
     ]
-    return begin_joint(connection, [first, *further])
+    return begin_joint(connection, [first, *further], parts)
 
 
 def _work(
-    request: InferenceRequest, stream_id: int, request_id: str, origin: Origin, patience_seconds: float
+    request: InferenceRequest,
+    stream_id: int,
+    request_id: str,
+    origin: Origin,
+    patience_seconds: float,
+    part: PartMeter | None,
 ) -> Generate | Embed:
+    granted = part.granted if part else None
     if request.inputs:
         return Embed(
             id=stream_id,
@@ -244,6 +275,7 @@ def _work(
             dimensions=request.dimensions,
             tenant=origin.tenant,
             priority=request.priority,
+            granted_tokens=granted,
         )
     return Generate(
         id=stream_id,
@@ -269,6 +301,7 @@ def _work(
         priority=request.priority,
         queue_seconds=patience_seconds,
         prefixes=origin.prefixes,
+        granted_tokens=granted,
     )
 
 
@@ -286,6 +319,8 @@ def fault_of(failed: Failed) -> ApiError:
         return ContextLengthExceeded(failed.message, param=failed.param)
     if failed.status == InvalidRequest.status:
         return InvalidRequest(failed.message, param=failed.param, code=failed.code)
+    if failed.status == QuotaExceeded.status:
+        return QuotaExceeded(failed.message, param=failed.param, code=failed.code)
     if failed.status == Unavailable.status:
         return Unavailable(failed.message, param=failed.param, code=failed.code, retry_after=1)
     return WorkerFault(failed.message, param=failed.param, code=failed.code)

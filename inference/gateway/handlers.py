@@ -9,6 +9,7 @@ from functools import lru_cache
 import msgspec
 import structlog
 
+from inference.gateway.admission import Admission, RequestMeter
 from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
 from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
@@ -21,6 +22,7 @@ from inference.gateway.state import GatewayState
 from inference.gateway.workers import StreamMessage, WorkerLost
 from inference.protocol import Delta, Failed, Finished
 from quotas.callers import Caller
+from quotas.limits import NO_LIMITS
 from registry.errors import ApiError, Unavailable
 from routing.decision import Decision
 
@@ -43,6 +45,7 @@ class InferenceHandler(ABC):
     def __init__(
         self,
         state: GatewayState,
+        admission: Admission,
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
         *,
@@ -50,6 +53,7 @@ class InferenceHandler(ABC):
         require_api_key: bool,
     ) -> None:
         self._state = state
+        self._admission = admission
         self._dispatcher = dispatcher
         self._parse = parse
         self._node_name = node_name
@@ -62,10 +66,15 @@ class InferenceHandler(ABC):
         decision = self._route(call, request)
         origin = origin_of(request, caller, self._state.current().cache_rights)
         with ClientWatch(call), CountedRequest(self._state.counting, decision.version.model, call) as counted:
-            begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin)
-            counted.begun(begun)
-            self._state.count_use(begun.version.model)
-            await self._answer(call, request, decision, begun)
+            meter = await self._admit(call, request, decision)
+            try:
+                begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin, meter)
+                counted.begun(begun)
+                self._state.count_use(begun.version.model)
+                await self._answer(call, request, decision, begun)
+            finally:
+                if meter is not None:
+                    meter.close()
 
     @abstractmethod
     async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None: ...
@@ -88,6 +97,14 @@ class InferenceHandler(ABC):
         )
         return msgspec.structs.replace(decision, microseconds=microseconds)
 
+    async def _admit(self, call: Call, request: InferenceRequest, decision: Decision) -> RequestMeter | None:
+        limits = self._state.current().limits.get(decision.version.model, NO_LIMITS)
+        try:
+            return await self._admission.admit(request, limits)
+        finally:
+            if limits.accounts:
+                call.more_headers = self._admission.headers(limits)
+
     def _headers(
         self, request: InferenceRequest, decision: Decision, begun: Answer, queue_seconds: float
     ) -> HeaderList:
@@ -108,6 +125,7 @@ class TextHandler(InferenceHandler):
     def __init__(
         self,
         state: GatewayState,
+        admission: Admission,
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
         shape: type[Shape],
@@ -115,7 +133,7 @@ class TextHandler(InferenceHandler):
         node_name: str,
         require_api_key: bool,
     ) -> None:
-        super().__init__(state, dispatcher, parse, node_name=node_name, require_api_key=require_api_key)
+        super().__init__(state, admission, dispatcher, parse, node_name=node_name, require_api_key=require_api_key)
         self._shape = shape
 
     async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:

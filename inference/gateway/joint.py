@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from inference.gateway.workers import Stream, StreamMessage, WorkerConnection
+from inference.gateway.workers import Meter, Stream, StreamMessage, WorkerConnection
 from inference.protocol import Accepted, Delta, Failed, Finished, FinishReason, Generate
 
 
-def begin_joint(connection: WorkerConnection, requests: Sequence[Generate]) -> Stream:
+def begin_joint(connection: WorkerConnection, requests: Sequence[Generate], meters: Sequence[Meter | None]) -> Stream:
     """Send all of them. Raises WorkerLost."""
     joint = JointStream(connection, requests)
-    for position, request in enumerate(requests):
-        connection.begin_for(_Part(joint, position * request.n), request)
+    for position, (request, meter) in enumerate(zip(requests, meters, strict=True)):
+        connection.begin_for(_Part(joint, position * request.n), request, meter)
     return joint
 
 

@@ -25,7 +25,7 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from inference.gateway.origin import CacheRights
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
-from quotas.selectors import callers_load, default_partition_load, shared_partition_load
+from quotas.selectors import callers_load, default_partition_load, limits_load, shared_partition_load
 from quotas.services import DEFAULT_TENANT
 from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
@@ -135,6 +135,7 @@ class SnapshotThread:
             catalogue=catalogue,
             callers=callers_load(),
             cache_rights=_cache_rights(),
+            limits=limits_load(),
             use_counts=use_counts(),
             loaded_at=time.time(),
         )

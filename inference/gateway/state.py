@@ -6,7 +6,7 @@ the router's table is made of both whenever one of them changes.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -17,6 +17,7 @@ from inference.gateway.origin import CacheRights
 from inference.gateway.replicas import View
 from inference.protocol import ReplicaState
 from quotas.callers import Caller
+from quotas.limits import ModelLimits
 from registry.catalogue import Catalogue, Version
 from registry.errors import ApiError, Unavailable
 from routing.router import Router
@@ -34,6 +35,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     callers: Mapping[str, Caller]
     """By the digest of their key."""
     cache_rights: CacheRights = CacheRights()
+    limits: Mapping[str, ModelLimits] = {}
+    """By model id; a model that is not named has none."""
     use_counts: Mapping[str, int]
     """By model id. Read more often than the catalogue, which does not change with them."""
     loaded_at: float
@@ -58,7 +61,9 @@ _EMPTY = Catalogue(revision=0, models={}, default=None)
 
 
 class GatewayState:
-    def __init__(self) -> None:
+    def __init__(self, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> None:
+        """``on_snapshot`` is told of each new one."""
+        self._on_snapshot = on_snapshot
         self.started_at = time.time()
         self.snapshot: Snapshot | None = None
         self.database = DatabaseContact(last=None)
@@ -99,6 +104,7 @@ class GatewayState:
 
     def accept_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self._on_snapshot(snapshot)
         self._rebuild_routes()
         waiting = self._revision_waiters
         self._revision_waiters = [entry for entry in waiting if entry[0] > snapshot.catalogue.revision]

@@ -24,11 +24,13 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToWorker,
     Generate,
+    Grant,
     HeldPrefixes,
     Hello,
     ProtocolError,
     ReplicaState,
     ReplicaView,
+    Wants,
     WorkerLoad,
     WorkerToGateway,
     encode_frame,
@@ -52,6 +54,17 @@ class Listener(Protocol):
 
     def feed(self, message: StreamMessage) -> None: ...
     def lose(self, fault: str) -> None: ...
+
+
+class Meter(Protocol):
+    """Hears all that a worker says about one request, also what its client does not wait for any more."""
+
+    def feed(self, message: StreamMessage | Wants, connection: "WorkerConnection") -> bool:
+        """Whether it was the last message."""
+        ...
+
+    def lose(self) -> None:
+        """The last message will never come."""
 
 
 class WorkerLost(Exception):
@@ -153,13 +166,14 @@ class WorkerConnection(asyncio.Protocol):
         """Beginnings of prompts that it need not compute again, and about how many tokens they are."""
         self._decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)
         self._streams: dict[int, Listener] = {}
+        self._meters: dict[int, Meter] = {}
         self._outbox: list[GatewayToWorker] = []
         self._last_id = 0
         self._transport: asyncio.Transport | None = None
 
     @property
     def busy(self) -> bool:
-        return bool(self._streams)
+        return bool(self._streams or self._meters)
 
     @property
     def worker_pid(self) -> int:
@@ -176,21 +190,30 @@ class WorkerConnection(asyncio.Protocol):
         self._last_id += 1
         return self._last_id
 
-    def begin(self, message: Generate | Embed) -> Stream:
+    def begin(self, message: Generate | Embed, meter: Meter | None = None) -> Stream:
         """Send a request whose id is from :meth:`next_id`. Raises WorkerLost."""
         stream = Stream(self, message.id)
-        self.begin_for(stream, message)
+        self.begin_for(stream, message, meter)
         return stream
 
-    def begin_for(self, listener: Listener, message: Generate | Embed) -> None:
+    def begin_for(self, listener: Listener, message: Generate | Embed, meter: Meter | None = None) -> None:
         """Likewise; ``listener`` hears the answer. Raises WorkerLost."""
         if self.closed or self._transport is None:
+            if meter is not None:
+                meter.lose()
             raise WorkerLost("the worker's connection is closed")
         self._streams[message.id] = listener
+        if meter is not None:
+            self._meters[message.id] = meter
         self._send(message)
 
+    def grant(self, grant: Grant) -> None:
+        """Of a request that has ended meanwhile nobody takes note of it."""
+        if not self.closed:
+            self._send(grant)
+
     def abandon(self, stream_id: int) -> None:
-        """Cancel a request; what the worker still says of it is dropped."""
+        """Cancel a request; what the worker still says of it is its meter's only."""
         if self._streams.pop(stream_id, None) is not None:
             self._send(Cancel(stream_id))
 
@@ -241,6 +264,10 @@ class WorkerConnection(asyncio.Protocol):
             for link in message.removed:
                 self.held.pop(link, None)
         else:
+            if (meter := self._meters.get(message.id)) is not None and meter.feed(message, self):
+                del self._meters[message.id]
+            if isinstance(message, Wants):
+                return
             stream = self._streams.get(message.id)
             if stream is not None:  # else it was cancelled a moment ago
                 stream.feed(message)
@@ -255,6 +282,9 @@ class WorkerConnection(asyncio.Protocol):
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lose(fault)
+        meters, self._meters = self._meters, {}
+        for meter in meters.values():
+            meter.lose()
 
 
 class WorkerPool:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import uvicorn
 
 from inference.gateway.app import Gateway, GatewayConfig
 from inference.gateway.http_protocol import HttpProtocol
+from inference.gateway.leases import Upkeep
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
 from inference.protocol import (
     CacheBudget,
@@ -41,6 +42,9 @@ from inference.protocol import (
 )
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
+from quotas.ledger import Ask
+from quotas.limits import ModelLimits
+from quotas.treasury import Leased
 from registry.catalogue import Catalogue, Model
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -52,10 +56,16 @@ class GivenSnapshot:
         self._state = state
         self._models = models
         self._callers = callers
+        self.limits: dict[str, ModelLimits] = {}
         self.usage: dict[str, int] = {}
         self.woken = 0
 
     def start(self) -> None:
+        self.show(*self._models)
+
+    def limit(self, **limits: ModelLimits) -> None:
+        """By model: these are all that there are."""
+        self.limits = limits
         self.show(*self._models)
 
     def show(self, *models: Model, revision: int = 1) -> None:
@@ -63,7 +73,13 @@ class GivenSnapshot:
         catalogue = Catalogue(revision=revision, models={model.id: model for model in models}, default=default)
         self._state.accept_contact(DatabaseContact(last=time.time()))
         self._state.accept_snapshot(
-            Snapshot(catalogue=catalogue, callers=self._callers, use_counts={}, loaded_at=time.time())
+            Snapshot(
+                catalogue=catalogue,
+                callers=self._callers,
+                limits=self.limits,
+                use_counts={},
+                loaded_at=time.time(),
+            )
         )
 
     async def stop(self) -> None:
@@ -78,6 +94,50 @@ class GivenSnapshot:
     def add_usage(self, counts: dict[str, int]) -> None:
         for model, count in counts.items():
             self.usage[model] = self.usage.get(model, 0) + count
+
+
+class GivenLeases:
+    """Stands for SQL: leases what there is."""
+
+    def __init__(self) -> None:
+        self.taken: dict[tuple[str, int], int] = {}
+        """What is leased, by the account's key and the window's start."""
+        self.charged: dict[int, int] = {}
+        self.away = False
+        self.asked = 0
+        self._leases: dict[int, tuple[str, int]] = {}
+        self._granted: dict[int, int] = {}
+        self._answer: Callable[[Ask, Leased | None], None]
+
+    def start(self, answer: Callable[[Ask, Leased | None], None]) -> None:
+        self._answer = answer
+
+    def ask(self, asks: Sequence[Ask]) -> None:
+        for ask in asks:
+            self.asked += 1
+            asyncio.get_running_loop().call_soon(self._answer, ask, None if self.away else self._lease(ask))
+
+    def charge(self, lease: int, charged: int) -> None:
+        self.charged[lease] = charged
+
+    def keep_up(self, upkeep: Upkeep) -> None:
+        for lease, holding in upkeep.told.items():
+            self.taken[self._leases[lease]] -= self._granted[lease] - holding.granted
+            self._granted[lease] = holding.granted
+
+    async def stop(self) -> None:
+        pass
+
+    def _lease(self, ask: Ask) -> Leased:
+        account, window = ask.balance.account, ask.balance.window
+        key = account.key, window.starts_at
+        taken = self.taken.get(key, 0)
+        amount = max(0, min(account.limit - taken, max(ask.need, ask.balance.part)))
+        self.taken[key] = taken + amount
+        lease = ask.balance.lease or len(self._leases) + 1
+        self._leases[lease] = key
+        self._granted[lease] = self._granted.get(lease, 0) + amount
+        return Leased(amount, max(0, account.limit - taken - amount), lease)
 
 
 class ScriptedSupervisor:
@@ -222,7 +282,8 @@ class Rig:
             "web_socket": directory / "web.sock",
             "require_api_key": False,
         }
-        self.gateway = Gateway(GatewayConfig(**(settings | config)), self._feed_of(models, callers))
+        self.leases = GivenLeases()
+        self.gateway = Gateway(GatewayConfig(**(settings | config)), self._feed_of(models, callers), self.leases)
         self.client: aiohttp.ClientSession
         self.port = 0
         self._server: uvicorn.Server

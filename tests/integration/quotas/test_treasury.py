@@ -9,6 +9,7 @@ from django.db import connection
 from quotas import treasury
 from quotas.ledger import Account, Ask, Balance, Unit
 from quotas.models import Lease, Window
+from quotas.treasury import Holding
 from quotas.windows import Period, window_at
 
 NOON = 1_800_014_400
@@ -58,9 +59,8 @@ def test_what_is_needed_or_a_part_is_leased_and_near_the_end_less(before: int, n
 def test_what_is_given_back_can_be_leased_again_and_what_is_told_is_kept() -> None:
     balance = a_balance()
     leased = treasury.lease(gateway="a" * 32, ask=Ask(balance, 1000))
-    treasury.give_back(lease=leased.lease, amount=400)
-    balance.spent, balance.reserved = 100, 200
-    treasury.tell({leased.lease: balance})
+    for _ in range(2):  # the answer to the first may have been lost
+        treasury.tell({leased.lease: Holding(granted=600, spent=100, reserved=200)})
     lease = Lease.objects.get()
     assert (lease.granted, lease.spent, lease.reserved, taken()) == (600, 100, 200, 600)
     assert treasury.lease(gateway="b" * 32, ask=Ask(balance, 1000)).amount == 400

@@ -24,7 +24,7 @@ def begun(n: int = 1) -> tuple[WorkerConnection, Wire, Stream]:
     """Two prompts, whose ids are 1 and 2."""
     connection, wire = connected()
     requests = [Generate(id=connection.next_id(), request_id="r", text=text, n=n) for text in ("a", "b")]
-    return connection, wire, begin_joint(connection, requests)
+    return connection, wire, begin_joint(connection, requests, [None, None])
 
 
 def say(connection: WorkerConnection, *messages: WorkerToGateway) -> None:

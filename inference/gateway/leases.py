@@ -1,0 +1,149 @@
+"""What the ledger has to do with SQL, in a thread of its own: leases, what is given back, what is told, the dead.
+
+The event loop never waits here: it hands over what is wanted and gets each answer as a call in its own turn.
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import structlog
+from django.db import DatabaseError, InterfaceError, connection
+
+from quotas import treasury
+from quotas.journal import Journal, reclaim_left
+from quotas.ledger import Ask
+from quotas.treasury import Holding, Leased
+from registry.errors import first_line
+
+log = structlog.get_logger(module="quotas")
+
+RECLAIM_SECONDS = 2.0
+"""The dead are looked for so often."""
+
+_STOP_SECONDS = 3.0
+
+Answer = Callable[[Ask, Leased | None], None]
+"""Gets what SQL says; None: it can't be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How the ledger stands, as SQL should know it."""
+
+    told: Mapping[int, Holding]
+    """By lease."""
+    closed: Sequence[int]
+    """Leases that nothing will change any more."""
+
+
+class LeaseThread:
+    """Runs from :meth:`start` to :meth:`stop`; both, and all other methods, are called by the event loop."""
+
+    def __init__(self, directory: Path) -> None:
+        """``directory``: of the journals of all gateways on this node."""
+        self._directory = directory
+        self._journal = Journal(directory)
+        self._tasks: queue.SimpleQueue[Ask | Upkeep | None] = queue.SimpleQueue()
+        self._untold: dict[int, Holding] = {}
+        self._unclosed: list[int] = []
+        self._reclaimed_at = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._answer: Answer
+
+    def start(self, answer: Answer) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._answer = answer
+        self._thread.start()
+
+    def ask(self, asks: Sequence[Ask]) -> None:
+        for ask in asks:
+            self._tasks.put(ask)
+
+    def charge(self, lease: int, charged: int) -> None:
+        """So much of it is spent and promised. Raises JournalFull."""
+        self._journal.charge(lease, charged)
+
+    def keep_up(self, upkeep: Upkeep) -> None:
+        self._tasks.put(upkeep)
+
+    async def stop(self) -> None:
+        """Write what is left to be written. A server that hangs is not waited for: the journal tells the next one."""
+        self._tasks.put(None)
+        await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
+
+    # From here on: in the thread.
+
+    def _run(self) -> None:
+        while (task := self._next()) is not None:
+            if isinstance(task, Ask):
+                self._lease(task)
+            else:
+                self._untold.update(task.told)
+                self._unclosed += task.closed
+                self._guarded(self._tell)
+        if self._guarded(self._tell):
+            self._journal.close()
+        connection.close()
+
+    def _next(self) -> Ask | Upkeep | None:
+        while True:
+            if time.monotonic() - self._reclaimed_at >= RECLAIM_SECONDS:
+                self._reclaimed_at = time.monotonic()
+                self._guarded(self._reclaim)
+            with contextlib.suppress(queue.Empty):
+                return self._tasks.get(timeout=RECLAIM_SECONDS)
+
+    def _lease(self, ask: Ask) -> None:
+        """After all that was to be told before: what is told of a lease is what was granted until then."""
+        leased: list[Leased] = []
+
+        def lease() -> None:
+            self._tell()
+            leased.append(treasury.lease(gateway=self._journal.gateway, ask=ask))
+
+        self._guarded(lease)
+        self._call(self._answer, ask, leased[0] if leased else None)
+
+    def _tell(self) -> None:
+        treasury.tell(self._untold)
+        self._untold.clear()
+        if self._unclosed:
+            self._call(self._forget, tuple(self._unclosed))
+            self._unclosed.clear()
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """In the loop's turn."""
+        with contextlib.suppress(RuntimeError):  # it has ended before us
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _forget(self, leases: Sequence[int]) -> None:
+        """By the loop, as all changes of the journal are."""
+        for lease in leases:
+            self._journal.forget(lease)
+
+    def _reclaim(self) -> None:
+        reclaim_left(self._directory, self._reclaim_one)
+
+    def _reclaim_one(self, gateway: str, charges: list[tuple[int, int]]) -> None:
+        amount = treasury.reclaim(gateway=gateway, charges=charges)
+        log.warning("Took back what a dead gateway had leased", gateway=gateway, amount=amount)
+
+    def _guarded(self, act: Callable[[], None]) -> bool:
+        """False: SQL or the disk fails."""
+        try:
+            act()
+            return True
+        except (DatabaseError, InterfaceError, psycopg.Error, OSError) as fault:
+            log.warning("The ledger can't be written", reason=first_line(fault))
+        except Exception:  # a fault of ours: requests must get an answer, and the next task its turn
+            log.exception("The ledger's thread met an error")
+        connection.close()
+        return False
