@@ -133,7 +133,8 @@ class Request:
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = cached_tokens
         self._faults = faults
-        limit = message.max_tokens if message.max_tokens is not None else len(WORDS)
+        endless = connection.worker.context_tokens - prompt_tokens if message.ignore_eos else len(WORDS)
+        limit = message.max_tokens if message.max_tokens is not None else endless
         self._total = limit if message.ignore_eos else min(limit, len(WORDS))
         whole = self._total == len(WORDS) and not message.ignore_eos
         self._reason = FinishReason.STOP if whole else FinishReason.LENGTH
