@@ -126,7 +126,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": VERSION,
     "SERVE_INCLUDE_SCHEMA": False,
     # What operations are named without. The guide's own paths are there without the prefix, too: those keep it.
-    "SCHEMA_PATH_PREFIX": r"/api/v1(?!/cache/)|/v1",
+    "SCHEMA_PATH_PREFIX": r"/api/v1(?!/(cache|quotas)/)|/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

@@ -1,14 +1,58 @@
-"""Tenants and API keys over REST, for admins."""
+"""Limits over REST, for operators; tenants and API keys, for admins."""
 
 from typing import ClassVar
 
+import msgspec
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from quotas import selectors, serializers, services
 from quotas.models import ApiKey
-from registry.rest import ControlView, EmptyInput, parsed
+from quotas.quota_services import quota_restore, quota_update
+from quotas.selectors import Quota
+from registry.rest import ControlView, EmptyInput, author, parsed
+from registry.services import model_named
+
+
+class QuotaView(ControlView):
+    @extend_schema(responses=serializers.QuotaOut, tags=["quotas"])
+    def get(self, request: Request, name: str) -> Response:
+        """A model's limits: its own, else the default ones of /cache/allocation."""
+        model = model_named(name=name)
+        return _quota(model.name, selectors.quota_find(model=model))
+
+    @extend_schema(request=serializers.QuotaChange, responses=serializers.QuotaOut, tags=["quotas"])
+    def post(self, request: Request, name: str) -> Response:
+        """Change what is named; the rest stays. What was used of a window counts."""
+        model = model_named(name=name)
+        changes = parsed(serializers.QuotaChange, request, wrapper="quotas", beside={"model_id": name})
+        return _quota(model.name, quota_update(model=model.name, changes=changes, author=author(request)))
+
+
+class QuotaReportView(ControlView):
+    @extend_schema(responses=serializers.QuotaReportOut, tags=["quotas"])
+    def get(self, request: Request, name: str) -> Response:
+        """How a model stands with its limits in the windows of now."""
+        report = selectors.quota_report(model=model_named(name=name))
+        return Response(serializers.QuotaReportOut(report).data)
+
+
+class QuotaRevisionListView(ControlView):
+    @extend_schema(responses=serializers.QuotaRevisionOut(many=True), tags=["quotas"])
+    def get(self, request: Request, name: str) -> Response:
+        """The limits that a model had, newest first."""
+        rows = selectors.quota_revisions_list(model=model_named(name=name))
+        return Response(serializers.QuotaRevisionOut(rows, many=True).data)
+
+
+class QuotaRestoreView(ControlView):
+    @extend_schema(request=EmptyInput, responses=serializers.QuotaOut, tags=["quotas"])
+    def post(self, request: Request, name: str, number: int) -> Response:
+        """Make earlier limits the newest ones."""
+        parsed(EmptyInput, request)
+        model = model_named(name=name)
+        return _quota(model.name, quota_restore(model=model.name, number=number, author=author(request)))
 
 
 class AdminView(ControlView):
@@ -86,6 +130,11 @@ class KeyRotateView(AdminView):
         """Replace a key by a new one and revoke it."""
         parsed(EmptyInput, request)
         return _new_key(*services.key_rotate(key_pk=pk))
+
+
+def _quota(model: str, found: Quota) -> Response:
+    shown = {**msgspec.to_builtins(found.quota), "model_id": model, "revision": found.revision}
+    return Response(serializers.QuotaOut(shown).data)
 
 
 def _new_key(key: ApiKey, secret: str) -> Response:

@@ -1,15 +1,21 @@
 """Reads of tenants, API keys, cache partitions and limits."""
 
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
 import msgspec
 import structlog
 from django.conf import settings
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
 from quotas import sealing, services
 from quotas.callers import CachePartition, Caller, Role
+from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
-from quotas.models import ApiKey, Partition, QuotaRevision, Tenant
+from quotas.models import ApiKey, Partition, QuotaRevision, Tenant, Window
+from quotas.windows import Window as Span
+from quotas.windows import window_at
 from registry.cache.selectors import cache_config_load
 from registry.errors import InvalidRequest, NotFound
 from registry.models import Model
@@ -22,6 +28,33 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
     revision: int
     quota: ModelQuota
+
+
+class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What was used of a limit in the window of now. Gateways tell it every second."""
+
+    name: str
+    """``hourly_token_limit``."""
+    unit: Unit
+    limit: int
+    used: int
+    """By requests that are over."""
+    reserved: int
+    """Promised to requests that run: at most so much more will be used by them."""
+    remaining: int
+    percent: float
+    """Used and promised, of the limit."""
+    starts_at: datetime
+    ends_at: datetime
+
+
+class QuotaReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model stands with its limits."""
+
+    model_id: str
+    revision: int
+    quota: ModelQuota
+    windows: list[WindowUse]
 
 
 UNOPENED = (
@@ -65,7 +98,7 @@ def partitions_unopened() -> list[str]:
 
 def limits_load() -> dict[str, ModelLimits]:
     """The limits of every model that has some, by its id; see :func:`quota_find` for where they come from."""
-    own = {row.model_id: _quota(row) for row in _newest_revisions()}
+    own = {row.model_id: quota_value(row) for row in _newest_revisions()}
     default = of_default(cache_config_load().per_model_quota)
     models = Model.objects.filter(alias_of=None).values_list("pk", "name")
     limits = {name: limits_of(model_pk=pk, model=name, quota=own.get(pk, default)) for pk, name in models}
@@ -77,7 +110,7 @@ def quota_find(*, model: Model) -> Quota:
     row = quota_revisions_list(model=model).first()
     if row is None:
         return Quota(revision=0, quota=of_default(cache_config_load().per_model_quota))
-    return Quota(revision=row.number, quota=_quota(row))
+    return Quota(revision=row.number, quota=quota_value(row))
 
 
 def quota_revisions_list(*, model: Model) -> QuerySet[QuotaRevision]:
@@ -93,6 +126,20 @@ def quota_revision_find(*, model: Model, number: int) -> QuotaRevision:
         known = "there is none yet" if newest is None else f"they go from 1 to {newest}"
         raise NotFound(f"The limits of '{model.name}' have no revision {number}: {known}.")
     return row
+
+
+def quota_report(*, model: Model) -> QuotaReport:
+    """How a model stands with its limits in the windows of now."""
+    found = quota_find(model=model)
+    limits = limits_of(model_pk=model.pk, model=model.name, quota=found.quota)
+    now = timezone.now()
+    zone = ZoneInfo(settings.TIME_ZONE)
+    return QuotaReport(
+        model_id=model.name,
+        revision=found.revision,
+        quota=found.quota,
+        windows=[_window_use(account, window_at(account.period, now.timestamp(), zone)) for account in limits.accounts],
+    )
 
 
 def keys_list() -> QuerySet[ApiKey]:
@@ -137,13 +184,38 @@ def tenant_find(*, name: str) -> Tenant:
     return tenant
 
 
+def _window_use(account: Account, window: Span) -> WindowUse:
+    row = (
+        Window.objects.filter(account=account.key, starts_at=_moment(window.starts_at))
+        .annotate(spent=Sum("leases__spent", default=0), reserved=Sum("leases__reserved", default=0))
+        .first()
+    )
+    used = row.spent if row else 0
+    reserved = row.reserved if row else 0
+    return WindowUse(
+        name=account.name,
+        unit=account.unit,
+        limit=account.limit,
+        used=used,
+        reserved=reserved,
+        remaining=max(0, account.limit - used - reserved),
+        percent=100.0 * (used + reserved) / account.limit if account.limit else 100.0,
+        starts_at=_moment(window.starts_at),
+        ends_at=_moment(window.ends_at),
+    )
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def _newest_revisions() -> QuerySet[QuotaRevision]:
     """Of each model the one in force."""
     return QuotaRevision.objects.select_related("model").order_by("model_id", "-number").distinct("model_id")
 
 
-def _quota(row: QuotaRevision) -> ModelQuota:
-    """The services let nothing else into SQL; whoever wrote past them must not take all limits away."""
+def quota_value(row: QuotaRevision) -> ModelQuota:
+    """A revision's limits. The services let nothing else into SQL; who writes past them must not take limits away."""
     try:
         return msgspec.convert(row.quota, ModelQuota)
     except msgspec.ValidationError as fault:

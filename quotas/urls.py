@@ -1,11 +1,21 @@
-"""Paths of tenants and keys."""
+"""Paths of limits, tenants and keys."""
 
-from django.urls import path
+from django.urls import include, path
 
 from quotas import apis
 from registry import converters  # noqa: F401 (registers <name:…>)
 
+_quotas = [
+    path("quotas/<name:name>/report", apis.QuotaReportView.as_view(), name="quota-report"),
+    path("quotas/<name:name>/revisions", apis.QuotaRevisionListView.as_view(), name="quota-revisions"),
+    path("quotas/<name:name>/revisions/<int:number>/restore", apis.QuotaRestoreView.as_view(), name="quota-restore"),
+    path("quotas/<name:name>", apis.QuotaView.as_view(), name="quota"),
+]
+"""The user guide's paths; under /api/v1 they are there, too."""
+
 urlpatterns = [
+    *_quotas,
+    path("api/v1/", include(_quotas)),
     path("api/v1/tenants", apis.TenantListView.as_view(), name="tenants"),
     path("api/v1/tenants/<name:name>/erase-cache", apis.TenantEraseCacheView.as_view(), name="tenant-erase-cache"),
     path("api/v1/shared-cache/erase", apis.SharedCacheEraseView.as_view(), name="shared-cache-erase"),

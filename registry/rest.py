@@ -1,6 +1,7 @@
 """What every endpoint of the REST API shares: the view's base, strict input, and how answers with models are built."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn
 
 from rest_framework import serializers
@@ -89,15 +90,27 @@ class EmptyInput(StrictInput):
     """A body that says nothing: absent or ``{}``."""
 
 
-def parsed(serializer: type[StrictInput], request: Request, *, wrapper: str | None = None) -> dict[str, Any]:
+def parsed(
+    serializer: type[StrictInput],
+    request: Request,
+    *,
+    wrapper: str | None = None,
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The body, validated as a whole. Raises ValidationError with every fault.
 
     Args:
         wrapper: what the body may be wrapped in: ``{wrapper: body}``.
+        beside: what may stand beside it, or in the body: the path says it already, and they must agree.
     """
     body = request.data
-    if wrapper is not None and isinstance(body, Mapping) and list(body) == [wrapper]:
-        body = body[wrapper]
+    if isinstance(body, Mapping):
+        for name, value in beside.items():
+            if body.get(name, value) != value:
+                raise serializers.ValidationError({name: [f"The path says '{value}': leave it out, or say the same."]})
+        body = {name: value for name, value in body.items() if name not in beside}
+        if wrapper is not None and list(body) == [wrapper]:
+            body = body[wrapper]
     checked = serializer(data=body)
     checked.is_valid(raise_exception=True)
     values: dict[str, Any] = checked.validated_data

@@ -32,10 +32,34 @@ DROP TRIGGER quotas_quotarevision_immutable ON quotas_quotarevision;
 DROP FUNCTION quotas_quotarevision_refuse_change();
 """
 
-# The limits of models that have none of their own are part of the cache's configuration.
+# The limits of models that have none of their own are part of the cache's configuration: of that, only they concern the
+# gateways. The advisory lock is nopenai_announce()'s, which see.
 DEFAULTS = """
-CREATE TRIGGER registry_cacherevision_limits AFTER INSERT ON registry_cacherevision REFERENCING NEW TABLE AS new_rows
-FOR EACH STATEMENT EXECUTE FUNCTION nopenai_announce('limits', '');
+CREATE FUNCTION quotas_announce_defaults() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    before jsonb := (
+        SELECT config -> 'per_model_quota' FROM registry_cacherevision
+        WHERE number < NEW.number ORDER BY number DESC LIMIT 1
+    );
+BEGIN
+    IF jsonb_strip_nulls(coalesce(NEW.config -> 'per_model_quota', '{}'))
+        IS DISTINCT FROM jsonb_strip_nulls(coalesce(before, '{}'))
+    THEN
+        PERFORM pg_advisory_xact_lock_shared(hashtext('nopenai'), hashtext('revision'));
+        PERFORM nextval('nopenai_revision');
+        PERFORM pg_notify('nopenai', 'limits');
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER registry_cacherevision_limits AFTER INSERT ON registry_cacherevision
+FOR EACH ROW EXECUTE FUNCTION quotas_announce_defaults();
+"""
+
+DEFAULTS_REVERSE = """
+DROP TRIGGER registry_cacherevision_limits ON registry_cacherevision;
+DROP FUNCTION quotas_announce_defaults();
 """
 
 
@@ -122,6 +146,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.RunSQL(IMMUTABLE, IMMUTABLE_REVERSE),
-        migrations.RunSQL(DEFAULTS, "DROP TRIGGER registry_cacherevision_limits ON registry_cacherevision"),
+        migrations.RunSQL(DEFAULTS, DEFAULTS_REVERSE),
         announce("quotas_quotarevision", "limits"),
     ]

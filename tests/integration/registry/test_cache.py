@@ -297,6 +297,17 @@ def test_supervisors_hear_of_a_change_and_gateways_need_not_load_again(heard: Ca
     assert revision_read() == revision
 
 
+def test_gateways_hear_of_new_default_limits(heard: Callable[[], list[str]]) -> None:
+    from registry.selectors import revision_read
+
+    revision = revision_read()
+    update(per_model_quota={"hourly_token_limit": 5})
+    assert "limits" in heard()
+    assert revision_read() > revision
+    update(per_model_quota={"hourly_token_limit": 5, "daily_token_limit": None}, global_cache_ram_gb=0.5)
+    assert "limits" not in heard()
+
+
 def test_only_shares_that_moved_are_announced(heard: Callable[[], list[str]]) -> None:
     services.cache_rebalance()
     assert set(heard()) == {"cache"}

@@ -41,6 +41,17 @@ OPERATORS = [
     ("GET", "/api/v1/cache/allocation/revisions"),
     ("GET", "/api/v1/cache/allocation/revisions/0"),
     ("POST", "/api/v1/cache/allocation/revisions/0/restore"),
+    *(
+        (method, before + path)
+        for before in ("", "/api/v1")
+        for method, path in (
+            ("GET", "/quotas/tiny"),
+            ("POST", "/quotas/tiny"),
+            ("GET", "/quotas/tiny/report"),
+            ("GET", "/quotas/tiny/revisions"),
+            ("POST", "/quotas/tiny/revisions/1/restore"),
+        )
+    ),
     ("GET", "/api/v1/shared-prompts"),
     ("POST", "/api/v1/shared-prompts"),
     ("GET", "/api/v1/shared-prompts/support"),
@@ -131,6 +142,10 @@ def test_the_matrix_above_knows_every_endpoint() -> None:
         "cache/allocation/revisions/<int:number>/restore",
         "api/v1/cache/allocation", "api/v1/cache/allocation/revisions",
         "api/v1/cache/allocation/revisions/<int:number>", "api/v1/cache/allocation/revisions/<int:number>/restore",
+        "quotas/<name:name>", "quotas/<name:name>/report", "quotas/<name:name>/revisions",
+        "quotas/<name:name>/revisions/<int:number>/restore",
+        "api/v1/quotas/<name:name>", "api/v1/quotas/<name:name>/report", "api/v1/quotas/<name:name>/revisions",
+        "api/v1/quotas/<name:name>/revisions/<int:number>/restore",
         "api/v1/shared-prompts", "api/v1/shared-prompts/<name:name>", "api/v1/shared-cache/erase",
         "api/v1/tenants", "api/v1/tenants/<name:name>", "api/v1/tenants/<name:name>/erase-cache",
         "api/v1/keys", "api/v1/keys/<int:pk>", "api/v1/keys/<int:pk>/revoke", "api/v1/keys/<int:pk>/rotate",

@@ -1,0 +1,136 @@
+"""Limits over REST: what operators send, what they get, and what is refused."""
+
+from typing import Any
+
+import pytest
+from rest_framework.test import APIClient
+
+from quotas.models import Lease, QuotaRevision, Window
+
+pytestmark = pytest.mark.usefixtures("models", "keys_required")
+
+TINY = "/quotas/tiny"
+LIMITS = ("hourly_token_limit", "hourly_request_limit", "daily_token_limit", "daily_request_limit")
+GUIDES = {
+    "model_id": "org/other:F32",
+    "quotas": {
+        "max_ram_mb": 81920,
+        "max_ssd_gb": 200,
+        "hourly_token_limit": 1000000,
+        "hourly_request_limit": 10000,
+        "daily_token_limit": 20000000,
+        "daily_request_limit": 200000,
+        "burst_token_limit": 50000,
+        "max_concurrent_requests": 50,
+    },
+}
+"""The user guide's example, of a model that there is here."""
+
+
+def error(response: Any) -> dict[str, Any]:
+    found: dict[str, Any] = response.json()["error"]
+    return found
+
+
+def test_at_first_a_model_has_the_default_limits_as_revision_0(operator: APIClient) -> None:
+    default = {"hourly_token_limit": 500_000}
+    operator.post("/cache/allocation", {"per_model_quota": default}, format="json")
+    shown = operator.get(TINY).json()
+    assert (shown["model_id"], shown["revision"]) == ("tiny", 0)
+    assert [shown[name] for name in LIMITS] == [500_000, None, None, None]
+    assert shown["on_database_loss"] == "closed"
+
+
+@pytest.mark.parametrize("path", ["/quotas/org/other:F32", "/api/v1/quotas/org/other:F32"])
+def test_the_user_guides_example_is_taken(operator: APIClient, path: str) -> None:
+    shown = operator.post(path, GUIDES, format="json").json()
+    assert shown == GUIDES["quotas"] | {  # type: ignore[operator]
+        "model_id": "org/other:F32",
+        "revision": 1,
+        "on_database_loss": "closed",
+    }
+    assert shown == operator.get(path).json()
+
+
+def test_what_is_not_named_stays_and_null_takes_a_limit_away(operator: APIClient) -> None:
+    operator.post(TINY, {"hourly_token_limit": 10, "daily_token_limit": 20}, format="json")
+    shown = operator.post(TINY, {"hourly_token_limit": None}, format="json").json()
+    assert (shown["revision"], shown["hourly_token_limit"], shown["daily_token_limit"]) == (2, None, 20)
+
+
+def test_limits_that_are_a_models_own_no_longer_follow_the_default(operator: APIClient) -> None:
+    operator.post(TINY, {"hourly_request_limit": None}, format="json")
+    operator.post("/cache/allocation", {"per_model_quota": {"hourly_token_limit": 7}}, format="json")
+    assert operator.get(TINY).json()["hourly_token_limit"] is None
+    assert operator.get("/quotas/org/other:F32").json()["hourly_token_limit"] == 7
+
+
+def test_the_same_limits_again_are_no_new_revision(operator: APIClient) -> None:
+    for _ in range(2):
+        assert operator.post(TINY, {"hourly_token_limit": 10}, format="json").json()["revision"] == 1
+
+
+@pytest.mark.parametrize("value", [0, 2**53])
+def test_zero_and_huge_limits_are_taken(operator: APIClient, value: int) -> None:
+    assert operator.post(TINY, dict.fromkeys(LIMITS, value), format="json").json()["hourly_token_limit"] == value
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "told"),
+    [
+        ({"hourly_token_limit": -1}, "hourly_token_limit", "greater than or equal to 0"),
+        ({"daily_token_limit": 2**53 + 1}, "daily_token_limit", "less than or equal to"),
+        ({"hourly_token_limit": "10"}, "hourly_token_limit", "a whole number, not a string"),
+        ({"hourly_token_limit": 1.5}, "hourly_token_limit", "a whole number, not a number"),
+        ({"hourly_token_limit": True}, "hourly_token_limit", "a whole number, not a boolean"),
+        ({"hourly_tokens": 1}, "hourly_tokens", "allowed: max_ram_mb"),
+        ({"on_database_loss": "ajar"}, "on_database_loss", "one of closed, open"),
+        ({"model_id": "other", "quotas": {}}, "model_id", "The path says 'tiny'"),
+        ([], None, "must be a JSON object"),
+    ],
+)
+def test_what_is_wrong_is_named(operator: APIClient, body: Any, param: str | None, told: str) -> None:
+    response = operator.post(TINY, body, format="json")
+    assert response.status_code == 400
+    assert error(response)["param"] == param
+    assert told in error(response)["message"]
+    assert QuotaRevision.objects.count() == 0
+
+
+@pytest.mark.parametrize("path", ["/quotas/tini", "/quotas/tini/report", "/quotas/tini/revisions"])
+def test_an_unknown_model_is_told_with_those_that_are_near(operator: APIClient, path: str) -> None:
+    response = operator.get(path)
+    assert response.status_code == 404
+    assert "tiny" in error(response)["message"]
+
+
+def test_earlier_limits_can_be_listed_and_restored(operator: APIClient) -> None:
+    for limit in (10, 20):
+        operator.post(TINY, {"hourly_token_limit": limit}, format="json")
+    shown = operator.post(f"{TINY}/revisions/1/restore").json()
+    assert (shown["revision"], shown["hourly_token_limit"]) == (3, 10)
+    listed = operator.get(f"{TINY}/revisions").json()
+    assert [(each["revision"], each["quotas"]["hourly_token_limit"]) for each in listed] == [(3, 10), (2, 20), (1, 10)]
+    assert listed[0]["comment"] == "restored from revision 1"
+    missing = operator.post(f"{TINY}/revisions/9/restore")
+    assert missing.status_code == 404 and "from 1 to 3" in error(missing)["message"]
+
+
+def test_the_report_says_what_is_used_promised_and_left(operator: APIClient) -> None:
+    operator.post(TINY, {"hourly_token_limit": 1000, "daily_request_limit": 0}, format="json")
+    before = operator.get(f"{TINY}/report").json()
+    assert [window["used"] for window in before["windows"]] == [0, 0]
+    hour = before["windows"][0]
+    window = Window.objects.create(
+        account=f"model:{QuotaRevision.objects.get().model_id}/tokens/hour",
+        unit="tokens",
+        period="hour",
+        starts_at=hour["starts_at"],
+        ends_at=hour["ends_at"],
+        taken=700,
+    )
+    for gateway, spent, reserved in (("a", 400, 100), ("b", 50, 0)):
+        Lease.objects.create(window=window, gateway=gateway, granted=350, spent=spent, reserved=reserved)
+    tokens, requests = operator.get(f"{TINY}/report").json()["windows"]
+    assert tokens == hour | {"used": 450, "reserved": 100, "remaining": 450, "percent": 55.0}
+    assert (requests["name"], requests["limit"], requests["percent"]) == ("daily_request_limit", 0, 100.0)
