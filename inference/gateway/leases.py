@@ -53,6 +53,7 @@ class LeaseThread:
         self._tasks: queue.SimpleQueue[Ask | Upkeep | None] = queue.SimpleQueue()
         self._untold: dict[int, Holding] = {}
         self._unclosed: list[int] = []
+        self._all_told = False
         self._reclaimed_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._loop: asyncio.AbstractEventLoop
@@ -78,6 +79,8 @@ class LeaseThread:
         """Write what is left to be written. A server that hangs is not waited for: the journal tells the next one."""
         self._tasks.put(None)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
+        if self._all_told:
+            self._journal.close()
 
     # From here on: in the thread.
 
@@ -89,8 +92,7 @@ class LeaseThread:
                 self._untold.update(task.told)
                 self._unclosed += task.closed
                 self._guarded(self._tell)
-        if self._guarded(self._tell):
-            self._journal.close()
+        self._all_told = self._guarded(self._tell)
         connection.close()
 
     def _next(self) -> Ask | Upkeep | None:

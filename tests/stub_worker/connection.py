@@ -155,6 +155,7 @@ class Request:
                 return
             out.append(Delta(id=self.id, text=WORDS[self._tokens % len(WORDS)], tokens=self._tokens + 1))
             self._tokens += 1
+            self._connection.worker.made(1 if self._tokens > 1 else 1 + self._prompt_tokens)
             if seconds := self._connection.worker.token_seconds:
                 self._connection.pause(seconds, self._go_on)
                 return

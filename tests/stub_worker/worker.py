@@ -5,6 +5,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.durations import Histogram
@@ -40,6 +41,7 @@ class Worker:
         self.told_prefixes: dict[bytes, int] = {}
         self._cache_due = False
         self.token_seconds: float = arguments.token_seconds
+        self._tally: Path | None = arguments.tally and arguments.tally / arguments.model_id
         self.context_tokens: int = arguments.context_tokens
         self.hello = encode_frame(
             [
@@ -68,6 +70,12 @@ class Worker:
         frame = encode_frame([WorkerLoad(running=running, waiting=0)])
         for connection in self.connections:
             connection.transport.write(frame)
+
+    def made(self, tokens: int) -> None:
+        """Tokens were made, of a prompt or an answer, whoever gets them: the tally's length says how many in all."""
+        if self._tally is not None:
+            with self._tally.open("ab") as tally:
+                tally.write(b"." * tokens)
 
     def set_budget(self, budget: CacheBudget) -> None:
         self.cache.set_budget(budget)

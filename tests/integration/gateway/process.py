@@ -18,11 +18,15 @@ from tests.waiting import PATIENCE_SECONDS, until_answer
 
 
 class GatewayProcesses:
-    """Two gateways behind one port."""
+    """Gateways behind one port."""
 
     def __init__(self, process: asyncio.subprocess.Process, client: aiohttp.ClientSession) -> None:
         self.process = process
         self.client = client
+
+    @property
+    def url(self) -> str:
+        return str(self.client._base_url)
 
     def worker_pids(self) -> list[int]:
         return [worker.pid for worker in psutil.Process(self.process.pid).children()]
@@ -66,14 +70,19 @@ class GatewayProcesses:
 
 
 @asynccontextmanager
-async def gateway_processes(variables: dict[str, str]) -> AsyncIterator[GatewayProcesses]:
-    """Two gateways, from when they answer until they have ended."""
+async def gateway_processes(variables: dict[str, str], *, workers: int = 2) -> AsyncIterator[GatewayProcesses]:
+    """Gateways, from when they answer until they have ended."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = ("-m", "gunicorn", "--config", "python:nopenai_site.gunicorn_gateway")
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *command, "--bind", f"fd://{listener.fileno()}"),
             cwd=PROJECT_ROOT,
-            env={**os.environ, **variables, "NOPENAI_GATEWAY_WORKERS": "2", "DJANGO_SETTINGS_MODULE": SETTINGS},
+            env={
+                **os.environ,
+                **variables,
+                "NOPENAI_GATEWAY_WORKERS": str(workers),
+                "DJANGO_SETTINGS_MODULE": SETTINGS,
+            },
             pass_fds=(listener.fileno(),),
         )
         # A connection for each request: both processes get some.
