@@ -56,7 +56,8 @@ class Balance:
     __slots__ = (
         "_account",
         "asking",
-        "granted",
+        "available",
+        "ends_at",
         "lease",
         "left",
         "part",
@@ -64,6 +65,7 @@ class Balance:
         "reserved",
         "spent",
         "stale",
+        "starts_at",
         "used_at",
         "window",
     )
@@ -71,7 +73,8 @@ class Balance:
     def __init__(self, account: Account, window: Window) -> None:
         self.account = account
         self.window = window
-        self.granted = 0
+        self.starts_at, self.ends_at = window.starts_at, window.ends_at
+        self.available = 0
         self.spent = 0
         self.reserved = 0
         self.lease: int | None = None
@@ -100,8 +103,8 @@ class Balance:
         self.part = max(1, account.limit // PARTS)
 
     @property
-    def available(self) -> int:
-        return self.granted - self.spent - self.reserved
+    def granted(self) -> int:
+        return self.spent + self.reserved + self.available
 
     @property
     def charged(self) -> int:
@@ -161,7 +164,7 @@ class Ledger:
         short = []
         for account in accounts:
             balance = self._current.get(account.key)
-            if balance is None or not balance.window.holds(now):
+            if balance is None or not balance.starts_at <= now < balance.ends_at:
                 balance = self._turn(account, now)
             amount = tokens if account.unit is Unit.TOKENS else 1
             if balance.available < amount:
@@ -194,9 +197,10 @@ class Ledger:
         assert not permit.settled, "settled twice"
         permit.settled = True
         for balance, amount in permit.holdings:
+            used = 0 if tokens is None else tokens if balance.account.unit is Unit.TOKENS else 1
             balance.reserved -= amount
-            if tokens is not None:
-                balance.spent += tokens if balance.account.unit is Unit.TOKENS else 1
+            balance.spent += used
+            balance.available += amount - used
 
     # --- SQL's answers, and what it is to be asked -------------------------------------------------------------------
 
@@ -213,6 +217,10 @@ class Ledger:
                 self._wanted[balance] = self._wanted.get(balance, 0) + shortage.missing
         return vain
 
+    @property
+    def wants_more(self) -> bool:
+        return bool(self._wanted)
+
     def take_asks(self) -> list[Ask]:
         """What SQL should be asked for now; one question for each balance at a time."""
         asks = [Ask(balance, need) for balance, need in self._wanted.items() if not balance.asking]
@@ -226,7 +234,7 @@ class Ledger:
         balance = ask.balance
         balance.asking = False
         balance.lease = lease
-        balance.granted += amount
+        balance.available += amount
         balance.left = left
         if amount < ask.need:
             balance.refused_at = now
@@ -239,6 +247,7 @@ class Ledger:
             if balance is None or not balance.window.holds(now):
                 balance = self._turn(account, now)
             amount = tokens if account.unit is Unit.TOKENS else 1
+            balance.available -= amount
             balance.reserved += amount
             balance.used_at = now
             holdings.append((balance, amount))
@@ -276,7 +285,7 @@ class Ledger:
         for balance in self._balances.values():
             surplus = 0 if balance.asking else self._surplus(balance, now)
             if surplus > 0:
-                balance.granted -= surplus
+                balance.available -= surplus
                 if balance.left is not None:
                     balance.left += surplus
                 back.append((balance, surplus))
@@ -323,11 +332,13 @@ class Ledger:
         del self._current[balance.account.key]
 
     def _promise(self, balance: Balance, amount: int, now: float) -> None:
+        balance.available -= amount
         balance.reserved += amount
         balance.used_at = now
+        if balance.available * 2 >= balance.part or balance.asking:
+            return
         # In good time, so that few requests wait for SQL; not near the end, where another process may need it.
-        plenty = balance.left is not None and balance.left >= _PLENTY_PARTS * balance.part
-        if plenty and balance.available * 2 < balance.part and not balance.asking:
+        if balance.left is not None and balance.left >= _PLENTY_PARTS * balance.part:
             self._wanted.setdefault(balance, balance.part)
 
     def _surplus(self, balance: Balance, now: float) -> int:

@@ -182,7 +182,7 @@ class Admission:
             return False
 
     def _ask(self) -> None:
-        if asks := self._ledger.take_asks():
+        if self._ledger.wants_more and (asks := self._ledger.take_asks()):
             self._leases.ask(asks)
 
     def _answer(self, ask: Ask, leased: Leased | None) -> None:

@@ -245,7 +245,8 @@ class Ledgers(RuleBasedStateMachine):
         """What it had promised is charged; what it held is reclaimed, or lost to that window."""
         process = self.processes[which]
         for balance in process.ledger.balances() if reclaimed else ():
-            self.sql.taken[balance.account.key, balance.window.starts_at] -= balance.available
+            if balance.available:  # else it may never have been leased anything
+                self.sql.taken[balance.account.key, balance.window.starts_at] -= balance.available
         for permit in process.permits:
             self._use(permit, permit.tokens)
         self.processes[which] = Process(self.sql)
