@@ -14,11 +14,15 @@ from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
 from inference.engine.cache.ram import RamTier
 from inference.engine.cache.state import Bytes, Layout, Prefix, UnknownForm
 from inference.engine.contexts import Contexts
+from inference.engine.memory import give_back_freed
 from inference.engine.sequences import Pool
 from inference.engine.sequences import Sequence as Tokens
 from inference.protocol import CacheBudget, CacheReport, Partition, TierReport
 
 log = structlog.get_logger(module="engine")
+
+_MUCH_FREED_BYTES = 64 * 1024 * 1024
+"""Worth the time that it takes to give it back."""
 
 Fetched = Callable[[list[tuple[bytes, Bytes]]], None]
 
@@ -36,6 +40,8 @@ class Kv:
         self._disk: DiskTier | None = None
         self._asked_bytes = 0
         """Of what the disk was asked for: its thread reads on while a step is computed, however long that takes."""
+        self._freed_bytes = 0
+        """Of blocks that smaller budgets have evicted, since memory was given back last."""
         self._layout, self._refusal = _prove(contexts)
         self._compatibility = compatibility(files, contexts.build, self._layout) if self._layout else b""
         self._window_tokens = max((cache.window for cache in self._layout.caches), default=0) if self._layout else 0
@@ -169,7 +175,12 @@ class Kv:
                 self._directory, compatibility=self._compatibility, budget=disk, on_event=self._disk_event
             )
             self._cache.use_disk(self._disk)
+        used_bytes = self._cache.ram_used_bytes
         self._cache.set_budget(budget.ram_bytes, least_frequently_used_first=budget.least_frequently_used_first)
+        self._freed_bytes += used_bytes - self._cache.ram_used_bytes
+        if self._freed_bytes >= _MUCH_FREED_BYTES:  # it is another model's now
+            self._freed_bytes = 0
+            give_back_freed()
 
     def report(self, context_tokens: int) -> CacheReport:
         if self._refusal:

@@ -78,6 +78,10 @@ class BlockCache:
         """The budget of the RAM tier."""
         return self._ram.budget_bytes
 
+    @property
+    def ram_used_bytes(self) -> int:
+        return self._ram.used_bytes
+
     def holds(self, name: bytes) -> bool:
         """Whether a block is in any tier. What waits to be written to SSD is not there yet."""
         return name in self._ram or (self._disk is not None and self._disk.holds(name))

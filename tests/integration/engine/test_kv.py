@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from inference.engine import kv as kv_module
 from inference.engine.cache.state import Bytes, Part, Prefix, UnknownForm, parse
 from inference.engine.kv import Kv
 from inference.engine.sequences import Pool
@@ -104,6 +105,27 @@ def test_the_disk_is_asked_for_no_more_than_ram_has_room_for(
     assert kv.fetch(second, found.put)
     assert len(found.get(timeout=60)) == 2
     kv.close()
+
+
+def test_memory_of_blocks_that_a_smaller_budget_evicts_is_given_back(
+    models: Models, contexts_of: ContextsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[None] = []
+    monkeypatch.setattr(kv_module, "give_back_freed", lambda: given.append(None))
+    contexts = contexts_of("llama")
+    kv = Kv(contexts, (str(models("llama")[1]),), None, lambda: None)
+    block_bytes = contexts.prove().block_bytes(64)
+    monkeypatch.setattr(kv_module, "_MUCH_FREED_BYTES", 2 * block_bytes)
+    kv.set_budget(CacheBudget(ram_bytes=3 * block_bytes, ssd_bytes=0))
+    lanes = contexts.of(Pool.LANES)
+    assert lanes is not None
+    lanes.decode(range(192), range(192), [0] * 192, [])
+    kv.save(kv.chain(ALICE, 0), range(192), Pool.LANES, 0, 192, tail=False)
+    calls = []
+    for blocks in (3, 2, 1, 0):  # also where each takes little
+        kv.set_budget(CacheBudget(ram_bytes=blocks * block_bytes, ssd_bytes=0))
+        calls.append(len(given))
+    assert calls == [0, 0, 1, 1]
 
 
 def test_a_state_of_another_model_is_refused_and_leaves_nothing(contexts_of: ContextsOf) -> None:
