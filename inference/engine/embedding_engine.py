@@ -83,6 +83,7 @@ class EmbeddingEngine:
         self._flush()
         try:
             while self._receive():
+                self._flush()  # before what may take seconds: one that seems idle is stopped where it is not wanted
                 self._outbox += self._embedder.step(_TURN_TOKENS)
                 self._flush()
         except Exception:

@@ -149,6 +149,7 @@ class Engine:
     def _step(self) -> None:
         now = time.monotonic()
         self._apply(self._scheduler.admit(now), now)
+        self._flush()  # before what may take seconds: a worker that seems idle is stopped where it is not wanted
         for pool, chunks in self._scheduler.batch().items():
             if chunks:
                 self._compute(pool, chunks)

@@ -73,7 +73,8 @@ def test_a_job_is_answered_and_the_thread_ends_when_it_is_told() -> None:
     answer = ear.answer()
     assert isinstance(answer, Embedded) and np.allclose(np.frombuffer(answer.vectors[0], "<f4"), [0.6, 0.8])
     running.stop()
-    assert all(load.running == load.waiting == 0 for load in ear.said if isinstance(load, WorkerLoad))
+    loads = [load for load in ear.said if isinstance(load, WorkerLoad)]
+    assert loads == [WorkerLoad(running=0, waiting=1), WorkerLoad(running=0, waiting=0)], "before and after the turn"
 
 
 def test_what_llama_cpp_refuses_fails_the_job_alone() -> None:
