@@ -75,7 +75,11 @@ class Folder:
                 yield Found(label, found.st_size, found.st_mtime)
 
     def write(self, label: Label, file: memoryview, now: float) -> None:
-        """The block's file is there, whole, or (OSError) not at all."""
+        """The block's file is there, whole, or (OSError) not at all.
+
+        Raises:
+            DamagedBlock: a directory, which is not ours to delete, has its name.
+        """
         try:
             self._remove(_TEMPORARY)
             fd = self._open(_TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -84,8 +88,11 @@ class Folder:
                 os.utime(fd, (now, now))
             finally:
                 os.close(fd)
-            os.rename(_TEMPORARY, self._format.file_name(label), src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        except OSError:
+            try:
+                os.rename(_TEMPORARY, self._format.file_name(label), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except IsADirectoryError:
+                raise DamagedBlock("a directory has the name of its file") from None
+        except (OSError, DamagedBlock):
             with suppress(OSError):  # what stays is deleted by the next scan; until then nothing is written
                 self._remove(_TEMPORARY)
             raise

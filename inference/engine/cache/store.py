@@ -82,7 +82,10 @@ class Store:
         # Before the write, so that no kill makes us forget what was written.
         self._written = written
         self._folder.write_ledger(encode(written))
-        self._folder.write(label, file, now)
+        try:
+            self._folder.write(label, file, now)
+        except DamagedBlock as fault:  # of this one: others can be written
+            return str(fault)
         self.index.add(Held(label, size, now))
         self._on_event(DiskEvent(kind=DiskEventKind.STORED, name=label.block.name, bytes=size))
         return ""

@@ -325,6 +325,15 @@ def test_foreign_files_are_neither_read_nor_deleted(tmp_path: Path) -> None:
     )
 
 
+def test_a_directory_in_the_place_of_a_block_keeps_that_one_out_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / FORMAT.file_name(label(1))).mkdir()
+    store = Opened(tmp_path, budget())
+    assert store.keep(1) == "a directory has the name of its file"
+    assert store.keep(2) == ""
+    assert store.has(2)
+    assert not (tmp_path / "writing.tmp").exists()
+
+
 def test_symbolic_links_are_never_followed(tmp_path: Path) -> None:
     directory, target = tmp_path / "kv", tmp_path / "precious"
     store = Opened(directory, budget())
