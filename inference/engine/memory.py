@@ -11,6 +11,10 @@ _MEMINFO = Path("/proc/meminfo")
 _OWN = Path("/proc/self/status")
 
 
+_KEPT_FREE_PART = 16
+"""One part in so many of what is available is not given to one process: the kernel and the others need it, too."""
+
+
 def available_bytes() -> int:
     """What could be used without swapping: the kernel's own estimate, or the cgroup's head room if that is less."""
     machine = _listed(_MEMINFO, "MemAvailable:")
@@ -20,11 +24,12 @@ def available_bytes() -> int:
 
 @contextmanager
 def bounded_by_available() -> Iterator[None]:
-    """Within it an allocation of more than :func:`available_bytes` fails, for all threads of this process. Linux grants
-    whatever it is asked for, and ends a process that then uses what is not there.
+    """Within it an allocation of more than nearly all of :func:`available_bytes` fails, for all threads of this
+    process. Linux grants whatever it is asked for, and ends a process that then uses what is not there.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = _listed(_OWN, "VmData:") + available_bytes()
+    available = available_bytes()
+    bound = _listed(_OWN, "VmData:") + available - available // _KEPT_FREE_PART
     if soft != resource.RLIM_INFINITY:
         bound = min(bound, soft)
     resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))

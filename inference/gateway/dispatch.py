@@ -132,6 +132,8 @@ class Dispatcher:
                 if attempt >= MAX_RETRIES:
                     raise _gave_up(version, lost) from None
                 pause = RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
+                if not self._replicas.connected:  # its workers end with it, and it says so when it is back
+                    pause = SUPERVISOR_PATIENCE_SECONDS
                 await self._replicas.changed(version.pk, pause)
             except NotReady:
                 if attempt >= min(last_candidate, MAX_RETRIES):

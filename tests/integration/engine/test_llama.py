@@ -57,7 +57,7 @@ def test_cells_that_there_is_no_memory_for_are_refused_before_the_kernel_ends_th
 ) -> None:
     """Linux grants them, and the process dies of using them."""
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "available_bytes", lambda: 64 << 20)
+        patch.setattr(memory, "available_bytes", lambda: 128 << 20)
         with pytest.raises(LlamaError, match="a context of 16384 tokens, for want of memory"):
             model.create_context(tokens=16384, sequences=1, unified=True, batch_tokens=64, threads=2)
         model.create_context(tokens=256, sequences=1, unified=True, batch_tokens=64, threads=2).close()

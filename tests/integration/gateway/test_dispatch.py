@@ -162,6 +162,21 @@ class TestLostWorkers:
         assert status == 200
         assert "hello" in text
 
+    async def test_a_supervisor_that_dies_with_its_workers_is_waited_for(self, start_rig: StartRig) -> None:
+        rig = await start_rig(M)
+        worker = await rig.worker(M, "--hang-after", "0")
+        async with worker.watched() as load:
+            asking = asyncio.create_task(ask(rig))
+            await load.until(running=1)
+        await rig.supervisor.stop()
+        await until(lambda: not rig.gateway.replicas.connected)
+        await worker.kill()
+        rig.supervisor.view.clear()
+        await rig.supervisor.start()
+        assert (await demanded(rig)).version_pk == 1
+        await rig.worker(M)
+        assert (await asking)[0] == 200
+
     async def test_a_model_is_demanded_also_while_others_only_pause_before_their_next_attempt(
         self, start_rig: StartRig
     ) -> None:
