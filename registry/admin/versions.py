@@ -39,7 +39,7 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
     hide_title = True
     tab = False
     ordering = ("-major", "-minor", "-patch")
-    fields = ("number", "serves", "health_label", "size", "parameters", "quantization", "file", "created_at")
+    fields = ("number", "serves", "health_label", "size", "weights", "quantization", "file", "created_at")
     readonly_fields = fields
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -70,7 +70,8 @@ class VersionInline(TabularInline):  # type: ignore[misc] # Unfold has no types
         return unbroken(size_text(version.size_bytes))
 
     @column("parameters")
-    def parameters(self, version: Version) -> str:
+    def weights(self, version: Version) -> str:
+        """Not named as its column: what is named like the model's field would be shown as the field itself."""
         return count_text(version.parameter_count) or "–"
 
 
@@ -112,7 +113,7 @@ class TuningInline(TabularInline):  # type: ignore[misc] # Unfold has no types
 @admin.register(Version)
 class VersionAdmin(ReadOnlyAdmin):
     empty_hint = "Every model has at least one version; discovery makes it."
-    list_display = ("title", "promoted", "health_label", "file", "size", "parameters", "quantization", "source")
+    list_display = ("title", "promoted", "health_label", "file", "size", "weights", "quantization", "source")
     list_filter = ("health", "file_state", "source", "architecture", "quantization")
     search_fields = ("model__name", "path", "sha256", "architecture", "quantization")
     search_help_text = "Model, path, SHA-256, architecture or quantization"
@@ -127,7 +128,7 @@ class VersionAdmin(ReadOnlyAdmin):
             "Content",
             {
                 "fields": (
-                    ("architecture", "parameters", "quantization"),
+                    ("architecture", "weights", "quantization"),
                     ("context", "size", "file"),
                     "shown_capabilities",
                     "shown_path",
@@ -171,7 +172,7 @@ class VersionAdmin(ReadOnlyAdmin):
         return rows.select_related("model")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        own = ["number", "promoted", "health_label", "file", "parameters", "size", "context"]
+        own = ["number", "promoted", "health_label", "file", "weights", "size", "context"]
         own += ["shown_capabilities", "shown_path", "shown_files", "shown_parameters"]
         return [*super().get_readonly_fields(request, obj), *own]
 
@@ -200,7 +201,7 @@ class VersionAdmin(ReadOnlyAdmin):
         return unbroken(size_text(version.size_bytes))
 
     @column("parameters", ordering="parameter_count")
-    def parameters(self, version: Version) -> str:
+    def weights(self, version: Version) -> str:
         return count_text(version.parameter_count) or "–"
 
     @column("context")

@@ -1,5 +1,7 @@
 """A version's page in the admin: its parameters as a form, what was measured, and the button that forgets it."""
 
+import html
+import re
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from django.urls import reverse
 
 from registry import editing, tuning
 from registry.models import Tuning, Version
+from registry.presentation import count_text
 from tests.integration.web.staff import staff
 
 pytestmark = pytest.mark.usefixtures("models")
@@ -78,3 +81,18 @@ def test_what_was_measured_is_shown_and_can_be_forgotten(root: Client, version: 
     assert "Z80, 1 cores" in text and "threads 1" in text and "12.3 ms, 200 ms: unified true" in text
     root.post(page(version, "measure_again"))
     assert not Tuning.objects.exists()
+
+
+@pytest.mark.parametrize("place", ["version", "versions", "model"])
+def test_how_many_parameters_the_file_has_is_not_mixed_up_with_those_that_are_set(
+    root: Client, version: Version, place: str
+) -> None:
+    editing.version_update(name="tiny", number="1.0.0", parameters={"rope_freq_scale": 0.25})
+    pages = {
+        "version": page(version),
+        "versions": reverse("admin:registry_version_changelist"),
+        "model": reverse("admin:registry_model_change", args=[version.model_id]),
+    }
+    text = re.sub(r"<[^>]*>|\s", "", html.unescape(root.get(pages[place]).content.decode()))
+    assert str(count_text(version.parameter_count)) in text
+    assert '{"rope_freq_scale":0.25}' not in text
