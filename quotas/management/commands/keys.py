@@ -27,7 +27,7 @@ class Command(OperatorCommand):
         commands = parser.add_subparsers(dest="command", metavar="COMMAND")
         create = commands.add_parser("create", help="make a key and print its secret, once")
         create.add_argument("--name", default="", help="what it is for")
-        create.add_argument("--role", default=Role.INFERENCE, choices=list(Role), type=str)
+        create.add_argument("--role", default=Role.INFERENCE, choices=[role.value for role in Role])
         create.add_argument("--tenant", default=services.DEFAULT_TENANT, help="whose it is; `default` if absent")
         create.add_argument("--expires", type=_expiry, help="a date, a time (ISO 8601), or a span such as 12h, 30d, 8w")
         listing = commands.add_parser("list", help="show all keys, without their secrets")

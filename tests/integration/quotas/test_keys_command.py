@@ -55,6 +55,11 @@ def test_an_expiry_in_the_past_is_refused() -> None:
         keys("create", "--expires", "2001-01-01")
 
 
+def test_an_unknown_role_is_told_which_there_are() -> None:
+    with pytest.raises(CommandError, match=r"choose from '?inference'?, '?operator'?, '?admin'?\)"):
+        keys("create", "--role", "boss")
+
+
 def test_an_unknown_tenant_is_an_error_in_words() -> None:
     with pytest.raises(CommandError, match="acme"):
         keys("create", "--tenant", "acme")
