@@ -18,12 +18,14 @@ from django.template.loader import render_to_string
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
+from nopenai_site import data_plane
 from registry import errors
 from registry.errors import ApiError
 
 log = structlog.get_logger(module="web")
 
 DATABASE_RETRY_SECONDS = 2
+_LOOK = "/api/docs lists what there is."
 
 Fault = tuple[str | None, str]
 """A field (None: the body as a whole) and what is wrong with it."""
@@ -81,7 +83,9 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, errors.NotFound(f"There is nothing at {request.path}. /api/docs lists what there is."))
+    there = f"/v1{request.path}"
+    look = f"Did you mean {there}? A client's base URL ends in /v1." if there in data_plane.PATHS else _LOOK
+    return respond(request, errors.NotFound(f"There is nothing at {request.path}. {look}"))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

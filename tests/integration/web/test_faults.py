@@ -98,6 +98,12 @@ def test_an_unknown_path_is_a_404_that_says_where_to_look(path: str) -> None:
     assert "/api/docs" in shape(response)["message"]
 
 
+def test_a_base_url_without_v1_is_recognised() -> None:
+    response = Client().post("/chat/completions", {}, content_type="application/json")
+    assert response.status_code == 404
+    assert "Did you mean /v1/chat/completions?" in shape(response)["message"]
+
+
 def test_a_browser_gets_a_page_and_the_api_stays_json(db: None) -> None:
     client = Client(headers=BROWSER)
     assert "Nothing here" in client.get("/nosuch").content.decode()
