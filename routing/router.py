@@ -55,8 +55,9 @@ class Router:
         more = f"; and {len(refusals) - _MOST_REASONS} more" if len(refusals) > _MOST_REASONS else ""
         if any(refusal.lacks for refusal in refusals):
             wanted = ", ".join(sorted(needed))
+            hint = " A chat model embeds when it is named." if needed == _KINDS["embedding"] else ""
             return Unavailable(
-                f"No model that can answer now has all of: {wanted}. {reasons}{more}.",
+                f"No model that can answer now has all of: {wanted}. {reasons}{more}.{hint}",
                 code="capability_unavailable",
                 param="capabilities",
                 retry_after=30,

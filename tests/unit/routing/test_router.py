@@ -130,6 +130,10 @@ class TestNobody:
         assert error.code == "capability_unavailable"
         assert "'one' lacks arabic_nlp" in error.message
 
+    def test_embeddings_without_a_model_made_for_them_say_that_a_chat_model_can(self) -> None:
+        with pytest.raises(Unavailable, match="A chat model embeds when it is named"):
+            a_router(one).route("auto", "embedding")
+
     def test_a_broken_file_of_which_nothing_is_known_is_not_told_to_lack_chat(self) -> None:
         empty = frozenset[str]()
         broken = a_version("broken", 9, health=Health.UNHEALTHY, health_reason="not a GGUF", capabilities=empty)
