@@ -10,10 +10,28 @@ from registry.models import Version
 from registry.parameters import FIELDS, Choice, Kind, Number, Parameters, parameters_checked
 
 _OPEN = ("", "chosen by the engine")
+_MEANINGS = {
+    "context_tokens": "The longest prompt and answer of one request together.",
+    "lanes": "Short sequences that are computed together.",
+    "lane_tokens": "What a short sequence may grow to; longer ones share the long context.",
+    "threads": "Of the processor; never more than there are.",
+    "batch_tokens": "The most tokens of one step.",
+    "prefill_beside_decode": "The most prompt tokens of a step in which other answers grow.",
+    "flash_attention": "A quantized kv_type needs it.",
+    "kv_type": "How keys and values of the context are kept; smaller ones take less memory.",
+    "unified": "Whether the lanes share one space of cells instead of having one each.",
+    "n_gpu_layers": "Layers that the GPU computes; -1: all.",
+    "rope_freq_base": "For models stretched beyond the context they were trained for.",
+    "rope_freq_scale": "The same, as a factor.",
+    "prompt_lookup": "Whether text that repeats itself or its prompt is guessed ahead.",
+    "draft_cost": "What a guessed token adds to a step's time, as a part of it; at 1 none is guessed.",
+}
+"""For operators; whoever changes the engine reads more at :class:`inference.protocol.EngineParameters`."""
 
 
 def _field(name: str, kind: Kind) -> forms.Field:
-    help_text = f"{kind.allowed.capitalize()}." if isinstance(kind, Number) else ""
+    allowed = f" {kind.allowed.capitalize()}." if isinstance(kind, Number) else ""
+    help_text = _MEANINGS[name] + allowed
     common: dict[str, Any] = {"label": name, "required": False, "help_text": help_text}
     if isinstance(kind, Number):
         if kind.whole:

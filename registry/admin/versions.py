@@ -142,10 +142,12 @@ class VersionAdmin(ReadOnlyAdmin):
             "llama.cpp",
             {
                 "fields": (
-                    ("context_tokens", "lanes", "lane_tokens"),
-                    ("threads", "batch_tokens", "prefill_beside_decode"),
-                    ("flash_attention", "kv_type", "unified"),
-                    ("n_gpu_layers", "rope_freq_base", "rope_freq_scale"),
+                    ("context_tokens", "threads"),
+                    ("lanes", "lane_tokens"),
+                    ("batch_tokens", "prefill_beside_decode"),
+                    ("flash_attention", "kv_type"),
+                    ("unified", "n_gpu_layers"),
+                    ("rope_freq_base", "rope_freq_scale"),
                     ("prompt_lookup", "draft_cost"),
                 ),
                 "description": "What is empty is chosen, by measurement where that helps. After a change a running "

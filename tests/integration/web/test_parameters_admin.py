@@ -56,6 +56,12 @@ def test_each_kind_of_parameter_is_set_shown_and_cleared(root: Client, version: 
     assert saved(root, version) == {}
 
 
+def test_each_says_what_it_does_and_what_it_may_be(root: Client, version: Version) -> None:
+    text = html.unescape(root.get(page(version)).content.decode())
+    assert "The longest prompt and answer of one request together. A whole number from 64 to 16777216." in text
+    assert "Whether text that repeats itself or its prompt is guessed ahead." in text
+
+
 def test_one_that_can_not_be_is_told_at_its_field(root: Client, version: Version) -> None:
     answer = root.post(page(version), INLINE | {"threads": "0", "lanes": "4"})
     assert "a whole number from 1 to 512" in answer.context["adminform"].form.errors["threads"][0]
