@@ -11,6 +11,8 @@ from quotas import limits, selectors
 from quotas.limits import ModelQuota
 from quotas.models import QuotaRevision
 from quotas.selectors import Quota
+from registry.cache.configuration import MB, gb_bytes
+from registry.cache.services import cache_ceiling_set
 from registry.models import Model
 from registry.services import model_named
 
@@ -57,5 +59,8 @@ def _keep(model: Model, before: Quota, quota: ModelQuota, *, author: str, commen
         author=author[:200],
         comment=comment[:500],
     )
+    ssd_bytes = None if quota.max_ssd_gb is None else gb_bytes(quota.max_ssd_gb)
+    ram_bytes = None if quota.max_ram_mb is None else quota.max_ram_mb * MB
+    cache_ceiling_set(model=model, ram_bytes=ram_bytes, ssd_bytes=ssd_bytes)
     log.info("Limits changed", model_id=model.name, revision=number, author=author)
     return Quota(revision=number, quota=quota)

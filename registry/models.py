@@ -10,11 +10,12 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
-from registry.cache.models import CacheRevision, CacheShare, CacheUse, SharedPrompt
+from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.catalogue import Health
 
 __all__ = [
     "MODEL_ID_PATTERN",
+    "CacheCeiling",
     "CacheRevision",
     "CacheShare",
     "CacheUse",

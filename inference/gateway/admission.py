@@ -115,6 +115,8 @@ class Admission:
         while short := self._ledger.extend(permit, tokens, time.time()):
             if self._ledger.want(short, time.time()) or not await self._leased(short[0].balance):
                 return False
+            if permit.settled:  # its client has left meanwhile
+                return False
         self._charge(permit)
         return True
 
@@ -190,6 +192,7 @@ class Admission:
             self._ledger.unanswered(ask)
         else:
             self._ledger.granted(ask, leased.amount, leased.left, time.time(), lease=leased.lease)
+            self._told.pop(leased.lease, None)  # SQL has another number now, even if all of it is given back at once
         for waiter in self._waiting.pop(ask.balance, ()):
             if not waiter.done():
                 waiter.set_result(leased is not None)

@@ -57,8 +57,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     shares: Mapping[str, int]
     """What each model is owed. One that is not named beside others has nothing to cache, and gets no more than it has;
     where nobody is named, nobody has said yet who is owed what, and whoever runs borrows."""
-    ceiling: int | None = None
-    """No model gets more than this, however much is free. None: no such bound."""
+    ceilings: Mapping[str, int] = {}
+    """What a model does not get more than, however much is free; one that is not named has no such bound."""
     policy: EvictionPolicy
 
 
@@ -128,8 +128,8 @@ def _holding(seat: Seat, tier: Tier, versions: int) -> Holding:
 def _bounds(seat: Seat, tier: Tier, versions: int) -> Iterator[int]:
     """What a version never gets more than, though there be room: who does not run, or has nothing to cache, could not
     use it and would keep it from others."""
-    if tier.ceiling is not None:
-        yield tier.ceiling // versions
+    if seat.model in tier.ceilings:
+        yield tier.ceilings[seat.model] // versions
     if not seat.running or (tier.shares and seat.model not in tier.shares):
         yield seat.held
     if not seat.possible:

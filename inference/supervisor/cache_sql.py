@@ -1,11 +1,12 @@
 """What SQL and the caches of this node tell each other. Runs in the store's thread."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from inference.supervisor.cache_budgets import Tier
 from inference.supervisor.cache_disk import directory_name
 from inference.supervisor.cache_versions import CacheUse, KnownVersion
 from inference.supervisor.caching import CacheReading
+from registry.cache.allocation import Ceiling, ceiling
 from registry.cache.selectors import NodeCache
 from registry.cache.services import UseCount, cache_node_current, cache_use_add
 from registry.models import Version
@@ -32,7 +33,9 @@ def _ram(decided: NodeCache) -> Tier:
     return Tier(
         bytes=decided.sizes.ram.effective_bytes,
         shares={model: share.ram_bytes for model, share in decided.shares.items()},
-        ceiling=decided.config.per_model_quota.ram_bytes,
+        ceilings=_bounds(
+            (model, ceiling(decided.config, decided.ceilings, model).ram_bytes) for model in decided.shares
+        ),
         policy=decided.config.global_eviction_policy,
     )
 
@@ -41,9 +44,19 @@ def _ssd(decided: NodeCache) -> Tier:
     return Tier(
         bytes=decided.sizes.ssd.effective_bytes,
         shares={model: share.ssd_bytes for model, share in decided.shares.items()},
-        ceiling=decided.config.per_model_quota.ssd_bytes,
+        ceilings=_bounds(
+            (model, ceiling(decided.config, decided.ceilings, model).ssd_bytes) for model in decided.shares
+        ),
         policy=decided.config.global_eviction_policy,
     )
+
+
+def _ceilings(decided: NodeCache) -> Iterator[tuple[str, Ceiling]]:
+    return ((model, ceiling(decided.config, decided.ceilings, model)) for model in decided.shares)
+
+
+def _bounds(ceilings: Iterable[tuple[str, int | None]]) -> dict[str, int]:
+    return {model: most for model, most in ceilings if most is not None}
 
 
 def _catalogue() -> dict[str, KnownVersion]:

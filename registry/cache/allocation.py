@@ -17,14 +17,15 @@ nine tenths are divided by weights, which are the strategy's:
     priority_based   the model's priority, 0–10; 5 for models that are not named
     dynamic          demand of the last minutes (:func:`demand`)
 
-While no weight is positive (nobody has asked for anything yet) the parts are equal. ``per_model_quota`` caps what one
-model gets, also below that minimum; what it leaves is divided among the others by the same rule. Each byte is given
-to somebody, unless everybody has reached the cap. A share is what a model is *owed*; what lies idle is lent to others
-(:mod:`registry.cache.eviction`).
+While no weight is positive (nobody has asked for anything yet) the parts are equal. A model's own limits or, where it
+has none, ``per_model_quota`` cap what it gets (:class:`Ceiling`), also below that minimum; what it leaves is divided
+among the others by the same rule. Each byte is given to somebody, unless everybody has reached their cap. A share is
+what a model is *owed*; what lies idle is lent to others (:mod:`registry.cache.eviction`).
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -87,6 +88,13 @@ class UseBucket(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
 
 
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model never gets more than, in bytes; None: there is no such bound."""
+
+    ram_bytes: int | None = None
+    ssd_bytes: int | None = None
+
+
 class Share(msgspec.Struct, frozen=True, kw_only=True):
     """What a model is owed on a node, in bytes."""
 
@@ -106,15 +114,35 @@ def sizes(config: CacheAllocation, machine: Machine) -> Sizes:
     )
 
 
-def shares(config: CacheAllocation, models: Sequence[ModelUse], machine: Machine) -> dict[str, Share]:
-    """What each model is owed on a node; see the module. The order of ``models`` breaks ties of a byte."""
+def ceiling(config: CacheAllocation, own: Mapping[str, Ceiling], model: str) -> Ceiling:
+    """A model's own, or that of all who have none."""
+    quota = config.per_model_quota
+    return own.get(model) or Ceiling(ram_bytes=quota.ram_bytes, ssd_bytes=quota.ssd_bytes)
+
+
+def shares(
+    config: CacheAllocation,
+    models: Sequence[ModelUse],
+    machine: Machine,
+    own_ceilings: Mapping[str, Ceiling] = MappingProxyType({}),
+) -> dict[str, Share]:
+    """What each model is owed on a node; see the module. The order of ``models`` breaks ties of a byte.
+
+    Args:
+        own_ceilings: of the models that have limits of their own, by id.
+    """
     size = sizes(config, machine)
     weights, explain = _weighing(config, models)
-    ram = _divided(size.ram.effective_bytes, weights, config.per_model_quota.ram_bytes)
-    ssd = _divided(size.ssd.effective_bytes, weights, config.per_model_quota.ssd_bytes)
+    ceilings = [ceiling(config, own_ceilings, use.model) for use in models]
+    ram = _divided(size.ram.effective_bytes, weights, [each.ram_bytes for each in ceilings])
+    ssd = _divided(size.ssd.effective_bytes, weights, [each.ssd_bytes for each in ceilings])
     return {
-        use.model: Share(ram_bytes=ram_bytes, ssd_bytes=ssd_bytes, why=_why(config, explain(use), ram_bytes, ssd_bytes))
-        for use, ram_bytes, ssd_bytes in zip(models, ram, ssd, strict=True)
+        use.model: Share(
+            ram_bytes=ram_bytes,
+            ssd_bytes=ssd_bytes,
+            why=explain(use) + _capped(top, ram_bytes, ssd_bytes, own=use.model in own_ceilings),
+        )
+        for use, ram_bytes, ssd_bytes, top in zip(models, ram, ssd, ceilings, strict=True)
     }
 
 
@@ -192,48 +220,42 @@ def _part(weight: int, weights: Sequence[int]) -> str:
     return f"{weight / sum(weights):.1%}" if any(weights) else "nobody's part yet"
 
 
-def _why(config: CacheAllocation, rule: str, ram_bytes: int, ssd_bytes: int) -> str:
-    """The rule, and what caps it."""
-    quota = config.per_model_quota
-    caps = [
-        name
-        for name, cap, given in (
-            ("max_ram_mb", quota.ram_bytes, ram_bytes),
-            ("max_ssd_gb", quota.ssd_bytes, ssd_bytes),
-        )
-        if cap is not None and given == cap
-    ]
-    return rule + "".join(f"; capped by per_model_quota.{name}" for name in caps)
+def _capped(ceiling: Ceiling, ram_bytes: int, ssd_bytes: int, *, own: bool) -> str:
+    """Which of the bounds a share has come to; empty: none."""
+    owner = "its own " if own else "per_model_quota."
+    bounds = (("max_ram_mb", ceiling.ram_bytes, ram_bytes), ("max_ssd_gb", ceiling.ssd_bytes, ssd_bytes))
+    return "".join(f"; capped by {owner}{name}" for name, bound, given in bounds if bound == given)
 
 
 # --- Shares ----------------------------------------------------------------------------------------------------------
 
 
-def _divided(total: int, weights: Sequence[int], cap: int | None) -> list[int]:
-    """The tier in parts: the minimum for everybody, the rest by weights, nobody above the cap."""
+def _divided(total: int, weights: Sequence[int], caps: Sequence[int | None]) -> list[int]:
+    """The tier in parts: the minimum for everybody, the rest by weights, nobody above their cap."""
     if not weights:
         return []
+    bounds = [total if cap is None else cap for cap in caps]
     minimum = total // (MINIMUM_PART * len(weights))
-    if cap is not None and cap <= minimum:
-        return [cap] * len(weights)
-    rest = _by_weight(total - minimum * len(weights), weights, None if cap is None else cap - minimum)
-    return [minimum + part for part in rest]
+    first = [min(minimum, bound) for bound in bounds]
+    room = [bound - part for bound, part in zip(bounds, first, strict=True)]
+    rest = _by_weight(total - sum(first), weights, room)
+    return [part + more for part, more in zip(first, rest, strict=True)]
 
 
-def _by_weight(total: int, weights: Sequence[int], cap: int | None) -> list[int]:
-    """By weights, what exceeds the cap again by weights among those below it, until nobody does or all do."""
+def _by_weight(total: int, weights: Sequence[int], caps: Sequence[int]) -> list[int]:
+    """By weights; what exceeds a cap again by weights among those below theirs, until nobody does or all do."""
     parts = [0] * len(weights)
     open_places = list(range(len(weights)))
     while open_places:
         of_open = [weights[place] for place in open_places]
         for place, part in zip(open_places, divided(total, of_open), strict=True):
             parts[place] = part
-        full = [place for place in open_places if cap is not None and parts[place] >= cap]
-        if cap is None or not full:
+        full = [place for place in open_places if parts[place] >= caps[place]]
+        if not full:
             return parts
         for place in full:
-            parts[place] = cap
-        total -= cap * len(full)
+            parts[place] = caps[place]
+            total -= caps[place]
         open_places = [place for place in open_places if place not in full]
     return parts
 

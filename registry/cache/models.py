@@ -43,6 +43,22 @@ class CacheShare(models.Model):
         return f"{self.model} on {self.node}"
 
 
+class CacheCeiling(models.Model):
+    """What a model with limits of its own never gets more of on a node; empty: no such bound."""
+
+    model = models.OneToOneField("registry.Model", on_delete=models.CASCADE, related_name="cache_ceiling")
+    ram_bytes = models.BigIntegerField(null=True)
+    ssd_bytes = models.BigIntegerField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(ram_bytes__gte=0, ssd_bytes__gte=0), name="registry_cacheceiling_size")
+        ]
+
+    def __str__(self) -> str:
+        return str(self.model)
+
+
 class CacheUse(models.Model):
     """What was asked of a model during five minutes, over all nodes. Kept for a little more than a day."""
 

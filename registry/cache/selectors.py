@@ -11,9 +11,9 @@ from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
 from registry.cache import allocation
-from registry.cache.allocation import Machine, ModelUse, Share, Sizes, UseBucket
+from registry.cache.allocation import Ceiling, Machine, ModelUse, Share, Sizes, UseBucket
 from registry.cache.configuration import MB, CacheAllocation
-from registry.cache.models import CacheRevision, CacheShare, CacheUse, SharedPrompt
+from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.errors import NotFound
 from registry.models import Model, Node, Version
 
@@ -40,6 +40,8 @@ class NodeCache(msgspec.Struct, frozen=True, kw_only=True):
     sizes: Sizes
     shares: dict[str, Share]
     """By the model's id. They sum to at most ``sizes``."""
+    ceilings: dict[str, Ceiling] = {}
+    """Of the models that have limits of their own, by id."""
 
 
 def cache_configured_load() -> Configured:
@@ -59,6 +61,12 @@ def cache_shares_load(*, node: str) -> dict[str, Share]:
     return {row.model.name: Share(ram_bytes=row.ram_bytes, ssd_bytes=row.ssd_bytes, why=row.why) for row in rows}
 
 
+def cache_ceilings_load() -> dict[str, Ceiling]:
+    """Of the models that have limits of their own, by id."""
+    rows = CacheCeiling.objects.values_list("model__name", "ram_bytes", "ssd_bytes")
+    return {name: Ceiling(ram_bytes=ram_bytes, ssd_bytes=ssd_bytes) for name, ram_bytes, ssd_bytes in rows}
+
+
 def cache_node_load(*, node: str) -> NodeCache | None:
     """What a node's supervisor acts by; None for a node that is not registered."""
     row = Node.objects.filter(name=node).first()
@@ -66,7 +74,13 @@ def cache_node_load(*, node: str) -> NodeCache | None:
         return None
     config = cache_config_load()
     size = allocation.sizes(config, machine(row))
-    return NodeCache(node=node, config=config, sizes=size, shares=cache_shares_load(node=node))
+    return NodeCache(
+        node=node,
+        config=config,
+        sizes=size,
+        shares=cache_shares_load(node=node),
+        ceilings=cache_ceilings_load(),
+    )
 
 
 def cache_nodes_load() -> list[NodeCache]:

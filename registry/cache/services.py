@@ -17,7 +17,7 @@ from django.utils import timezone
 from registry.cache import allocation, configuration, selectors
 from registry.cache.allocation import Share
 from registry.cache.configuration import CacheAllocation
-from registry.cache.models import CacheRevision, CacheShare, CacheUse, SharedPrompt
+from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.cache.selectors import BUCKET, Configured, NodeCache
 from registry.errors import Conflict, InvalidRequest, ModelNotFound
 from registry.models import Model, Node
@@ -112,6 +112,14 @@ def _without_vanished_models(config: CacheAllocation) -> CacheAllocation:
 
 
 @transaction.atomic
+def cache_ceiling_set(*, model: Model, ram_bytes: int | None, ssd_bytes: int | None) -> None:
+    """What a model never gets more of on a node; None: no bound, whatever that of other models is. Divides anew."""
+    _one_at_a_time()
+    CacheCeiling.objects.update_or_create(model=model, defaults={"ram_bytes": ram_bytes, "ssd_bytes": ssd_bytes})
+    _divide(force=True)
+
+
+@transaction.atomic
 def cache_rebalance() -> list[str]:
     """Divide every node's cache anew, where that changes something worth it.
 
@@ -152,10 +160,11 @@ def _complete(nodes: Sequence[NodeCache]) -> bool:
 def _divide(*, force: bool) -> list[str]:
     config = selectors.cache_config_load()
     uses = selectors.model_uses_load()
+    ceilings = selectors.cache_ceilings_load()
     changed = []
     for node in Node.objects.all():
         machine = selectors.machine(node)
-        new = allocation.shares(config, uses, machine)
+        new = allocation.shares(config, uses, machine, ceilings)
         old = selectors.cache_shares_load(node=node.name)
         if force or allocation.worth_changing(old, new, allocation.sizes(config, machine)):
             _write_shares(node, new)

@@ -93,6 +93,20 @@ async def test_more_than_is_left_is_refused_and_less_is_served(start_rig: StartR
     assert used(rig) == HELLO_TOKENS
 
 
+async def test_what_was_leased_for_one_that_is_refused_is_there_for_the_next(start_rig: StartRig) -> None:
+    rig = await limited(start_rig, hourly_token_limit=50)
+    admission = rig.gateway.admission
+    assert (await rig.chat(max_tokens=12))[0].status == 200
+    admission.keep_up()
+    for _ in range(2):  # the first leases all that is left, in vain
+        assert (await rig.chat(max_tokens=13))[0].status == 429
+        admission.keep_up()
+        for balance in admission._ledger.balances():
+            balance.refused_at = float("-inf")  # some moments pass
+    assert list(rig.leases.taken.values()) == [HELLO_TOKENS]
+    assert (await rig.chat(max_tokens=3))[0].status == 200
+
+
 async def test_a_limit_of_zero_serves_nobody(start_rig: StartRig) -> None:
     rig = await limited(start_rig, daily_token_limit=0)
     assert (await rig.chat(max_tokens=1))[0].status == 429

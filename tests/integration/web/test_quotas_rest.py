@@ -70,6 +70,18 @@ def test_the_same_limits_again_are_no_new_revision(operator: APIClient) -> None:
         assert operator.post(TINY, {"hourly_token_limit": 10}, format="json").json()["revision"] == 1
 
 
+def test_limits_on_the_cache_reach_its_division(operator: APIClient) -> None:
+    operator.post(TINY, {"max_ram_mb": 3, "max_ssd_gb": 0}, format="json")
+    (node,) = operator.get("/cache/allocation").json()["nodes"]
+    tiny, other = node["per_model"]["tiny"], node["per_model"]["org/other:F32"]
+    assert (tiny["ram_bytes"], tiny["ssd_bytes"]) == (3 << 20, 0)
+    assert tiny["why"].endswith("; capped by its own max_ram_mb; capped by its own max_ssd_gb")
+    assert tiny["ram_bytes"] + other["ram_bytes"] == node["ram"]["effective_bytes"]
+    operator.post(TINY, {"max_ram_mb": None}, format="json")
+    (node,) = operator.get("/cache/allocation").json()["nodes"]
+    assert node["per_model"]["tiny"]["ram_bytes"] == node["ram"]["effective_bytes"] // 2
+
+
 @pytest.mark.parametrize("value", [0, 2**53])
 def test_zero_and_huge_limits_are_taken(operator: APIClient, value: int) -> None:
     assert operator.post(TINY, dict.fromkeys(LIMITS, value), format="json").json()["hourly_token_limit"] == value

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from registry.cache.allocation import (
     MINIMUM_PART,
     MOST_OF_DISK,
+    Ceiling,
     Machine,
     ModelUse,
     Share,
     Size,
     Sizes,
     UseBucket,
+    ceiling,
     demand,
     shares,
     sizes,
@@ -145,6 +147,17 @@ def test_the_two_quotas_of_the_cache_cap_a_tier_each() -> None:
     assert {(share.ram_bytes, share.ssd_bytes) for share in given.values()} == {(100 * MB, GB // 2)}
 
 
+def test_a_models_own_limits_stand_for_those_of_all() -> None:
+    quota = PerModelQuota(max_ram_mb=100, max_ssd_gb=0.5)
+    own = {"idle": Ceiling(ram_bytes=10 * MB), "busy now": Ceiling(ssd_bytes=GB)}
+    given = shares(CacheAllocation(per_model_quota=quota, global_cache_ssd_gb=3), USES, MACHINE, own)
+    assert given["busy all day"].ram_bytes == 100 * MB
+    assert given["idle"].ram_bytes == 10 * MB
+    assert given["idle"].why.endswith("; capped by its own max_ram_mb")
+    assert given["busy now"].ram_bytes > 100 * MB
+    assert [given[name].ssd_bytes for name in ("busy all day", "busy now", "idle")] == [GB // 2, GB, 3 * GB // 2]
+
+
 # --- Properties ------------------------------------------------------------------------------------------------------
 
 NAMES = "abcdefg"
@@ -173,19 +186,24 @@ configs = st.builds(
 )
 
 
-@given(configs, uses(), machines)
+bounds = st.none() | st.integers(0, 10**12)
+own_ceilings = st.dictionaries(st.sampled_from(NAMES), st.builds(Ceiling, ram_bytes=bounds, ssd_bytes=bounds))
+
+
+@given(configs, uses(), machines, own_ceilings)
 def test_every_byte_is_given_to_somebody_and_none_twice(
-    config: CacheAllocation, models: list[ModelUse], machine: Machine
+    config: CacheAllocation, models: list[ModelUse], machine: Machine, own: dict[str, Ceiling]
 ) -> None:
-    given_out = shares(config, models, machine)
-    size, quota = sizes(config, machine), config.per_model_quota
-    for tier, cap, given_bytes in (
-        (size.ram, quota.ram_bytes, [share.ram_bytes for share in given_out.values()]),
-        (size.ssd, quota.ssd_bytes, [share.ssd_bytes for share in given_out.values()]),
+    given_out = shares(config, models, machine, own)
+    size = sizes(config, machine)
+    ceilings = [ceiling(config, own, model) for model in given_out]
+    for tier, caps, given_bytes in (
+        (size.ram, [each.ram_bytes for each in ceilings], [share.ram_bytes for share in given_out.values()]),
+        (size.ssd, [each.ssd_bytes for each in ceilings], [share.ssd_bytes for share in given_out.values()]),
     ):
-        usable = tier.effective_bytes if cap is None else min(tier.effective_bytes, cap * len(models))
-        assert sum(given_bytes) == usable
-        assert cap is None or max(given_bytes) <= cap
+        most = [tier.effective_bytes if cap is None else min(cap, tier.effective_bytes) for cap in caps]
+        assert sum(given_bytes) == min(tier.effective_bytes, sum(most))
+        assert all(part <= bound for part, bound in zip(given_bytes, most, strict=True))
 
 
 @given(configs, machines)

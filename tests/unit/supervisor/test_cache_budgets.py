@@ -105,7 +105,7 @@ def test_versions_of_one_model_divide_what_it_is_owed() -> None:
 
 
 def test_nobody_gets_more_than_the_ceiling_however_much_is_free() -> None:
-    tier = Tier(bytes=1_000, shares={"a": 300}, ceiling=300, policy=EvictionPolicy.LRU)
+    tier = Tier(bytes=1_000, shares={"a": 300}, ceilings={"a": 300}, policy=EvictionPolicy.LRU)
     assert decided(seat("a"), tier=tier).say == {"a@1": 300}
 
 
