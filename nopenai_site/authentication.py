@@ -17,7 +17,8 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied, Un
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from quotas import callers, selectors
+from quotas import callers
+from quotas.access import selectors
 from quotas.callers import Role
 
 if TYPE_CHECKING:  # views import this module

@@ -23,7 +23,7 @@ from nopenai_site.up import redis as embedded_redis
 from nopenai_site.up.locks import running_pid
 from nopenai_site.up.privileges import NoAccount
 from nopenai_site.up.readiness import accepts, get
-from quotas.selectors import UNOPENED, partitions_unopened
+from quotas.access.selectors import UNOPENED, partitions_unopened
 from registry.errors import first_line
 from registry.models import Model, Version
 from registry.presentation import promotion

@@ -6,11 +6,18 @@ from enum import StrEnum
 
 import msgspec
 
+from quotas.ledger import Account
+from quotas.limits import PermitLimit
+
 SECRET_PREFIX = "nok_"
 """Makes a leaked key recognisable to people and to secret scanners."""
 
 _SHOWN_LENGTH = len(SECRET_PREFIX) + 8
 """Of 43 random characters 8 are kept to recognise a key by; 210 secret bits remain."""
+
+DEFAULT_PRIORITY = 5
+HIGHEST_PRIORITY = 10
+"""Of requests."""
 
 PARTITION_PATTERN = r"\A[0-9a-f]{32}\Z"
 
@@ -40,7 +47,7 @@ class CachePartition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key that was not revoked."""
+    """An API key that was not revoked, and what it and its tenant are held to."""
 
     key_pk: int
     tenant: str
@@ -51,6 +58,18 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch. Whoever looks a caller up compares it with the time: a snapshot outlives the moment."""
     partition: CachePartition | None = None
     """The tenant's. None: its key can't be opened here, so nothing of its requests may be cached."""
+    accounts: tuple[Account, ...] = ()
+    """The windows of the key's own limits and of its tenant's."""
+    permits: tuple[PermitLimit, ...] = ()
+    """Their limits on concurrent requests."""
+    max_priority: int = DEFAULT_PRIORITY
+    """What its requests ask for beyond is cut to this."""
+    weight: float = 1.0
+    """The tenant's share where tenants take turns, beside the others'."""
+    allowed_models: frozenset[str] | None = None
+    """Ids of models. None: all."""
+    allowed_routes: frozenset[str] | None = None
+    """Names of routes, such as ``auto``. None: all."""
 
     def expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now

@@ -20,27 +20,78 @@ class OnDatabaseLoss(StrEnum):
     """They are served, and charged when it is back."""
 
 
-class ModelQuota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SoftLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From how many percent of a limit on something is done about it: ascending."""
+
+    info: float = 80.0
+    """It is logged, as INFO."""
+    warn: float = 85.0
+    """As WARN."""
+    throttle: float = 90.0
+    """Requests are slowed down to half of the limit's even pace."""
+    aggressive_throttle: float = 95.0
+    """To a quarter of it; it is logged as ERROR."""
+
+
+class AtHardLimit(StrEnum):
+    """What becomes of a request that the limit has nothing left for."""
+
+    REJECT = "reject"
+    """429 at once."""
+    QUEUE = "queue"
+    """It waits for others to give back, or for the next window: at most ``queue_seconds``."""
+
+
+class DegradationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done to requests beyond a model's soft limits."""
+
+    pace: bool = True
+    """Throttled: requests are spaced, so that the limit lasts for its window."""
+    max_tokens_cap: int | None = None
+    """Throttled: answers are cut at so many tokens. None: they are not."""
+    sibling: str | None = None
+    """Throttled, or at the hard limit: this model answers instead, as long as it is not throttled itself."""
+    at_hard_limit: AtHardLimit = AtHardLimit.REJECT
+    queue_seconds: float = 30.0
+    """The longest that a request waits for its turn: paced, queued, or for a place among the concurrent ones."""
+    queue_length: int = 256
+    """So many may wait in one gateway process; who comes then is refused."""
+    emergency_priority: int = 8
+    """In an emergency only requests of this priority and above are served."""
+
+
+class ModelQuota(PerModelQuota, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model's limits as they are kept. None: no such limit."""
 
-    max_ram_mb: int | None = None
-    max_ssd_gb: float | None = None
-    hourly_token_limit: int | None = None
-    hourly_request_limit: int | None = None
-    daily_token_limit: int | None = None
-    daily_request_limit: int | None = None
-    burst_token_limit: int | None = None
-    """Tokens in one request, prompt and answer together."""
-    max_concurrent_requests: int | None = None
+    soft_limits: SoftLimits = SoftLimits()
+    throttling_enabled: bool = True
+    """False: the soft limits are logged, and nothing else is done about them."""
+    degradation_policy: DegradationPolicy = DegradationPolicy()
     on_database_loss: OnDatabaseLoss = OnDatabaseLoss.CLOSED
+
+
+class PermitLimit(msgspec.Struct, frozen=True):
+    """A limit on how many requests run at the same time, over all gateways of a node."""
+
+    subject: str
+    """``model:12``, ``key:9f…``, ``tenant:3``."""
+    limit: int
+    name: str
+    """As its owner calls it: ``max_concurrent_requests``."""
+    owner: str
+    """As a client is told: ``The model 'x'``."""
 
 
 class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway holds a model's requests to: prepared when the configuration changes."""
 
     accounts: tuple[Account, ...] = ()
+    permit: PermitLimit | None = None
     burst: int | None = None
     open_without_database: bool = False
+    soft_limits: SoftLimits = SoftLimits()
+    throttling_enabled: bool = True
+    policy: DegradationPolicy = DegradationPolicy()
 
 
 NO_LIMITS = ModelLimits()
@@ -69,6 +120,7 @@ def changed(quota: ModelQuota, changes: Mapping[str, Any]) -> ModelQuota:
 
 def limits_of(*, model_pk: int, model: str, quota: ModelQuota) -> ModelLimits:
     owner = f"The model '{model}'"
+    concurrent = quota.max_concurrent_requests
     return ModelLimits(
         accounts=tuple(
             Account(
@@ -82,6 +134,12 @@ def limits_of(*, model_pk: int, model: str, quota: ModelQuota) -> ModelLimits:
             for name, (unit, period) in _WINDOWS.items()
             if (limit := getattr(quota, name)) is not None
         ),
+        permit=None
+        if concurrent is None
+        else PermitLimit(f"model:{model_pk}", concurrent, "max_concurrent_requests", owner),
         burst=quota.burst_token_limit,
         open_without_database=quota.on_database_loss is OnDatabaseLoss.OPEN,
+        soft_limits=quota.soft_limits,
+        throttling_enabled=quota.throttling_enabled,
+        policy=quota.degradation_policy,
     )

@@ -1,143 +1,66 @@
-"""Writes of tenants and API keys. Those of cache partitions, in :mod:`quotas.partitions`, are offered here too."""
+"""Writes of models' limits: each is a new revision, which gateways follow within a second."""
 
-import shlex
-from datetime import datetime
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import structlog
-from django.db import IntegrityError, transaction
-from django.utils import timezone
+from django.db import transaction
 
-from quotas import callers
-from quotas.callers import Role
-from quotas.models import ApiKey, Tenant
-from quotas.partitions import partition_ensure, partition_erase
-from registry.errors import Conflict, InvalidRequest, NotFound
-
-__all__ = [
-    "key_create",
-    "key_revoke",
-    "key_rotate",
-    "partition_ensure",
-    "partition_erase",
-    "tenant_create",
-    "tenant_default",
-]
+from quotas import limits, selectors
+from quotas.limits import ModelQuota
+from quotas.models import QuotaRevision
+from quotas.selectors import Quota
+from registry.cache.configuration import MB, gb_bytes
+from registry.cache.services import cache_ceiling_set
+from registry.models import Model
+from registry.services import model_named
 
 log = structlog.get_logger(module="quotas")
 
-DEFAULT_TENANT = "default"
-"""Owns the keys of installations that know one tenant only, and what is done without a key. Made on demand."""
 
+@transaction.atomic
+def quota_update(*, model: str, changes: Mapping[str, Any], author: str, comment: str = "") -> Quota:
+    """Change what is named, and keep the result as the model's own limits. What was used of a window counts.
 
-def tenant_create(*, name: str) -> Tenant:
-    """A new tenant.
+    Args:
+        changes: as for :func:`quotas.limits.changed`.
 
     Raises:
-        InvalidRequest: the name is empty or too long.
-        Conflict: the name is taken.
+        ModelNotFound: with the nearest ids.
     """
-    name = _name_checked(name, param="name", longest=100)
-    if not name:
-        raise InvalidRequest("A tenant needs a name.", param="name")
-    try:
-        with transaction.atomic():
-            tenant = Tenant.objects.create(name=name)
-            partition_ensure(tenant=tenant)
-            return tenant
-    except IntegrityError as fault:
-        raise Conflict(f"There is a tenant named '{name}' already.", param="name") from fault
+    locked = _locked(model)
+    before = selectors.quota_find(model=locked)
+    return _keep(locked, before, limits.changed(before.quota, changes), author=author, comment=comment)
 
 
 @transaction.atomic
-def tenant_default() -> Tenant:
-    """The tenant of whoever needs no key or names no other; made if it is not there yet."""
-    tenant, _ = Tenant.objects.get_or_create(name=DEFAULT_TENANT)
-    partition_ensure(tenant=tenant)
-    return tenant
+def quota_restore(*, model: str, number: int, author: str) -> Quota:
+    """Make earlier limits the newest ones. Raises NotFound."""
+    locked = _locked(model)
+    wanted = selectors.quota_value(selectors.quota_revision_find(model=locked, number=number))
+    before = selectors.quota_find(model=locked)
+    return _keep(locked, before, wanted, author=author, comment=f"restored from revision {number}")
 
 
-def key_create(
-    *,
-    tenant: str = DEFAULT_TENANT,
-    name: str = "",
-    role: str = Role.INFERENCE,
-    expires_at: datetime | None = None,
-) -> tuple[ApiKey, str]:
-    """A new key and its secret, which is not kept: show it now or never.
+def _locked(name: str) -> Model:
+    """The model, which nobody else gives limits meanwhile: revisions have no gaps."""
+    return Model.objects.select_for_update().get(pk=model_named(name=name).pk)
 
-    Raises:
-        InvalidRequest: an unknown role, a name that is too long, or an expiry that has passed.
-        NotFound: there is no such tenant (``default`` is made on demand).
-    """
-    if role not in list(Role):
-        raise InvalidRequest(f"There is no role '{role}': use one of {', '.join(Role)}.", param="role")
-    if expires_at is not None and expires_at <= timezone.now():
-        raise InvalidRequest("The expiry lies in the past.", param="expires_at")
-    secret = callers.secret_make()
-    key = ApiKey.objects.create(
-        tenant=_tenant_for_key(tenant),
-        name=_name_checked(name, param="name", longest=100),
-        prefix=callers.prefix(secret),
-        digest=callers.digest(secret),
-        role=role,
-        expires_at=expires_at,
+
+def _keep(model: Model, before: Quota, quota: ModelQuota, *, author: str, comment: str) -> Quota:
+    if before.revision and quota == before.quota:
+        return before
+    number = before.revision + 1
+    QuotaRevision.objects.create(
+        model=model,
+        number=number,
+        quota=msgspec.to_builtins(quota),
+        author=author[:200],
+        comment=comment[:500],
     )
-    log.info("API key created", key=key.prefix, role=key.role, tenant=tenant)
-    return key, secret
-
-
-def key_revoke(*, key_pk: int) -> ApiKey:
-    """Make a key useless for good. Again is no error; the first time of it is kept.
-
-    Raises:
-        NotFound: there is no such key.
-    """
-    revoked = ApiKey.objects.filter(pk=key_pk, revoked_at=None).update(revoked_at=timezone.now())
-    key = ApiKey.objects.select_related("tenant").filter(pk=key_pk).first()
-    if key is None:
-        raise NotFound(f"There is no API key {key_pk}.")
-    if revoked:
-        log.info("API key revoked", key=key.prefix, role=key.role, tenant=key.tenant.name)
-    return key
-
-
-@transaction.atomic
-def key_rotate(*, key_pk: int) -> tuple[ApiKey, str]:
-    """A new key in the place of an old one, which is revoked.
-
-    Raises:
-        NotFound: there is no such key.
-        Conflict: it was revoked already.
-        InvalidRequest: it has expired.
-    """
-    old = ApiKey.objects.select_for_update().filter(pk=key_pk).first()
-    if old is None:
-        raise NotFound(f"There is no API key {key_pk}.")
-    if old.revoked_at is not None:
-        raise Conflict(f"The key {old.prefix}… was revoked: create a new one.")
-    new = key_create(tenant=old.tenant.name, name=old.name, role=old.role, expires_at=old.expires_at)
-    key_revoke(key_pk=key_pk)
-    return new
-
-
-def _tenant_for_key(name: str) -> Tenant:
-    if name == DEFAULT_TENANT:
-        return tenant_default()
-    tenant = Tenant.objects.filter(name=name).first()
-    if tenant is None:
-        raise NotFound(
-            f"There is no tenant '{name}'. Create it first: POST /api/v1/tenants, the admin, or "
-            f".venv/bin/python manage.py keys tenant-create {shlex.quote(name)}",
-            param="tenant",
-            code="tenant_not_found",
-        )
-    return tenant
-
-
-def _name_checked(name: str, *, param: str, longest: int) -> str:
-    name = name.strip()
-    if len(name) > longest:
-        raise InvalidRequest(f"At most {longest} characters are allowed here.", param=param)
-    if not name.isprintable():
-        raise InvalidRequest("Control characters are not allowed here.", param=param)
-    return name
+    ssd_bytes = None if quota.max_ssd_gb is None else gb_bytes(quota.max_ssd_gb)
+    ram_bytes = None if quota.max_ram_mb is None else quota.max_ram_mb * MB
+    cache_ceiling_set(model=model, ram_bytes=ram_bytes, ssd_bytes=ssd_bytes)
+    log.info("Limits changed", model_id=model.name, revision=number, author=author)
+    return Quota(revision=number, quota=quota)

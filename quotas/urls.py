@@ -3,6 +3,7 @@
 from django.urls import include, path
 
 from quotas import apis
+from quotas.access import apis as access
 from registry import converters  # noqa: F401 (registers <name:…>)
 
 _quotas = [
@@ -16,12 +17,12 @@ _quotas = [
 urlpatterns = [
     *_quotas,
     path("api/v1/", include(_quotas)),
-    path("api/v1/tenants", apis.TenantListView.as_view(), name="tenants"),
-    path("api/v1/tenants/<name:name>/erase-cache", apis.TenantEraseCacheView.as_view(), name="tenant-erase-cache"),
-    path("api/v1/shared-cache/erase", apis.SharedCacheEraseView.as_view(), name="shared-cache-erase"),
-    path("api/v1/tenants/<name:name>", apis.TenantView.as_view(), name="tenant"),
-    path("api/v1/keys", apis.KeyListView.as_view(), name="keys"),
-    path("api/v1/keys/<int:pk>", apis.KeyView.as_view(), name="key"),
-    path("api/v1/keys/<int:pk>/revoke", apis.KeyRevokeView.as_view(), name="key-revoke"),
-    path("api/v1/keys/<int:pk>/rotate", apis.KeyRotateView.as_view(), name="key-rotate"),
+    path("api/v1/tenants", access.TenantListView.as_view(), name="tenants"),
+    path("api/v1/tenants/<name:name>/erase-cache", access.TenantEraseCacheView.as_view(), name="tenant-erase-cache"),
+    path("api/v1/shared-cache/erase", access.SharedCacheEraseView.as_view(), name="shared-cache-erase"),
+    path("api/v1/tenants/<name:name>", access.TenantView.as_view(), name="tenant"),
+    path("api/v1/keys", access.KeyListView.as_view(), name="keys"),
+    path("api/v1/keys/<int:pk>", access.KeyView.as_view(), name="key"),
+    path("api/v1/keys/<int:pk>/revoke", access.KeyRevokeView.as_view(), name="key-revoke"),
+    path("api/v1/keys/<int:pk>/rotate", access.KeyRotateView.as_view(), name="key-rotate"),
 ]

@@ -25,8 +25,9 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from inference.gateway.origin import CacheRights
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
-from quotas.selectors import callers_load, default_partition_load, limits_load, shared_partition_load
-from quotas.services import DEFAULT_TENANT
+from quotas.access.selectors import callers_load, default_partition_load, shared_partition_load
+from quotas.access.services import DEFAULT_TENANT
+from quotas.selectors import limits_load
 from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
 from registry.selectors import catalogue_load, revision_read, use_counts

@@ -12,7 +12,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from quotas import selectors, services
+from quotas.access import selectors, services
 from quotas.callers import Role
 from quotas.models import ApiKey
 from registry.command import Action, OperatorCommand

@@ -78,8 +78,8 @@ async def test_a_reader_of_a_revision_waits_until_it_is_known(state: GatewayStat
 
 
 async def test_keys_are_known_when_made_and_unknown_when_revoked(state: GatewayState, thread: "SnapshotThread") -> None:
+    from quotas.access.services import key_create, key_revoke, tenant_create
     from quotas.callers import digest
-    from quotas.services import key_create, key_revoke, tenant_create
 
     made: list[tuple[Any, str]] = []
 

@@ -8,7 +8,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from quotas import callers, selectors, services
+from quotas import callers
+from quotas.access import selectors, services
 from quotas.callers import Role
 from quotas.models import ApiKey, Tenant
 from registry.errors import Conflict, InvalidRequest, NotFound

@@ -10,7 +10,8 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 from django.utils import timezone
 
-from quotas import callers, selectors, services
+from quotas import callers
+from quotas.access import selectors, services
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from pytest_django import Settings
 
-from quotas import selectors, services
+from quotas.access import selectors, services
 from quotas.callers import CachePartition, digest
 from quotas.models import Partition, Tenant
 from registry.errors import NotFound

@@ -54,7 +54,8 @@ def caller(db: None) -> "Callable[[str | None], APIClient]":
     """A client with a key of that role; with none for ``outsider``, an unknown one for ``impostor``."""
     from rest_framework.test import APIClient
 
-    from quotas import callers, services
+    from quotas import callers
+    from quotas.access import services
 
     def client(role: str | None) -> APIClient:
         secrets = {"outsider": None, "impostor": callers.secret_make()}

@@ -3,7 +3,8 @@
 import pytest
 from rest_framework.test import APIClient
 
-from quotas import callers, selectors
+from quotas import callers
+from quotas.access import selectors
 
 pytestmark = pytest.mark.django_db
 

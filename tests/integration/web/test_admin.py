@@ -11,7 +11,7 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
 
-from quotas import services as quotas
+from quotas.access import services as quotas
 from quotas.models import ApiKey, Tenant
 from registry import services
 from registry.cache import services as cache

@@ -4,7 +4,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from quotas import selectors as quotas
+from quotas.access import selectors as quotas
 from registry.cache import selectors, services
 from registry.models import CacheRevision, SharedPrompt
 from tests.integration.web.staff import said, staff

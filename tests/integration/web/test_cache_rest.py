@@ -198,7 +198,7 @@ def test_an_admin_erases_what_was_cached_for_a_tenant(admin: APIClient) -> None:
 
 
 def test_an_admin_erases_what_was_cached_of_shared_prompts(admin: APIClient) -> None:
-    from quotas import selectors
+    from quotas.access import selectors
 
     before = selectors.shared_partition_load()
     assert admin.post("/api/v1/shared-cache/erase").status_code == 204

@@ -7,8 +7,9 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from quotas import callers, selectors
-from quotas import services as quotas
+from quotas import callers
+from quotas.access import selectors
+from quotas.access import services as quotas
 from quotas.models import ApiKey, Tenant
 from tests.integration.web.staff import staff
 

@@ -1,0 +1,146 @@
+"""The admins' pages: tenants and API keys."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from django.utils.html import format_html
+
+from quotas.access import selectors, services
+from quotas.callers import Role
+from quotas.models import ApiKey, Tenant
+from registry.staff import ServiceAdmin, become, bulk_action, coloured, column, counted, post_action, refusals_shown
+
+
+@admin.register(Tenant)
+class TenantAdmin(ServiceAdmin):
+    empty_hint = "A tenant owns API keys. Who needs only one need not add it: the first key makes “default”."
+    list_display = ("name", "active_keys", "created_at")
+    search_fields = ("name",)
+    fields = ("name",)
+    actions_row = ("erase_cache",)
+    actions_detail = ("erase_cache",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
+        return selectors.tenants_list()
+
+    def has_change_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
+        """A tenant's name is what its cache, limits and usage hang on: it stays."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
+        """What a tenant used must stay accountable."""
+        return False
+
+    def has_erase_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.has_perm("quotas.change_tenant"))
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
+        become(obj, services.tenant_create(name=obj.name))
+
+    @column("working keys", ordering="active_keys")
+    def active_keys(self, tenant: Any) -> int:
+        return int(tenant.active_keys)
+
+    @post_action("Erase cache", icon="ink_eraser", permission="erase")
+    def erase_cache(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tenant = get_object_or_404(Tenant, pk=object_id)
+        with refusals_shown(request):
+            services.partition_erase(tenant=tenant.name)
+            messages.success(request, f"What was cached for {tenant.name} is out of reach, in memory and on disk.")
+        return self.back(request)
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ServiceAdmin):
+    empty_hint = "An API key lets a client in. Its secret is shown once, when it is made."
+    list_display = ("shown_prefix", "name", "tenant", "role_label", "state", "expires_at", "created_at")
+    list_filter = ("role", "tenant", ("revoked_at", admin.EmptyFieldListFilter))
+    search_fields = ("name", "prefix", "tenant__name")
+    search_help_text = "Name, tenant, or how the key begins"
+    list_select_related = ("tenant",)
+    actions = ("revoke_selected",)
+    actions_row = ("revoke", "rotate")
+    actions_detail = ("revoke", "rotate")
+    add_fieldsets = ((None, {"fields": (("tenant", "name"), "role", "expires_at")}),)
+    fieldsets = (
+        (None, {"fields": (("shown_prefix", "state"), ("tenant", "name", "role"))}),
+        ("Life", {"fields": (("created_at", "expires_at", "revoked_at"),)}),
+    )
+    readonly_fields = ("shown_prefix", "state", "created_at", "revoked_at")
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        """A key is made, rotated and revoked; nothing of it changes in between."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        """Revoked keys stay: they say who could do what, and until when."""
+        return False
+
+    def has_manage_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.has_perm("quotas.change_apikey"))
+
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Nobody hands out more than they have: an admin's key may do what only superusers may."""
+        if db_field.name == "role" and not request.user.is_superuser:
+            kwargs["choices"] = [choice for choice in db_field.choices if choice[0] != Role.ADMIN]
+        return super().formfield_for_choice_field(db_field, request, **kwargs)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """No choice means the default tenant, which the first key makes."""
+        if db_field.name == "tenant":
+            kwargs |= {"required": False, "help_text": f"None means “{services.DEFAULT_TENANT}”."}
+            kwargs["queryset"] = Tenant.objects.exclude(name=services.DEFAULT_TENANT)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
+        tenant = obj.tenant.name if obj.tenant_id else services.DEFAULT_TENANT
+        key, secret = services.key_create(tenant=tenant, name=obj.name, role=obj.role, expires_at=obj.expires_at)
+        become(obj, key)
+        _show_secret(request, key, secret)
+
+    @column("key", ordering="prefix")
+    def shown_prefix(self, key: ApiKey) -> str:
+        return f"{key.prefix}…"
+
+    @column("role", ordering="role")
+    def role_label(self, key: ApiKey) -> str:
+        return coloured(key.role, {"admin": "primary", "operator": "info"})
+
+    @column("state")
+    def state(self, key: ApiKey) -> str:
+        expired = key.expires_at is not None and key.expires_at <= timezone.now()
+        word = "revoked" if key.revoked_at else "expired" if expired else "valid"
+        return coloured(word, {"valid": "success", "expired": "warning", "revoked": "danger"})
+
+    @post_action("Revoke", icon="block", permission="manage")
+    def revoke(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        with refusals_shown(request):
+            key = services.key_revoke(key_pk=int(object_id))
+            messages.success(request, f"{key.prefix}… lets nobody in any more.")
+        return self.back(request)
+
+    @post_action("Rotate", icon="autorenew", permission="manage")
+    def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        with refusals_shown(request):
+            _show_secret(request, *services.key_rotate(key_pk=int(object_id)))
+        return self.back(request)
+
+    @bulk_action("Revoke selected keys", permission="manage")
+    def revoke_selected(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+        for key in keys:
+            services.key_revoke(key_pk=key.pk)
+        counted(request, len(keys), "revoked")
+
+
+def _show_secret(request: HttpRequest, key: ApiKey, secret: str) -> None:
+    """The message travels in a signed cookie of this browser (MESSAGE_STORAGE), never through the database."""
+    told = format_html(
+        'Keep the secret of this {} key now; it is not shown again: <code class="select-all">{}</code>',
+        key.role,
+        secret,
+    )
+    messages.success(request, told)
