@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from inference.engine.memory import available_bytes
+from inference.memory import available_bytes
 from nopenai_site.environment import Environment
 from nopenai_site.up import listener, postgres
 from nopenai_site.up import redis as embedded_redis

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
-from inference.engine.memory import available_bytes
+from inference.memory import available_bytes
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 

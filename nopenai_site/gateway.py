@@ -13,6 +13,7 @@ from django.conf import settings  # noqa: E402
 from inference.gateway.app import Gateway, GatewayConfig  # noqa: E402
 from inference.gateway.leases import LeaseThread  # noqa: E402
 from inference.gateway.snapshot import SnapshotThread  # noqa: E402
+from inference.gateway.usage_thread import UsageThread  # noqa: E402
 from nopenai_site import logs  # noqa: E402
 from nopenai_site.environment import Environment  # noqa: E402
 from nopenai_site.version import build as build_info  # noqa: E402
@@ -34,6 +35,7 @@ def build(environment: Environment) -> Gateway:
         ),
         SnapshotThread,
         LeaseThread(environment.leases_dir),
+        UsageThread(),
     )
 
 

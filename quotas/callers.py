@@ -8,6 +8,7 @@ import msgspec
 
 from quotas.ledger import Account
 from quotas.limits import PermitLimit
+from registry.catalogue import ALL, Allowed
 
 SECRET_PREFIX = "nok_"
 """Makes a leaked key recognisable to people and to secret scanners."""
@@ -66,10 +67,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """What its requests ask for beyond is cut to this."""
     weight: float = 1.0
     """The tenant's share where tenants take turns, beside the others'."""
-    allowed_models: frozenset[str] | None = None
-    """Ids of models. None: all."""
-    allowed_routes: frozenset[str] | None = None
-    """Names of routes, such as ``auto``. None: all."""
+    allowed: Allowed = ALL
 
     def expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now

@@ -13,8 +13,10 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from quotas.ledger import Balance
 
 SLOTS = 1 << 17
 """Of windows that are not over, for each limit that is in use. Pages of slots that were never used take no memory."""
@@ -40,32 +42,32 @@ class Journal:
         self._map = mmap.mmap(self._file, 16 * SLOTS)
         self._words = memoryview(self._map).cast("q")
         self._slots: dict[int, int] = {}
-        """By lease."""
+        """By lease, where its charge is."""
         self._free: list[int] = []
-        self._unused = iter(range(SLOTS))
+        self._unused = iter(range(1, 2 * SLOTS, 2))
 
-    def charge(self, lease: int, charged: int) -> None:
-        """So much is spent of it and promised.
+    def charge(self, balances: Iterable[Balance]) -> None:
+        """So much is spent of them and promised.
 
         Raises:
-            JournalFull: it is not known yet, and there is no slot.
+            JournalFull: one is not known yet, and there is no slot.
         """
-        slot = self._slots.get(lease)
-        if slot is not None:
-            self._words[2 * slot + 1] = charged
-            return
-        slot = self._free.pop() if self._free else next(self._unused, None)
-        if slot is None:
-            raise JournalFull
-        self._slots[lease] = slot
-        self._words[2 * slot + 1] = charged
-        self._words[2 * slot] = lease
+        words, slots = self._words, self._slots
+        for balance in balances:
+            lease = balance.lease
+            if lease is None:
+                continue
+            slot = slots.get(lease)
+            if slot is None:
+                self._begin(lease, balance.charged)
+            else:
+                words[slot] = balance.spent + balance.reserved
 
     def forget(self, lease: int) -> None:
         """It is closed, and SQL knows all of it."""
         slot = self._slots.pop(lease, None)
         if slot is not None:
-            self._words[2 * slot] = 0
+            self._words[slot - 1] = 0
             self._free.append(slot)
 
     def close(self) -> None:
@@ -74,6 +76,14 @@ class Journal:
         self._words.release()
         self._map.close()
         os.close(self._file)
+
+    def _begin(self, lease: int, charged: int) -> None:
+        slot = self._free.pop() if self._free else next(self._unused, None)
+        if slot is None:
+            raise JournalFull
+        self._slots[lease] = slot
+        self._words[slot] = charged
+        self._words[slot - 1] = lease
 
 
 def reclaim_left(directory: Path, reclaim: Callable[[str, list[tuple[int, int]]], None]) -> None:

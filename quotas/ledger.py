@@ -10,7 +10,7 @@ All leases of a window together never exceed its limit, so N processes can't ove
 belongs to the window in which it was admitted: what it is promised later, and what it gives back, are that window's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
@@ -57,15 +57,14 @@ class Balance:
         "_account",
         "asking",
         "available",
-        "ends_at",
         "lease",
         "left",
+        "low",
         "part",
         "refused_at",
         "reserved",
         "spent",
         "stale",
-        "starts_at",
         "used_at",
         "window",
     )
@@ -73,7 +72,6 @@ class Balance:
     def __init__(self, account: Account, window: Window) -> None:
         self.account = account
         self.window = window
-        self.starts_at, self.ends_at = window.starts_at, window.ends_at
         self.available = 0
         self.spent = 0
         self.reserved = 0
@@ -81,6 +79,8 @@ class Balance:
         """Where SQL keeps what was granted; None: nothing was yet."""
         self.asking = False
         """SQL was asked for more and has not answered yet."""
+        self.low = 0
+        """With less than this available, the next part is asked for before it is needed. 0: it is not."""
         self.stale = False
         """What is available was leased under another limit, or for a window that is over."""
         self.left: int | None = None
@@ -132,17 +132,35 @@ class Shortage(msgspec.Struct, frozen=True):
         return self.amount - self.balance.available
 
 
-class Permit:
-    """What one request was promised. Settle it exactly once."""
+class Allowance:
+    """What requests of one kind are held to: its accounts, and their balances in the windows of now, which are looked
+    up once for all requests of a window."""
 
-    __slots__ = ("holdings", "settled", "tokens")
+    __slots__ = ("accounts", "requests", "since", "tokens", "until")
 
-    def __init__(self, holdings: "list[tuple[Balance, int]]", tokens: int) -> None:
-        self.holdings = holdings
-        """Balances and what they promised, in the order of the accounts."""
+    def __init__(self, accounts: Iterable[Account]) -> None:
+        self.accounts = tuple(accounts)
+        self.tokens: tuple[Balance, ...] = ()
+        self.requests: tuple[Balance, ...] = ()
+        self.since, self.until = 0.0, 0.0
+        """The balances are right as long as ``since`` ≤ now < ``until``."""
+
+
+class Reservation:
+    """What one request was promised: so many ``tokens`` of each balance of tokens, a place among the requests of each
+    of the others. Settle it exactly once."""
+
+    __slots__ = ("requests", "settled", "token_balances", "tokens")
+
+    def __init__(self, allowance: Allowance, tokens: int) -> None:
+        self.token_balances = allowance.tokens
+        self.requests = allowance.requests
         self.tokens = tokens
-        """Promised to it of each of its accounts of tokens."""
         self.settled = False
+
+    @property
+    def balances(self) -> tuple[Balance, ...]:
+        return self.token_balances + self.requests
 
 
 class Ledger:
@@ -158,49 +176,70 @@ class Ledger:
 
     # --- A request ---------------------------------------------------------------------------------------------------
 
-    def reserve(self, accounts: Sequence[Account], tokens: int, now: float) -> Permit | list[Shortage]:
+    def reserve(self, allowance: Allowance, tokens: int, now: float) -> Reservation | list[Shortage]:
         """Promise a request ``tokens`` and a place among the requests, of all accounts or of none."""
-        holdings = []
-        short = []
-        for account in accounts:
-            balance = self._current.get(account.key)
-            if balance is None or not balance.starts_at <= now < balance.ends_at:
-                balance = self._turn(account, now)
-            amount = tokens if account.unit is Unit.TOKENS else 1
-            if balance.available < amount:
-                short.append(Shortage(balance, amount))
-            holdings.append((balance, amount))
-        if short:
-            return short
-        for balance, amount in holdings:
-            self._promise(balance, amount, now)
-        return Permit(holdings, tokens)
+        if not allowance.since <= now < allowance.until:
+            self._turn(allowance, now)
+        for balance in allowance.tokens:
+            if balance.available < tokens:
+                return self._shortages(allowance, tokens)
+        for balance in allowance.requests:
+            if balance.available < 1:
+                return self._shortages(allowance, tokens)
+        for balance in allowance.tokens:
+            balance.available -= tokens
+            balance.reserved += tokens
+            balance.used_at = now
+            if balance.available < balance.low:
+                self._in_good_time(balance)
+        for balance in allowance.requests:
+            balance.available -= 1
+            balance.reserved += 1
+            balance.used_at = now
+            if balance.available < balance.low:
+                self._in_good_time(balance)
+        return Reservation(allowance, tokens)
 
-    def extend(self, permit: Permit, tokens: int, now: float) -> list[Shortage]:
+    def extend(self, reservation: Reservation, tokens: int, now: float) -> list[Shortage]:
         """Promise a running request so many tokens more, of all its accounts or of none: then those that lack it."""
-        assert not permit.settled
-        held = [balance for balance, _ in permit.holdings if balance.account.unit is Unit.TOKENS]
-        short = [Shortage(balance, tokens) for balance in held if balance.available < tokens]
+        assert not reservation.settled
+        short = [Shortage(balance, tokens) for balance in reservation.token_balances if balance.available < tokens]
         if short:
             return short
-        for balance in held:
-            self._promise(balance, tokens, now)
-        permit.holdings = [
-            (balance, amount + tokens if balance.account.unit is Unit.TOKENS else amount)
-            for balance, amount in permit.holdings
-        ]
-        permit.tokens += tokens
+        for balance in reservation.token_balances:
+            balance.available -= tokens
+            balance.reserved += tokens
+            balance.used_at = now
+            if balance.available < balance.low:
+                self._in_good_time(balance)
+        reservation.tokens += tokens
         return []
 
-    def settle(self, permit: Permit, tokens: int | None) -> None:
+    def owe(self, allowance: Allowance, tokens: int, now: float) -> Reservation:
+        """Promise what was not granted, since SQL can't be asked: it is leased as soon as that can be."""
+        if not allowance.since <= now < allowance.until:
+            self._turn(allowance, now)
+        for balances, amount in ((allowance.tokens, tokens), (allowance.requests, 1)):
+            for balance in balances:
+                balance.available -= amount
+                balance.reserved += amount
+                balance.used_at = now
+        return Reservation(allowance, tokens)
+
+    def settle(self, reservation: Reservation, tokens: int | None) -> None:
         """The request is over: it used ``tokens``; None: it was never served, and costs nothing."""
-        assert not permit.settled, "settled twice"
-        permit.settled = True
-        for balance, amount in permit.holdings:
-            used = 0 if tokens is None else tokens if balance.account.unit is Unit.TOKENS else 1
-            balance.reserved -= amount
+        assert not reservation.settled, "settled twice"
+        reservation.settled = True
+        promised, used = reservation.tokens, tokens or 0
+        for balance in reservation.token_balances:
+            balance.reserved -= promised
             balance.spent += used
-            balance.available += amount - used
+            balance.available += promised - used
+        served = 0 if tokens is None else 1
+        for balance in reservation.requests:
+            balance.reserved -= 1
+            balance.spent += served
+            balance.available += 1 - served
 
     # --- SQL's answers, and what it is to be asked -------------------------------------------------------------------
 
@@ -226,6 +265,7 @@ class Ledger:
         asks = [Ask(balance, need) for balance, need in self._wanted.items() if not balance.asking]
         for ask in asks:
             ask.balance.asking = True
+            ask.balance.low = 0
             del self._wanted[ask.balance]
         return asks
 
@@ -236,22 +276,15 @@ class Ledger:
         balance.lease = lease
         balance.available += amount
         balance.left = left
+        balance.low = _low(balance)
         if amount < ask.need:
             balance.refused_at = now
 
-    def owe(self, accounts: Sequence[Account], tokens: int, now: float) -> Permit:
-        """Promise what was not granted, since SQL can't be asked: it is leased as soon as that can be."""
-        holdings = []
-        for account in accounts:
-            balance = self._current.get(account.key)
-            if balance is None or not balance.window.holds(now):
-                balance = self._turn(account, now)
-            amount = tokens if account.unit is Unit.TOKENS else 1
-            balance.available -= amount
-            balance.reserved += amount
-            balance.used_at = now
-            holdings.append((balance, amount))
-        return Permit(holdings, tokens)
+    def told(self, balance: Balance, left: int) -> None:
+        """SQL has said, beside something else, what nobody has leased now."""
+        balance.left = left
+        if not balance.asking:
+            balance.low = _low(balance)
 
     def want_debts(self) -> None:
         """Have SQL asked for what was promised without it."""
@@ -263,17 +296,17 @@ class Ledger:
         """SQL could not be asked."""
         ask.balance.asking = False
 
-    def retune(self, accounts: Iterable[Account]) -> None:
-        """These are all accounts that there are now. What was leased under another limit is to be given back."""
-        known = {account.key: account for account in accounts}
+    def retune(self, accounts: Mapping[str, Account]) -> None:
+        """These are all accounts that there are now, by their keys. What was leased under another limit is to be given
+        back. Allowances that were made before are void."""
         for key, balance in list(self._current.items()):
-            account = known.get(key)
+            account = accounts.get(key)
             if account is None:
                 self._retire(balance)
             elif account != balance.account:
                 balance.stale = balance.account.limit != account.limit
                 balance.account = account
-                balance.left, balance.refused_at = None, float("-inf")
+                balance.left, balance.low, balance.refused_at = None, 0, float("-inf")
 
     def give_back(self, now: float) -> list[tuple[Balance, int]]:
         """What is to be given back to SQL, and is ours no longer: what lies idle, is more than two parts, or was leased
@@ -308,16 +341,21 @@ class Ledger:
         """All that are known, of windows that are over, too."""
         return list(self._balances.values())
 
-    def find(self, account: Account, now: float) -> Balance | None:
-        """An account's balance in the window of now, if it was used there."""
-        balance = self._current.get(account.key)
-        return balance if balance is not None and balance.window.holds(now) else None
-
     # --- Inside ------------------------------------------------------------------------------------------------------
 
-    def _turn(self, account: Account, now: float) -> Balance:
-        """The balance of the window that has begun: or begun again, where the clock went back."""
-        if old := self._current.get(account.key):
+    def _turn(self, allowance: Allowance, now: float) -> None:
+        """Find the balances of the windows that have begun: or begun again, where the clock went back."""
+        balances = [self._balance(account, now) for account in allowance.accounts]
+        allowance.tokens = tuple(balance for balance in balances if balance.account.unit is Unit.TOKENS)
+        allowance.requests = tuple(balance for balance in balances if balance.account.unit is Unit.REQUESTS)
+        allowance.since = max((balance.window.starts_at for balance in balances), default=float("-inf"))
+        allowance.until = min((balance.window.ends_at for balance in balances), default=float("inf"))
+
+    def _balance(self, account: Account, now: float) -> Balance:
+        old = self._current.get(account.key)
+        if old is not None:
+            if old.window.holds(now):
+                return old
             self._retire(old)
         window = window_at(account.period, now, self._zone)
         balance = self._balances.get((account.key, window.starts_at))
@@ -331,18 +369,24 @@ class Ledger:
         balance.stale = True
         del self._current[balance.account.key]
 
-    def _promise(self, balance: Balance, amount: int, now: float) -> None:
-        balance.available -= amount
-        balance.reserved += amount
-        balance.used_at = now
-        if balance.available * 2 >= balance.part or balance.asking:
-            return
-        # In good time, so that few requests wait for SQL; not near the end, where another process may need it.
-        if balance.left is not None and balance.left >= _PLENTY_PARTS * balance.part:
-            self._wanted.setdefault(balance, balance.part)
+    def _shortages(self, allowance: Allowance, tokens: int) -> list[Shortage]:
+        return [Shortage(balance, tokens) for balance in allowance.tokens if balance.available < tokens] + [
+            Shortage(balance, 1) for balance in allowance.requests if balance.available < 1
+        ]
+
+    def _in_good_time(self, balance: Balance) -> None:
+        """Have the next part asked for, so that few requests wait for SQL."""
+        self._wanted.setdefault(balance, balance.part)
 
     def _surplus(self, balance: Balance, now: float) -> int:
         if balance.stale or now - balance.used_at > IDLE_SECONDS or balance.left == 0:
             balance.stale = self._current.get(balance.account.key) is not balance
             return balance.available
         return max(0, balance.available - 2 * balance.part)
+
+
+def _low(balance: Balance) -> int:
+    """Near the end another process may need what is left: nothing is asked for before it is needed."""
+    if balance.left is None or balance.left < _PLENTY_PARTS * balance.part:
+        return 0
+    return (balance.part + 1) // 2

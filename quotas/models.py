@@ -1,28 +1,90 @@
 """The tables of who may and how much: tenants, their API keys and partitions of the KV cache; limits and what of them
 is leased."""
 
+import uuid
+from functools import reduce
+from operator import and_
+
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 from django.utils import timezone
 
-from quotas.callers import PARTITION_PATTERN, Role
+from quotas.caller_limits import HIGHEST_LIMIT, HIGHEST_WEIGHT, LOWEST_WEIGHT
+from quotas.callers import DEFAULT_PRIORITY, HIGHEST_PRIORITY, PARTITION_PATTERN, Role
 from quotas.ledger import Unit
 from quotas.sealing import SEALED_BYTES
+from quotas.usage.models import GatewayLife, Usage
 from quotas.windows import Period
+
+__all__ = [
+    "ApiKey",
+    "Emergency",
+    "GatewayLife",
+    "KeyUse",
+    "Lease",
+    "Partition",
+    "QuotaRevision",
+    "Tenant",
+    "Usage",
+    "Window",
+]
 
 _ROLES = [(role.value, role.value.capitalize()) for role in Role]
 
 
-class Tenant(models.Model):
+def _limit(help_text: str) -> "models.BigIntegerField[int | None, int | None]":
+    return models.BigIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(0), MaxValueValidator(HIGHEST_LIMIT)], help_text=help_text
+    )
+
+
+class CallerLimits(models.Model):
+    """What callers are held to, each key by itself and all keys of a tenant together. None: no such limit."""
+
+    requests_per_minute = _limit("From minute to minute. Empty: no limit.")
+    requests_per_hour = _limit("From hour to hour.")
+    requests_per_day = _limit("From midnight to midnight (NOPENAI_TIME_ZONE).")
+    requests_per_month = _limit("From the first of a month on.")
+    tokens_per_minute = _limit("Of prompts and answers together. Empty: no limit.")
+    tokens_per_hour = _limit("From hour to hour.")
+    tokens_per_day = _limit("From midnight to midnight.")
+    tokens_per_month = _limit("From the first of a month on.")
+    max_concurrent_requests = _limit("At the same time, over all gateways of a node.")
+
+    class Meta:
+        abstract = True
+
+
+def _limits_in_range(table: str) -> models.CheckConstraint:
+    ranges = {f"{field.name}__range": (0, HIGHEST_LIMIT) for field in CallerLimits._meta.local_fields}
+    return models.CheckConstraint(
+        condition=reduce(and_, (Q(**{name: value}) for name, value in sorted(ranges.items()))),
+        name=f"quotas_{table}_limits",
+    )
+
+
+class Tenant(CallerLimits):
     """Who a key belongs to. Cache partitions, limits and usage hang on tenants."""
 
     name = models.CharField(max_length=100, unique=True)
+    weight = models.FloatField(
+        default=1.0,
+        validators=[MinValueValidator(LOWEST_WEIGHT), MaxValueValidator(HIGHEST_WEIGHT)],
+        help_text="Its share where tenants take turns: one of 2 gets twice as much as one of 1.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            _limits_in_range("tenant"),
+            models.CheckConstraint(
+                condition=Q(weight__range=(LOWEST_WEIGHT, HIGHEST_WEIGHT)), name="quotas_tenant_weight"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -56,7 +118,7 @@ class Partition(models.Model):
         return self.name
 
 
-class ApiKey(models.Model):
+class ApiKey(CallerLimits):
     """A secret that authenticates requests. Only its SHA-256 is stored: 256 random bits need no slow hash."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_keys")
@@ -65,8 +127,21 @@ class ApiKey(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     role = models.CharField(max_length=16, choices=_ROLES, default=Role.INFERENCE.value)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    expires_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: it is valid without end.")
     revoked_at = models.DateTimeField(null=True, blank=True)
+    max_priority = models.PositiveSmallIntegerField(
+        default=DEFAULT_PRIORITY,
+        validators=[MaxValueValidator(HIGHEST_PRIORITY)],
+        help_text=f"0–{HIGHEST_PRIORITY}: what its requests ask for beyond is cut to this.",
+    )
+    allowed_models = models.JSONField(null=True, blank=True, help_text="Ids of models. Null: all.")
+    allowed_routes = models.JSONField(null=True, blank=True, help_text="Names of routes, such as auto. Null: all.")
+    line = models.UUIDField(
+        default=uuid.uuid4, editable=False, help_text="A rotated key has that of the one before: they share limits."
+    )
+    rotated_from = models.ForeignKey(
+        "self", null=True, editable=False, on_delete=models.SET_NULL, related_name="rotated_to"
+    )
 
     class Meta:
         verbose_name = "API key"
@@ -76,10 +151,40 @@ class ApiKey(models.Model):
                 condition=Q(role__in=[role.value for role in Role]), name="quotas_apikey_role_known"
             ),
             models.CheckConstraint(condition=Q(digest__regex=r"^[0-9a-f]{64}$"), name="quotas_apikey_digest_form"),
+            _limits_in_range("apikey"),
+            models.CheckConstraint(
+                condition=Q(max_priority__range=(0, HIGHEST_PRIORITY)), name="quotas_apikey_priority"
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.prefix}… ({self.tenant})"
+
+
+class KeyUse(models.Model):
+    """When a key was used last. Beside the key, whose changes gateways are told of."""
+
+    key = models.OneToOneField(ApiKey, primary_key=True, on_delete=models.CASCADE, related_name="use")
+    used_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.key_id} @ {self.used_at:%Y-%m-%d %H:%M}"
+
+
+class Emergency(models.Model):
+    """Somebody declared an emergency, or ended it; the newest row counts."""
+
+    enabled = models.BooleanField()
+    reason = models.CharField(max_length=500, blank=True)
+    author = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "emergencies"
+
+    def __str__(self) -> str:
+        return f"{'declared' if self.enabled else 'ended'} {self.created_at:%Y-%m-%d %H:%M}"
 
 
 class QuotaRevision(models.Model):
@@ -108,7 +213,13 @@ class Window(models.Model):
     period = models.CharField(max_length=10, choices=[(period.value, period.value) for period in Period])
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField()
-    taken = models.BigIntegerField(default=0, help_text="Leased, and not given back. Never above the limit.")
+    taken = models.BigIntegerField(
+        default=0, help_text="Leased, and not given back: no lease brings it above the limit."
+    )
+    earlier = models.BigIntegerField(
+        default=0, help_text="Of that, used before the first limit was set, or by leases that are closed."
+    )
+    level = models.SmallIntegerField(default=0, help_text="The highest quotas.modes.Level that was told.")
 
     class Meta:
         constraints = [

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
-from quotas.models import QuotaRevision, Window
+from quotas.models import Emergency, QuotaRevision, Window
 from quotas.windows import Window as Span
 from quotas.windows import window_at
 from registry.cache.selectors import cache_config_load
@@ -64,6 +64,14 @@ def limits_load() -> dict[str, ModelLimits]:
     return {name: each for name, each in limits.items() if each.accounts or each.permit or each.burst is not None}
 
 
+def emergency_load() -> str:
+    """Why there is an emergency, by whoever declared it last; empty: there is none."""
+    row = Emergency.objects.first()
+    if row is None or not row.enabled:
+        return ""
+    return row.reason or "an operator has declared an emergency"
+
+
 def quota_find(*, model: Model) -> Quota:
     """The limits in force of a model: its own or, where it has none, the default ones of the cache's configuration."""
     row = quota_revisions_list(model=model).first()
@@ -107,7 +115,7 @@ def _window_use(account: Account, window: Span) -> WindowUse:
         .annotate(spent=Sum("leases__spent", default=0), reserved=Sum("leases__reserved", default=0))
         .first()
     )
-    used = row.spent if row else 0
+    used = row.earlier + row.spent if row else 0
     reserved = row.reserved if row else 0
     return WindowUse(
         name=account.name,

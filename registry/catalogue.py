@@ -84,3 +84,18 @@ class DesiredReplica(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Version
     desired: Literal["running", "on_demand", "stopped"]
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """What a caller may ask for. None: all."""
+
+    models: frozenset[str] | None = None
+    """Their ids."""
+    routes: frozenset[str] | None = None
+    """Their names, such as ``auto``."""
+
+    def model(self, model_id: str) -> bool:
+        return self.models is None or model_id in self.models
+
+
+ALL = Allowed()

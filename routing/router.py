@@ -1,6 +1,9 @@
 """A name from a request in, a decision out."""
 
-from registry.errors import Unavailable
+from collections.abc import Collection
+
+from registry.catalogue import ALL, Allowed
+from registry.errors import Forbidden, Unavailable
 from routing.decision import Decision
 from routing.strategies import RoundRobin, Strategy
 from routing.table import AUTO, RouteTable, require_capabilities
@@ -9,6 +12,7 @@ NAMED = "named"
 """Stands for the strategy where the client left no choice."""
 
 _MOST_REASONS = 5
+_MOST_NAMES = 10
 
 _NONE: frozenset[str] = frozenset()
 _KINDS: dict[str, frozenset[str]] = {kind: frozenset({kind}) for kind in ("chat", "completion", "embedding")}
@@ -21,15 +25,19 @@ class Router:
         self.table = table
         self._strategy: Strategy = strategy or RoundRobin()
 
-    def route(self, model: str | None, kind: str, capabilities: frozenset[str] = _NONE) -> Decision:
+    def route(
+        self, model: str | None, kind: str, capabilities: frozenset[str] = _NONE, allowed: Allowed = ALL
+    ) -> Decision:
         """Decide who answers.
 
         Args:
             model: ``<id>``, ``<id>@<version>``, ``auto``, or None for the default.
             kind: The capability that the endpoint needs.
             capabilities: What the client demands beside it.
+            allowed: What the client may ask for.
 
         Raises:
+            Forbidden: it may not ask for what it names.
             ModelNotFound, InvalidRequest: what the client named can't be had, whatever the state of things.
             Unavailable: as things stand nobody can answer.
         """
@@ -37,11 +45,15 @@ class Router:
         name = model or table.default
         if name != AUTO:
             candidates = table.named(name)
+            if allowed.models is not None and not (allowed.model(candidates[0].model) or allowed.model(name)):
+                raise _not_allowed("model", name, allowed.models)
             require_capabilities(name, candidates[0], kind, capabilities)
             return Decision(asked=name, strategy=NAMED, candidates=candidates, index=0)
 
         needed = _KINDS[kind] | capabilities if capabilities else _KINDS[kind]
-        pool = table.pool(needed)
+        if allowed.routes is not None and AUTO not in allowed.routes:
+            raise _not_allowed("route", AUTO, allowed.routes)
+        pool = table.pool(needed, allowed.models)
         if not pool:
             raise self._nobody(table, needed)
         index = self._strategy.choose(needed, pool)
@@ -63,3 +75,9 @@ class Router:
                 retry_after=30,
             )
         return Unavailable(f"No model can answer now: {reasons}{more}.", code="no_healthy_model", retry_after=5)
+
+
+def _not_allowed(what: str, name: str, allowed: Collection[str]) -> Forbidden:
+    known = ", ".join(f"'{each}'" for each in sorted(allowed)[:_MOST_NAMES]) or "none"
+    more = f" and {len(allowed) - _MOST_NAMES} more" if len(allowed) > _MOST_NAMES else ""
+    return Forbidden(f"This API key may not use the {what} '{name[:200]}'; it may use: {known}{more}.", param="model")

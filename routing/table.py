@@ -44,7 +44,7 @@ class RouteTable:
         self._catalogue = catalogue
         self._failed = failed
         self._candidates = tuple(self._rank_candidates())
-        self._pools: dict[frozenset[str], tuple[Version, ...]] = {}
+        self._pools: dict[tuple[frozenset[str], frozenset[str] | None], tuple[Version, ...]] = {}
         self._named = dict(self._name_versions())
 
     @property
@@ -55,13 +55,18 @@ class RouteTable:
             return AUTO
         return default.id
 
-    def pool(self, capabilities: frozenset[str]) -> tuple[Version, ...]:
-        """The candidates of ``auto`` among the models that have all of ``capabilities``; perhaps none."""
-        pool = self._pools.get(capabilities)
+    def pool(self, capabilities: frozenset[str], models: frozenset[str] | None = None) -> tuple[Version, ...]:
+        """The candidates of ``auto`` among the models that have all of ``capabilities``; perhaps none.
+
+        Args:
+            models: ids of those that may be asked. None: all.
+        """
+        wanted = capabilities, models
+        pool = self._pools.get(wanted)
         if pool is None:
-            pool = self._choose_pool(capabilities)
+            pool = self._choose_pool(capabilities, models)
             if len(self._pools) < _POOLS:
-                self._pools[capabilities] = pool
+                self._pools[wanted] = pool
         return pool
 
     def named(self, name: str) -> tuple[Version]:
@@ -99,8 +104,12 @@ class RouteTable:
                 if not _unusable(model, version):
                     yield f"{model.id}@{number}", (version,)
 
-    def _choose_pool(self, capabilities: frozenset[str]) -> tuple[Version, ...]:
-        able = [candidate for candidate in self._candidates if capabilities <= candidate.version.capabilities]
+    def _choose_pool(self, capabilities: frozenset[str], models: frozenset[str] | None) -> tuple[Version, ...]:
+        able = [
+            candidate
+            for candidate in self._candidates
+            if capabilities <= candidate.version.capabilities and (models is None or candidate.version.model in models)
+        ]
         best = min((candidate.rank for candidate in able), default=None)
         return tuple(candidate.version for candidate in able if candidate.rank == best)
 

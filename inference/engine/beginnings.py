@@ -26,6 +26,7 @@ class Beginnings:
             tokens=list(job.tokens),
             limit=job.limit,
             tenant=request.tenant,
+            weight=request.weight,
             priority=request.priority,
             arrived=job.arrived,
             start_by=None if index or request.queue_seconds is None else job.arrived + request.queue_seconds,

@@ -71,6 +71,7 @@ class Turn:
 class _Request:
     owner: Hashable
     tenant: str
+    weight: float
     priority: int
     number: int
     waiting: list[Input]
@@ -84,8 +85,8 @@ class Batches:
 
     capacity: Capacity
     _requests: dict[Hashable, _Request] = field(default_factory=dict)
-    _given: dict[str, int] = field(default_factory=dict)
-    """Tokens that each tenant with inputs here was given."""
+    _given: dict[str, float] = field(default_factory=dict)
+    """Tokens that each tenant with inputs here was given, divided by its weight."""
     _running: list[Input] = field(default_factory=list)
     _arrivals: int = 0
 
@@ -99,13 +100,15 @@ class Batches:
         """Requests of which nothing was begun."""
         return sum(1 for request in self._requests.values() if not request.given)
 
-    def add(self, owner: Hashable, inputs: Sequence[Sequence[int]], *, tenant: str, priority: int) -> None:
-        """Take in a request's inputs, none of them empty."""
+    def add(
+        self, owner: Hashable, inputs: Sequence[Sequence[int]], *, tenant: str, priority: int, weight: float = 1.0
+    ) -> None:
+        """Take in a request's inputs, none of them empty. ``weight``: its tenant's share."""
         self._arrivals += 1
         # A tenant that was away does not get back what it did not use.
-        self._given.setdefault(tenant, min(self._given.values(), default=0))
+        self._given.setdefault(tenant, min(self._given.values(), default=0.0))
         waiting = [Input(owner, index, tokens) for index, tokens in enumerate(inputs)]
-        self._requests[owner] = _Request(owner, tenant, priority, self._arrivals, waiting[::-1])
+        self._requests[owner] = _Request(owner, tenant, weight, priority, self._arrivals, waiting[::-1])
 
     def remove(self, owner: Hashable) -> list[Input]:
         """Forget a request; returns what of it was in slots, whose cells are to be freed."""
@@ -196,7 +199,7 @@ class Batches:
         input = request.waiting.pop()
         input.slot = slot
         request.given += len(input.tokens)
-        self._given[request.tenant] += len(input.tokens)
+        self._given[request.tenant] += len(input.tokens) / request.weight
         self._running.append(input)
         if not request.waiting:
             del self._requests[request.owner]

@@ -13,7 +13,7 @@ import structlog
 
 from inference.engine.embedding_batches import Batches, Capacity, Chunk, Input, Turn
 from inference.engine.llama import EmbeddingContext, FloatArray, LlamaError, Model, Pooling
-from inference.engine.memory import available_bytes
+from inference.memory import available_bytes
 from inference.protocol import Embed, Embedded, Failed
 
 log = structlog.get_logger(module="engine")
@@ -102,7 +102,8 @@ class Embedder:
 
     def submit(self, job: EmbeddingJob) -> None:
         self._jobs.add(job)
-        self._batches.add(job, job.inputs, tenant=job.request.tenant, priority=job.request.priority)
+        request = job.request
+        self._batches.add(job, job.inputs, tenant=request.tenant, priority=request.priority, weight=request.weight)
 
     def cancel(self, job: EmbeddingJob) -> list[Message]:
         """End a job before the next turn; one that has ended already is left alone."""

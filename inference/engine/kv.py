@@ -14,9 +14,9 @@ from inference.engine.cache.names import BLOCK_TOKENS, Chain, owners
 from inference.engine.cache.ram import RamTier
 from inference.engine.cache.state import Bytes, Layout, Prefix, UnknownForm
 from inference.engine.contexts import Contexts
-from inference.engine.memory import give_back_freed
 from inference.engine.sequences import Pool
 from inference.engine.sequences import Sequence as Tokens
+from inference.memory import give_back_freed
 from inference.protocol import CacheBudget, CacheReport, Partition, TierReport
 
 log = structlog.get_logger(module="engine")

@@ -25,10 +25,9 @@ knows what is left to compute:
 7. **Guess**, where no prompt is waiting to be computed: tokens that probably follow are computed behind the one that is
    known (:mod:`inference.engine.speculation`), if that is cheaper than a step for each.
 
-*Order* of waiting sequences: the highest priority first, where waiting raises it by one every ``AGING_SECONDS``, so
-that nothing starves. Among equals tenants take turns (:mod:`inference.engine.turns`), and within a tenant it is first
-come, first served. Within a pool nobody overtakes: a smaller request behind must not starve the one that does not fit
-yet.
+*Order* of waiting sequences: tenants by priority, where waiting raises it, so that nothing starves; among equals they
+take turns (:mod:`inference.engine.turns`), and within a tenant it is first come, first served. Within a pool nobody
+overtakes: a smaller request behind must not starve the one that does not fit yet.
 
 The long pool never deadlocks: the sequence that is preempted last, the one of highest priority and greatest age, runs
 alone if need be, and alone each fits (:meth:`Scheduler.add` refuses what does not).
@@ -206,6 +205,7 @@ class Scheduler:
             if not sequence.begun:
                 self._turns.charge(sequence.tenant, len(sequence.tokens))
             sequence.begun = True
+            self._turns.placed(sequence.tenant, now)
             del waiting[sequence], self._waiting[sequence]
             self._occupy(sequence, pool)
             self._running.append(sequence)

@@ -40,6 +40,8 @@ class Sequence:
     limit: int
     """Most tokens that it may come to hold, prompt included."""
     tenant: str = ""
+    weight: float = 1.0
+    """Its tenant's share, where tenants take turns."""
     priority: int = 5
     arrived: float = 0.0
     """When it came, by the clock that :meth:`Scheduler.admit` is given."""

@@ -1,9 +1,14 @@
 """Whose turn it is to be placed, of those who wait.
 
-The highest priority first, where waiting raises it by one every :data:`AGING_SECONDS`. Among equals tenants take turns
-by deficit round robin (Shreedhar and Varghese 1995): every turn earns a tenant :data:`QUANTUM_TOKENS`, a prompt costs
-its tokens and every generated token costs one, so that who sends ten times as many or as long requests does not get ten
-times the tokens.
+Between tenants the highest priority goes first: that of the tenant's next sequence, raised by one for every
+:data:`AGING_SECONDS` in which the tenant got no place although it waited. (It is the tenant that ages, not the
+sequence: else who sends hundreds at once would have the oldest, and with them every turn.) Among equals tenants take
+turns by deficit round robin (Shreedhar and Varghese 1995): every turn earns a tenant :data:`QUANTUM_TOKENS` for its
+weight, a prompt costs its tokens and every generated token costs one, so that who sends ten times as many or as long
+requests does not get ten times the tokens.
+
+Within a tenant a sequence goes before another if it came earlier, where each step of priority is worth
+:data:`AGING_SECONDS`.
 """
 
 import math
@@ -18,8 +23,13 @@ MOST_DEBT_TOKENS = 16 * QUANTUM_TOKENS
 """A tenant that was alone for long owes no more than this when another one comes."""
 
 
-def effective_priority(sequence: Sequence, now: float) -> int:
-    return sequence.priority + int((now - sequence.arrived) / AGING_SECONDS)
+HIGHEST_PRIORITY = 10
+
+
+def effective_priority(sequence: Sequence, now: float, since: float = -math.inf) -> int:
+    """Raised by waiting, at the earliest from ``since`` on."""
+    waited = now - max(sequence.arrived, since)
+    return max(sequence.priority, min(HIGHEST_PRIORITY, sequence.priority + int(waited / AGING_SECONDS)))
 
 
 class Turns:
@@ -30,6 +40,8 @@ class Turns:
         """In the order of turns: who is first has it. Negative: the tenant owes tokens."""
         self._sequences: Counter[str] = Counter()
         """Of each tenant that has any here."""
+        self._placed_at: dict[str, float] = {}
+        """When each of them last got a place."""
 
     def enter(self, tenant: str) -> None:
         """One more sequence of this tenant is here, to wait or to run."""
@@ -41,10 +53,11 @@ class Turns:
         if not self._sequences[tenant]:
             del self._sequences[tenant]
             self._deficits.pop(tenant, None)
+            self._placed_at.pop(tenant, None)
 
     def next(self, waiting: Iterable[Sequence], now: float) -> Sequence:
-        """Whose turn it is, of those of the highest priority; at least one waits."""
-        heads = _heads(waiting, now)
+        """Whose turn it is; at least one waits."""
+        heads = self._highest(waiting, now)
         if len(heads) == 1:
             return next(iter(heads.values()))
         for tenant in heads:
@@ -53,25 +66,33 @@ class Turns:
             tenant = next(each for each in self._deficits if each in heads)
             if self._deficits[tenant] >= _prompt_cost(heads[tenant]):
                 return heads[tenant]
-            self._deficits[tenant] = self._deficits.pop(tenant) + QUANTUM_TOKENS
+            self._deficits[tenant] = self._deficits.pop(tenant) + QUANTUM_TOKENS * heads[tenant].weight
+
+    def placed(self, tenant: str, now: float) -> None:
+        """One of its sequences got a place."""
+        self._placed_at[tenant] = now
 
     def charge(self, tenant: str, tokens: int) -> None:
         self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
 
-
-def _heads(waiting: Iterable[Sequence], now: float) -> dict[str, Sequence]:
-    """Of those of the highest priority each tenant's first."""
-    heads: dict[str, Sequence] = {}
-    highest = -math.inf
-    for sequence in waiting:
-        priority = effective_priority(sequence, now)
-        if priority > highest:
-            highest, heads = priority, {}
-        if priority == highest:
-            head = heads.setdefault(sequence.tenant, sequence)
-            if sequence.arrived < head.arrived:
+    def _highest(self, waiting: Iterable[Sequence], now: float) -> dict[str, Sequence]:
+        """Each tenant's first, of the tenants of the highest priority."""
+        heads: dict[str, Sequence] = {}
+        for sequence in waiting:
+            head = heads.get(sequence.tenant)
+            if head is None or _rank(sequence) < _rank(head):
                 heads[sequence.tenant] = sequence
-    return heads
+        priorities = {
+            tenant: effective_priority(head, now, self._placed_at.get(tenant, -math.inf))
+            for tenant, head in heads.items()
+        }
+        highest = max(priorities.values())
+        return {tenant: head for tenant, head in heads.items() if priorities[tenant] == highest}
+
+
+def _rank(sequence: Sequence) -> float:
+    """When it came, less what its priority is worth."""
+    return sequence.arrived - sequence.priority * AGING_SECONDS
 
 
 def _prompt_cost(sequence: Sequence) -> int:

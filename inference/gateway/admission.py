@@ -1,368 +1,401 @@
-"""Whether a request may be served, and how many tokens it may use: one way for all endpoints.
+"""Whether a request may be served, by whom, and how much it may use: one way for all endpoints.
 
-What is promised is in this process's ledger (:mod:`quotas.ledger`), so an admitted request waits for nobody, except for
-the one in some hundreds that finds its lease spent. It is promised an estimate of its prompt, and all of
-``max_tokens`` or, without it, a step at a time; its worker counts exactly, never goes beyond what it was granted, and
-asks for more. When it is over it is charged what it really used, and the rest can be promised to others.
+What limits it is prepared when the configuration changes: the windows of its model, its key and its key's tenant, what
+of them may run at once, and how its model stands with its soft limits. A request is then admitted from memory; see
+:meth:`Admission.admit` for the steps, and :mod:`inference.gateway.promises` for the exceptions.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from types import TracebackType
 from zoneinfo import ZoneInfo
 
-import structlog
+import msgspec
 
-from inference.gateway.asgi import HeaderList
-from inference.gateway.leases import Upkeep
+from inference.gateway.asgi import ClientGone, HeaderList
+from inference.gateway.estimates import first_grants
+from inference.gateway.meters import RequestMeter, Used
+from inference.gateway.origin import Origin
 from inference.gateway.parse import InferenceRequest
-from inference.gateway.workers import Meter, WorkerConnection
-from inference.protocol import Accepted, Delta, Embedded, Failed, Finished, FinishReason, Grant, Wants
-from quotas.journal import JournalFull
-from quotas.ledger import Account, Ask, Balance, Ledger, Permit, Shortage, Unit
-from quotas.limits import ModelLimits
-from quotas.treasury import Holding, Leased
+from inference.gateway.permits import Held, Permits
+from inference.gateway.promises import Promises
+from inference.gateway.standings import Standing
+from inference.gateway.turnstile import Place, Turnstile
+from inference.gateway.usage import UsageBook
+from quotas.callers import Caller
+from quotas.ledger import Allowance, Reservation, Shortage
+from quotas.limits import NO_LIMITS, AtHardLimit, ModelLimits
+from quotas.modes import Mode
+from quotas.usage.counts import UsageCounts, UsageKey
+from quotas.windows import Period, Window, window_at
+from registry.catalogue import Version
 from registry.errors import QuotaExceeded, Unavailable
+from routing.decision import Decision
 
-log = structlog.get_logger(module="quotas")
+RETRY_SECONDS = 0.25
+"""Who waits at a hard limit looks so often whether others have given back."""
 
-STEP_TOKENS = 256
-"""A choice without ``max_tokens`` is granted so many at a time."""
-
-LEASE_SECONDS = 2.0
-"""How long a request waits for PostgreSQL when the lease is spent."""
-
-_CHARACTERS_PER_TOKEN = 3
-_TOKENS_PER_MESSAGE = 8
-_TOKENS_PER_PROMPT = 24
-"""Templates add words of their own. A prompt that comes to more than it was estimated asks once more."""
+_SLOWED = (Mode.THROTTLED, Mode.HARD_LIMIT)
 
 
-class LeaseFeed(Protocol):
-    """What speaks to SQL: :class:`inference.gateway.leases.LeaseThread`."""
+class Applicant(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that asks to be served."""
 
-    def start(self, answer: Callable[[Ask, Leased | None], None]) -> None: ...
-    def ask(self, asks: Sequence[Ask]) -> None: ...
-    def charge(self, lease: int, charged: int) -> None: ...
-    def keep_up(self, upkeep: Upkeep) -> None: ...
-    async def stop(self) -> None: ...
+    request: InferenceRequest
+    decision: Decision
+    caller: Caller | None
+    origin: Origin
+
+    @property
+    def model(self) -> str:
+        return self.decision.version.model
+
+
+Reroute = Callable[[Applicant, str], Decision | None]
+
+
+class NothingLeft(QuotaExceeded):
+    """Of a limit of the model's own."""
+
+    @classmethod
+    def like(cls, exceeded: QuotaExceeded) -> "NothingLeft":
+        return cls(exceeded.message, param=exceeded.param, code=exceeded.code, retry_after=exceeded.retry_after)
+
+
+class Promise(msgspec.Struct, frozen=True):
+    """What an admitted request has."""
+
+    held: Held | None
+    """Its place among those that run at once."""
+    reservation: Reservation | None
+    grants: list[int]
+    """To each of its prompts, if anything is limited."""
+    burst: int | None
 
 
 class Admission:
     """Owned by the event loop."""
 
-    def __init__(self, leases: LeaseFeed, zone: ZoneInfo) -> None:
-        self._ledger = Ledger(zone)
+    def __init__(
+        self,
+        promises: Promises,
+        permits: Permits,
+        usage: UsageBook,
+        zone: ZoneInfo,
+        reroute: "Reroute",
+        pressure: Callable[[], str] = str,
+    ) -> None:
+        """
+        Args:
+            reroute: the decision for another model, if that can do what an applicant asks, who may use it.
+            pressure: why the node is about to run out of memory; empty: it is not.
+        """
+        self._pressure = pressure
+        self._reroute = reroute
+        self._promises = promises
+        self._permits = permits
+        self._usage = usage
         self._zone = zone
-        self._leases = leases
-        self._waiting: dict[Balance, list[asyncio.Future[bool]]] = {}
-        self._told: dict[int, Holding] = {}
+        self._limits: Mapping[str, ModelLimits] = {}
+        self._allowances: dict[tuple[str, int], Allowance] = {}
+        self._turnstiles: dict[str, Turnstile] = {}
+        self._hour = Window(0, 0)
+        self.declared = ""
+        """Why an operator declared an emergency; empty: nobody did."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Of requests that wait for a grant."""
 
-    def start(self) -> None:
-        self._leases.start(self._answer)
+    def retune(self, limits: Mapping[str, ModelLimits]) -> None:
+        """These are all limits of models that there are now; those of callers come with them."""
+        self._limits = limits
+        self._allowances.clear()
+        self._turnstiles = {model: each for model, each in self._turnstiles.items() if not each.idle}
 
-    async def stop(self) -> None:
-        """All that is not spent goes back."""
-        self._ledger.retune(())
-        self.keep_up()
-        await self._leases.stop()
+    async def admit(self, applicant: Applicant) -> "Admitted":
+        """The request may be served, once this has returned.
 
-    def retune(self, limits: Iterable[ModelLimits]) -> None:
-        """These are all limits that there are now."""
-        self._ledger.retune(account for each in limits for account in each.accounts)
-
-    def keep_up(self) -> None:
-        """To be called every second: SQL is told what has changed."""
-        self._ledger.want_debts()
-        self._ask()
-        self._ledger.give_back(time.time())
-        told = {}
-        for balance in self._ledger.balances():
-            # While SQL is asked nobody knows what is granted.
-            if balance.lease is not None and not balance.asking:
-                holding = Holding(balance.granted, balance.spent, balance.reserved)
-                if self._told.get(balance.lease) != holding:
-                    told[balance.lease] = self._told[balance.lease] = holding
-        closed = [balance.lease for balance in self._ledger.take_closed() if balance.lease is not None]
-        for lease in closed:
-            self._told.pop(lease, None)
-        if told or closed:
-            self._leases.keep_up(Upkeep(told, closed))
-
-    async def admit(self, request: InferenceRequest, limits: ModelLimits) -> "RequestMeter | None":
-        """What the request is promised; None: nothing limits it.
+        (1) in an emergency, and not urgent enough     → refused
+        (2) throttled, or nothing left, and its model
+            has a sibling that is neither              → the sibling is to answer
+        (3) throttled                                  → it waits for its pace; its answer is capped
+        (4) too many run at once                       → it waits for one to end
+        (5) nothing left                               → the sibling; else it waits, or is refused: the policy says
 
         Raises:
-            QuotaExceeded: which limit, and when its window ends.
-            Unavailable: the lease is spent and PostgreSQL can't be asked for more.
+            QuotaExceeded: which limit, and when to try again.
+            Unavailable: there is an emergency; or the lease is spent and PostgreSQL can't be asked for more.
         """
-        if not limits.accounts and limits.burst is None:
-            return None
-        grants = _first_grants(request, limits)
-        permit = await self._reserve(limits, sum(grants))
-        return RequestMeter(self, permit, limits, grants, request.n)
+        limits = self._limits.get(applicant.model, NO_LIMITS)
+        if self.emergency and applicant.request.priority < limits.policy.emergency_priority:
+            raise self._emergency(limits)  # (1)
+        if self.standing(applicant.model).mode in _SLOWED and (sibling := self._sibling(applicant, limits)) is not None:
+            return await self._serve(sibling, "sibling")  # (2)
+        try:
+            return await self._serve(applicant)
+        except NothingLeft:
+            if (sibling := self._sibling(applicant, limits)) is None:
+                raise
+            return await self._serve(sibling, "sibling")  # (5)
 
-    def settle(self, permit: Permit, tokens: int | None) -> None:
-        self._ledger.settle(permit, tokens)
-        self._charge(permit)
+    @property
+    def emergency(self) -> str:
+        """Why there is one; empty: there is none."""
+        return self.declared or self._pressure()
 
-    async def extend(self, permit: Permit, tokens: int) -> bool:
-        """Promise a running request more. False: there is no more to be had."""
-        while short := self._ledger.extend(permit, tokens, time.time()):
-            if self._ledger.want(short, time.time()) or not await self._leased(short[0].balance):
-                return False
-            if permit.settled:  # its client has left meanwhile
-                return False
-        self._charge(permit)
-        return True
+    def standing(self, model: str) -> Standing:
+        return self._promises.standings.of(model, time.time())
 
-    def refusal(self, permit: Permit, tokens: int) -> QuotaExceeded | None:
-        """Why a request can't be promised so many more; None: it could by now."""
-        short = self._ledger.extend(permit, tokens, time.time())
-        return self._exceeded(short[0], time.time()) if short else None
-
-    def headers(self, limits: ModelLimits) -> HeaderList:
-        """Of the tightest limit on tokens, and of that on requests: what can still be promised."""
-        now = time.time()
-        headers: HeaderList = []
-        for unit in Unit:
-            known = [
-                (_remaining(account, balance), account.limit, balance.window.ends_at)
-                for account in limits.accounts
-                if account.unit is unit and (balance := self._ledger.find(account, now)) is not None
-            ]
-            if known:
-                remaining, limit, ends_at = min(known)
-                name = unit.value.encode()
-                headers += [
-                    (b"x-ratelimit-limit-" + name, b"%d" % limit),
-                    (b"x-ratelimit-remaining-" + name, b"%d" % remaining),
-                    (b"x-ratelimit-reset-" + name, b"%ds" % max(1, ends_at - now)),
-                ]
+    def headers(self, model: str, caller: Caller | None) -> HeaderList:
+        """How a caller stands with a model's limits and their own, whatever becomes of the request."""
+        headers = self._promises.headers(self._allowance(model, caller))
+        mode = Mode.EMERGENCY if self.emergency else self.standing(model).mode
+        if mode is not Mode.NORMAL:
+            headers.append((b"x-nopenai-quota-mode", mode.value.encode()))
         return headers
 
-    async def _reserve(self, limits: ModelLimits, tokens: int) -> Permit:
+    def refused(self, applicant: Applicant) -> None:
+        """It was, for a limit's sake."""
+        self._count(applicant, self.hour(), UsageCounts(refused=1))
+
+    async def promise(self, applicant: Applicant) -> "Promise":
+        """A place among those that run, and tokens: both, after a wait if need be, or neither."""
+        limits = self._limits.get(applicant.model, NO_LIMITS)
+        grants = first_grants(applicant.request, limits.burst)
         while True:
-            now = time.time()
-            promised = self._ledger.reserve(limits.accounts, tokens, now)
-            if isinstance(promised, Permit):
-                break
-            if vain := self._ledger.want(promised, now):
-                raise self._exceeded(vain[0], now)
-            if not await self._leased(promised[0].balance):
-                if not limits.open_without_database:
-                    raise Unavailable(
-                        "What is left of this model's limits is not known while PostgreSQL is away: try again later.",
-                        code="quota_unavailable",
-                        retry_after=5,
-                    )
-                promised = self._ledger.owe(limits.accounts, tokens, now)
-                break
-        try:
-            self._charge(promised)
-        except JournalFull:
-            self._ledger.settle(promised, None)
-            raise Unavailable(
-                "More limits are in use than a gateway can keep account of.", code="quota_unavailable"
-            ) from None
-        self._ask()
-        return promised
+            held = await self._permit(applicant, limits)
+            try:
+                promised = await self._reserve(applicant, sum(grants))
+            except BaseException:
+                if held is not None:
+                    held.release()
+                raise
+            if not isinstance(promised, Shortage):
+                return Promise(held, promised, grants, limits.burst)
+            if held is not None:
+                held.release()
+            await self._nothing_left(applicant, promised, sum(grants))
+            limits = self._limits.get(applicant.model, NO_LIMITS)
 
-    async def _leased(self, balance: Balance) -> bool:
-        """Wait until SQL was asked for more of a balance. False: it can't be asked."""
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(balance, []).append(waiter)
-        self._ask()
-        try:
-            async with asyncio.timeout(LEASE_SECONDS):
-                return await waiter
-        except TimeoutError:
-            return False
+    def settle(self, promise: "Promise", tokens: int | None) -> None:
+        """It used so many; None: nothing was served for it."""
+        if promise.held is not None:
+            promise.held.release()
+        if promise.reservation is not None:
+            self._promises.settle(promise.reservation, tokens)
 
-    def _ask(self) -> None:
-        if self._ledger.wants_more and (asks := self._ledger.take_asks()):
-            self._leases.ask(asks)
+    async def _serve(self, applicant: Applicant, *ways: str) -> "Admitted":
+        limits = self._limits.get(applicant.model, NO_LIMITS)
+        standing = self.standing(applicant.model)
+        cap = limits.policy.max_tokens_cap
+        if standing.mode is Mode.THROTTLED and cap is not None and not _shorter(applicant.request, cap):
+            request = msgspec.structs.replace(applicant.request, max_tokens=cap)
+            applicant = msgspec.structs.replace(applicant, request=request)
+            ways += ("capped",)
+        if standing.paces and limits.policy.pace and await self._keep_pace(applicant, limits, standing):
+            ways += ("paced",)  # (3)
+        promise = await self.promise(applicant)  # (4), (5)
+        return Admitted(self, applicant, promise, ways)
 
-    def _answer(self, ask: Ask, leased: Leased | None) -> None:
-        if leased is None:
-            self._ledger.unanswered(ask)
-        else:
-            self._ledger.granted(ask, leased.amount, leased.left, time.time(), lease=leased.lease)
-            self._told.pop(leased.lease, None)  # SQL has another number now, even if all of it is given back at once
-        for waiter in self._waiting.pop(ask.balance, ()):
-            if not waiter.done():
-                waiter.set_result(leased is not None)
-        self._ask()
+    async def _keep_pace(self, applicant: Applicant, limits: ModelLimits, standing: Standing) -> bool:
+        """Whether it had to wait for it."""
+        turnstile = self._turnstile(applicant.model)
+        waited = await turnstile.enter(_place(applicant, limits), standing.paces)
+        turnstile.passed(standing.paces, sum(first_grants(applicant.request, limits.burst)))
+        turnstile.leave(standing.paces)
+        return waited
 
-    def _charge(self, permit: Permit) -> None:
-        """Before the work is sent: whatever becomes of us, what was promised counts."""
-        for balance, _ in permit.holdings:
-            if balance.lease is not None:
-                self._leases.charge(balance.lease, balance.charged)
-
-    def _exceeded(self, shortage: Shortage, now: float) -> QuotaExceeded:
-        account, window = shortage.balance.account, shortage.balance.window
-        left = _remaining(account, shortage.balance)
-        used_up = f"{account.owner} has {left} {account.unit} left of its {account.name} of {account.limit}"
-        need = f"this request needs {shortage.amount}" if account.unit is Unit.TOKENS else "this is one more"
-        ends = datetime.fromtimestamp(window.ends_at, self._zone)
-        log.error("Quota exceeded", limit=account.name, owner=account.owner, left=left, needed=shortage.amount)
-        if shortage.amount > account.limit:
-            return QuotaExceeded(f"{used_up}, and {need}: ask for fewer, or have the limit raised.", param="max_tokens")
-        return QuotaExceeded(
-            f"{used_up}, and {need}. The {account.period}'s window ends at {ends:%Y-%m-%d %H:%M:%S %Z}: try again "
-            "then, ask for fewer tokens, or have the limit raised.",
-            retry_after=max(1, round(window.ends_at - now)),
+    async def _permit(self, applicant: Applicant, limits: ModelLimits) -> Held | None:
+        wanted = applicant.caller.permits if applicant.caller is not None else ()
+        if limits.permit is not None:
+            wanted = (limits.permit, *wanted)
+        if not wanted:
+            return None
+        place = _place(applicant, limits)
+        return await self._permits.acquire(
+            wanted,
+            tenant=place.tenant,
+            weight=place.weight,
+            priority=place.priority,
+            patience_seconds=place.seconds,
+            most_waiting=place.length,
         )
 
+    async def _reserve(self, applicant: Applicant, tokens: int) -> Reservation | Shortage | None:
+        model, caller = applicant.model, applicant.caller
+        limits = self._limits.get(model, NO_LIMITS)
+        if limits.burst is None and not self._allowance(model, caller).accounts:
+            return None
+        owing = limits.open_without_database
+        return await self._promises.reserve(lambda: self._allowance(model, caller), tokens, owing=owing)
 
-class RequestMeter:
-    """What one request was promised and uses. It is settled once, when it is over and its workers have said so."""
+    async def _nothing_left(self, applicant: Applicant, shortage: Shortage, tokens: int) -> None:
+        """Wait until so much could be promised, in fair order, if the policy says so. (It is not promised here: a place
+        among those that run must be had first.)
 
-    def __init__(
-        self, admission: Admission, permit: Permit, limits: ModelLimits, grants: Sequence[int], choices: int
-    ) -> None:
+        Raises:
+            NothingLeft: of the model's limit; its sibling may have some.
+            QuotaExceeded: it is the caller's own, or more than the limit ever has.
+        """
+        limits = self._limits.get(applicant.model, NO_LIMITS)
+        exceeded = self._promises.exceeded(shortage)
+        account = shortage.balance.account
+        if shortage.amount > account.limit or account not in limits.accounts:
+            raise exceeded
+        if limits.policy.at_hard_limit is AtHardLimit.REJECT or self._sibling(applicant, limits) is not None:
+            raise NothingLeft.like(exceeded)
+        place = _place(applicant, limits)
+        turnstile = self._turnstile(applicant.model)
+        deadline = time.monotonic() + place.seconds
+        await turnstile.enter(place)
+        try:
+            while time.monotonic() < deadline:
+                promised = await self._reserve(applicant, tokens)
+                if not isinstance(promised, Shortage):
+                    if promised is not None:
+                        self._promises.settle(promised, None)
+                    return
+                await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            turnstile.leave()
+        raise exceeded
+
+    def _sibling(self, applicant: Applicant, limits: ModelLimits) -> Applicant | None:
+        """The same request to its model's sibling, if that can take it. One step only: siblings may go in a circle."""
+        name = limits.policy.sibling
+        if name is None or not limits.throttling_enabled or self.standing(name).mode in _SLOWED:
+            return None
+        decision = self._reroute(applicant, name)
+        return None if decision is None else msgspec.structs.replace(applicant, decision=decision)
+
+    def _emergency(self, limits: ModelLimits) -> Unavailable:
+        return Unavailable(
+            f"Only requests with a priority of {limits.policy.emergency_priority} and above are served now: "
+            f"{self.emergency}. Try again later.",
+            code="emergency",
+            retry_after=30,
+        )
+
+    def over(self, admitted: "Admitted", promise: "Promise", used: Used) -> None:
+        """What it used is charged and counted; what it did not use can be promised to others."""
+        applicant, meter = admitted.applicant, admitted.meter
+        self.settle(promise, used.tokens or None)
+        if promise.reservation is not None and (turnstile := self._turnstiles.get(applicant.model)) is not None:
+            turnstile.unused(self.standing(applicant.model).paces, promise.reservation.tokens - used.tokens)
+        counts = UsageCounts(
+            requests=1,
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens,
+            seconds=time.monotonic() - meter.began,
+            errors=int(meter.failed),
+        )
+        self._count(applicant, admitted.hour, counts)
+
+    def meter(self, promise: "Promise", request: InferenceRequest, over: Callable[[Used], None]) -> RequestMeter:
+        return RequestMeter(
+            self._promises,
+            promise.reservation,
+            promise.grants if promise.reservation is not None else [None] * len(promise.grants),
+            burst=promise.burst,
+            choices=request.n,
+            over=over,
+            tasks=self.tasks,
+        )
+
+    def hour(self) -> int:
+        """When the hour of now began, in seconds since the epoch."""
+        now = time.time()
+        if not self._hour.holds(now):
+            self._hour = window_at(Period.HOUR, now, self._zone)
+        return self._hour.starts_at
+
+    def _count(self, applicant: Applicant, hour: int, counts: UsageCounts) -> None:
+        caller = applicant.caller
+        key = UsageKey(
+            hour=hour,
+            key_pk=None if caller is None else caller.key_pk,
+            tenant=applicant.origin.tenant,
+            model=applicant.model,
+        )
+        self._usage.add(key, counts)
+
+    def _allowance(self, model: str, caller: Caller | None) -> Allowance:
+        who = model, 0 if caller is None else caller.key_pk
+        allowance = self._allowances.get(who)
+        if allowance is None:
+            own = caller.accounts if caller is not None else ()
+            allowance = self._allowances[who] = Allowance((*self._limits.get(model, NO_LIMITS).accounts, *own))
+        return allowance
+
+    def _turnstile(self, model: str) -> Turnstile:
+        turnstile = self._turnstiles.get(model)
+        if turnstile is None:
+            turnstile = self._turnstiles[model] = Turnstile(model)
+        return turnstile
+
+
+class Admitted:
+    """A request that is being served, while it is entered."""
+
+    __slots__ = ("_admission", "_promise", "applicant", "hour", "meter", "ways")
+
+    def __init__(self, admission: Admission, applicant: Applicant, promise: Promise, ways: tuple[str, ...]) -> None:
         self._admission = admission
-        self._permit = permit
-        self._burst = limits.burst
-        self._grants = grants
-        self._step = STEP_TOKENS * choices
-        self._open: set[PartMeter] = set()
-        self._tokens = 0
-        self._closed = False
-        self.refused: QuotaExceeded | None = None
-        """Why its prompt can't be computed, though it was admitted: it is longer than was estimated."""
+        self.applicant = applicant
+        self._promise = promise
+        self.hour = admission.hour()
+        self.ways = ways
+        """How it was treated for a limit's sake: ``paced``, ``capped``, ``sibling``."""
+        self.meter = admission.meter(promise, applicant.request, self._over)
 
-    def begin(self) -> "list[PartMeter]":
-        """It is sent to a worker, for the first time or again, when what an earlier one did costs nothing: the meters
-        of its prompts."""
-        parts = [PartMeter(self, granted) for granted in self._grants]
-        self._open, self._tokens = set(parts), 0
-        return parts
+    @property
+    def request(self) -> InferenceRequest:
+        return self.applicant.request
 
-    def close(self) -> None:
+    @property
+    def decision(self) -> Decision:
+        return self.applicant.decision
+
+    async def serve_by(self, version: Version) -> None:
+        """Another of its candidates is to answer. If that is of another model, its limits are charged, and only they.
+
+        Raises as :meth:`Admission.promise`.
+        """
+        if version.model != self.applicant.model:
+            index = self.decision.candidates.index(version)
+            self._admission.settle(self._promise, None)
+            self._promise = NO_PROMISE
+            decision = msgspec.structs.replace(self.decision, index=index)
+            self.applicant = msgspec.structs.replace(self.applicant, decision=decision)
+            self._promise = await self._admission.promise(self.applicant)
+            self.meter = self._admission.meter(self._promise, self.request, self._over)
+
+    def __enter__(self) -> "Admitted":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
         """Nobody waits for its answer any more."""
-        self._closed = True
-        self._settle()
+        if isinstance(fault, Exception) and not isinstance(fault, ClientGone):
+            self.meter.fail(fault)
+        self.meter.close()
 
-    def ended(self, part: "PartMeter", tokens: int) -> None:
-        if part in self._open:  # else it was of an earlier attempt
-            self._open.discard(part)
-            self._tokens += tokens
-            self._settle()
-
-    async def grant_more(self, part: "PartMeter", least: int) -> bool:
-        """False: that is all it gets."""
-        wanted = max(least, self._step)
-        if self._burst is not None:
-            wanted = min(wanted, self._burst - self._permit.tokens)
-        if wanted < least:
-            self.refused = _burst_exceeded(self._burst or 0, self._permit.tokens + least)
-            return False
-        for tokens in dict.fromkeys((wanted, least)):
-            if not self._permit.settled and await self._admission.extend(self._permit, tokens):
-                part.granted += tokens
-                return True
-        if not self._permit.settled:
-            self.refused = self._admission.refusal(self._permit, least)
-        return False
-
-    def later(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(part, least, connection, request_id))
-        self._admission.tasks.add(task)
-        task.add_done_callback(self._admission.tasks.discard)
-
-    async def _answer(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
-        more = await self.grant_more(part, least)
-        connection.grant(Grant(id=request_id, tokens=part.granted, last=not more))
-
-    def _settle(self) -> None:
-        if self._closed and not self._open and not self._permit.settled:
-            self._admission.settle(self._permit, self._tokens or None)
+    def _over(self, used: Used) -> None:
+        self._admission.over(self, self._promise, used)
 
 
-class PartMeter(Meter):
-    """Counts what one worker does for a request, until it says that it is over, also after its client has left."""
-
-    def __init__(self, request: RequestMeter, granted: int) -> None:
-        self._request = request
-        self.granted = granted
-        self._prompt_tokens = 0
-        self._tokens = 0
-
-    def feed(
-        self, message: Accepted | Wants | Delta | Finished | Failed | Embedded, connection: WorkerConnection
-    ) -> bool:
-        """Whether it is over."""
-        if isinstance(message, Delta):
-            self._tokens = message.tokens
-        elif isinstance(message, Accepted):
-            self._prompt_tokens = message.prompt_tokens
-        elif isinstance(message, Wants):
-            self._request.later(self, message.tokens - self.granted, connection, message.id)
-        elif isinstance(message, Finished):
-            begun = message.completion_tokens or message.prefill_seconds or message.reason is not FinishReason.CANCELLED
-            self._request.ended(self, message.prompt_tokens + message.completion_tokens if begun else 0)
-            return True
-        elif isinstance(message, Embedded):
-            self._request.ended(self, message.prompt_tokens)
-            return True
-        else:
-            self.lose()
-            return True
-        return False
-
-    def lose(self) -> None:
-        """The worker failed or is gone: what the client may have of its answer counts."""
-        self._request.ended(self, self._prompt_tokens + self._tokens if self._tokens else 0)
+NO_PROMISE = Promise(None, None, [], None)
 
 
-def _first_grants(request: InferenceRequest, limits: ModelLimits) -> list[int]:
-    """Of each prompt, together with its choices.
-
-    Raises:
-        QuotaExceeded: ``max_tokens`` alone is more than one request may have.
-    """
-    answer = 0 if request.inputs else request.n * (STEP_TOKENS if request.max_tokens is None else request.max_tokens)
-    prompts = _prompt_estimates(request)
-    if limits.burst is not None:
-        if answer * len(prompts) >= limits.burst and request.max_tokens is not None:
-            raise _burst_exceeded(limits.burst, answer * len(prompts) + len(prompts))
-        if sum(prompts) + answer * len(prompts) > limits.burst:
-            return [limits.burst // len(prompts)] * len(prompts)
-    return [prompt + answer for prompt in prompts]
-
-
-def _prompt_estimates(request: InferenceRequest) -> list[int]:
-    if request.inputs:
-        return [sum(_estimate(content) for content in request.inputs)]
-    if request.messages is not None:
-        text = sum(len(message.content) + len(message.reasoning or "") for message in request.messages)
-        text += sum(len(call.arguments) for message in request.messages for call in message.tool_calls)
-        text += sum(len(tool.parameters) + len(tool.description) + len(tool.name) for tool in request.tools)
-        return [_TOKENS_PER_PROMPT + _TOKENS_PER_MESSAGE * len(request.messages) + text // _CHARACTERS_PER_TOKEN]
-    first = request.tokens if request.tokens is not None else (request.text or "") + (request.suffix or "")
-    return [_estimate(content) for content in (first, *request.further_prompts)]
-
-
-def _estimate(content: str | tuple[int, ...]) -> int:
-    """Of text that no template is put around."""
-    return len(content) + 2 if isinstance(content, tuple) else 4 + len(content) // _CHARACTERS_PER_TOKEN
-
-
-def _burst_exceeded(burst: int, tokens: int) -> QuotaExceeded:
-    return QuotaExceeded(
-        f"The prompt and its answer come to at least {tokens} tokens, and this model's burst_token_limit lets one "
-        f"request have {burst}: send a shorter prompt, or lower max_tokens and n.",
-        param="max_tokens",
+def _place(applicant: Applicant, limits: ModelLimits) -> Place:
+    return Place(
+        tenant=applicant.origin.tenant,
+        weight=applicant.origin.weight,
+        priority=applicant.request.priority,
+        seconds=limits.policy.queue_seconds,
+        length=limits.policy.queue_length,
     )
 
 
-def _remaining(account: Account, balance: Balance) -> int:
-    """What can still be promised, by all processes together, as far as this one knows."""
-    left = account.limit if balance.left is None else balance.left
-    return max(0, left + balance.available)
+def _shorter(request: InferenceRequest, cap: int) -> bool:
+    return bool(request.inputs) or (request.max_tokens is not None and request.max_tokens <= cap)

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from inference.gateway import parse
-from inference.gateway.admission import Admission, LeaseFeed
+from inference.gateway.admission import Admission, Applicant
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
 from inference.gateway.auth import authenticate, require_role
 from inference.gateway.cache_api import CacheApi
@@ -24,12 +24,17 @@ from inference.gateway.health_api import HealthApi
 from inference.gateway.metrics_api import MetricsApi
 from inference.gateway.models_api import ModelsApi
 from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
+from inference.gateway.permits import Permits
+from inference.gateway.promises import LeaseFeed, Promises
 from inference.gateway.proxy import WebProxy
 from inference.gateway.replicas import ReplicaClient, View
-from inference.gateway.state import GatewayState
+from inference.gateway.state import GatewayState, Snapshot
+from inference.gateway.usage import Counts, UsageBook
 from inference.gateway.workers import WorkerPool
 from quotas.callers import Role
+from registry.catalogue import ALL
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
+from routing.decision import Decision
 
 log = structlog.get_logger(module="gateway")
 
@@ -70,6 +75,14 @@ class SnapshotFeed(Protocol):
     def add_usage(self, counts: dict[str, int]) -> None: ...
 
 
+class UsageFeed(Protocol):
+    """What writes usage: :class:`inference.gateway.usage_thread.UsageThread`."""
+
+    def start(self) -> None: ...
+    def write(self, counts: Counts) -> None: ...
+    async def stop(self) -> None: ...
+
+
 class WrongMethod(MethodNotAllowed):
     """With the methods that the path takes, for the ``Allow`` header."""
 
@@ -81,10 +94,23 @@ class WrongMethod(MethodNotAllowed):
 class Gateway:
     """One gateway process. Everything it owns starts and stops with ASGI's lifespan."""
 
-    def __init__(self, config: GatewayConfig, feed: Callable[[GatewayState], SnapshotFeed], leases: LeaseFeed) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        feed: Callable[[GatewayState], SnapshotFeed],
+        leases: LeaseFeed,
+        usage: UsageFeed,
+    ) -> None:
+        zone = ZoneInfo(config.time_zone)
         self._config = config
-        self.admission = Admission(leases, ZoneInfo(config.time_zone))
-        self.state = GatewayState(lambda snapshot: self.admission.retune(snapshot.limits.values()))
+        self.promises = Promises(leases, zone)
+        self.permits = Permits()
+        self._usage = UsageBook()
+        self._usage_feed = usage
+        self.admission = Admission(
+            self.promises, self.permits, self._usage, zone, self._reroute, lambda: self.replicas.pressure
+        )
+        self.state = GatewayState(self._retune)
         self._feed = feed(self.state)
         self.workers = WorkerPool()
         self.replicas = ReplicaClient(
@@ -92,6 +118,7 @@ class Gateway:
             on_change=self._replicas_changed,
             busy_versions=self.workers.busy_versions,
             take_counts=self.state.counting.take,
+            permits=self.permits,
         )
         self.dispatcher = Dispatcher(
             self.replicas,
@@ -211,7 +238,8 @@ class Gateway:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # startup
         await self._proxy.start()
-        self.admission.start()
+        self.promises.start()
+        self._usage_feed.start()
         self._feed.start()
         self.replicas.start()
         self._upkeep = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._keep_ledger())]
@@ -224,7 +252,8 @@ class Gateway:
         for task in self._upkeep:
             task.cancel()
         self.workers.close()
-        await self.admission.stop()
+        self._usage_feed.write(self._usage.take())
+        await asyncio.gather(self.promises.stop(), self._usage_feed.stop())
         await self.replicas.stop()
         await self._proxy.stop()
         self._feed.add_usage(self.state.take_used())
@@ -243,7 +272,23 @@ class Gateway:
     async def _keep_ledger(self) -> None:
         while True:
             await asyncio.sleep(_LEDGER_SECONDS)
-            self.admission.keep_up()
+            self.promises.keep_up()
+            self.permits.keep_up()
+            self._usage_feed.write(self._usage.take())
+
+    def _retune(self, snapshot: Snapshot) -> None:
+        self.promises.retune(snapshot.limits, snapshot.accounts)
+        self.permits.retune(snapshot.catalogue.revision, snapshot.permits)
+        self.admission.retune(snapshot.limits)
+        self.admission.declared = snapshot.emergency
+
+    def _reroute(self, applicant: Applicant, model: str) -> Decision | None:
+        request, caller = applicant.request, applicant.caller
+        try:
+            allowed = ALL if caller is None else caller.allowed
+            return self.state.router.route(model, request.kind, request.capabilities, allowed)
+        except ApiError:
+            return None
 
     def _replicas_changed(self, view: View) -> None:
         self.state.accept_replicas(view)

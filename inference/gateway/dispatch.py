@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
-from inference.gateway.admission import PartMeter, RequestMeter
+from inference.gateway.admission import Admitted
 from inference.gateway.joint import begin_joint
+from inference.gateway.meters import PartMeter
 from inference.gateway.origin import Origin, prompt_prefixes
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
@@ -23,7 +24,6 @@ from inference.protocol import Accepted, Embed, Failed, Generate, ReplicaState, 
 from inference.specs import model_spec
 from registry.catalogue import Version
 from registry.errors import ApiError, ContextLengthExceeded, InvalidRequest, QuotaExceeded, Unavailable
-from routing.decision import Decision
 
 log = structlog.get_logger(module="gateway")
 
@@ -95,32 +95,26 @@ class Dispatcher:
         """How many requests wait for each version (by primary key) to load."""
         return self._waiting
 
-    async def dispatch(
-        self,
-        request: InferenceRequest,
-        decision: Decision,
-        request_id: str,
-        origin: Origin,
-        meter: RequestMeter | None = None,
-    ) -> Answer:
+    async def dispatch(self, admitted: Admitted, request_id: str) -> Answer:
         """Have the request served.
 
-        Args:
-            meter: what it may use and will be charged. None: nothing limits it.
-
         Raises:
-            QuotaExceeded: its prompt is longer than was estimated, and so much can't be granted.
+            QuotaExceeded: its prompt is longer than was estimated, and so much can't be granted; or another candidate
+                would answer, and its limits are spent.
             InvalidRequest: the worker refused it, for instance because it is longer than the context.
             Unavailable: nobody can take it; says why and when to ask again.
             WorkerFault: the worker failed at it.
         """
         began = time.perf_counter()
+        decision = admitted.decision
         last_candidate = len(decision.candidates) - 1
         attempt = 0
         while True:
             version = decision.attempt(attempt)
             try:
-                return await self._attempt(request, version, request_id, origin, began, meter)
+                if attempt:
+                    await admitted.serve_by(version)
+                return await self._attempt(admitted, version, request_id, began)
             except WorkerLost as lost:
                 log.warning(
                     "A worker was lost before its first token",
@@ -140,30 +134,22 @@ class Dispatcher:
                     raise
             attempt += 1
 
-    async def _attempt(
-        self,
-        request: InferenceRequest,
-        version: Version,
-        request_id: str,
-        origin: Origin,
-        began: float,
-        meter: RequestMeter | None,
-    ) -> Answer:
+    async def _attempt(self, admitted: Admitted, version: Version, request_id: str, began: float) -> Answer:
         replica = self._replicas.view.get(version.pk)
         if replica is None or replica.state is not ReplicaState.READY:
             replica = await self._wait_until_ready(version, began + self._load_wait_seconds)
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
-        stream = _begin(connection, request, request_id, origin, patience_seconds, meter)
+        stream = _begin(connection, admitted, request_id, patience_seconds)
         try:
-            messages = await (_first_text(stream) if request.stream else stream.whole())
+            messages = await (_first_text(stream) if admitted.request.stream else stream.whole())
         except BaseException:
             stream.cancel()
             raise
         self._replicas.used(version.pk)
         if type(messages[-1]) is Failed:
-            raise (meter and meter.refused) or fault_of(messages[-1])
+            raise admitted.meter.refused or fault_of(messages[-1])
         return Answer(version, connection.worker_pid, stream, messages, queue_seconds)
 
     async def _wait_until_ready(self, version: Version, deadline: float) -> ReplicaView:
@@ -232,15 +218,9 @@ class Dispatcher:
         )
 
 
-def _begin(
-    connection: WorkerConnection,
-    request: InferenceRequest,
-    request_id: str,
-    origin: Origin,
-    patience_seconds: float,
-    meter: RequestMeter | None,
-) -> Stream:
-    parts = [None] * (1 + len(request.further_prompts)) if meter is None else meter.begin()
+def _begin(connection: WorkerConnection, admitted: Admitted, request_id: str, patience_seconds: float) -> Stream:
+    request, origin = admitted.request, admitted.applicant.origin
+    parts = admitted.meter.begin()
     first = _work(request, connection.next_id(), request_id, origin, patience_seconds, parts[0])
     if not request.further_prompts or isinstance(first, Embed):
         return connection.begin(first, parts[0])
@@ -253,7 +233,7 @@ def _begin(
             prefixes=prompt_prefixes(first.partition, prompt, infill=first.suffix is not None)
             if first.partition
             else (),
-            granted_tokens=part.granted if part else None,
+            granted_tokens=part.granted,
         )
         for prompt, part in zip(request.further_prompts, parts[1:], strict=True)
     ]
@@ -266,9 +246,8 @@ def _work(
     request_id: str,
     origin: Origin,
     patience_seconds: float,
-    part: PartMeter | None,
+    part: PartMeter,
 ) -> Generate | Embed:
-    granted = part.granted if part else None
     if request.inputs:
         return Embed(
             id=stream_id,
@@ -276,8 +255,9 @@ def _work(
             inputs=request.inputs,
             dimensions=request.dimensions,
             tenant=origin.tenant,
+            weight=origin.weight,
             priority=request.priority,
-            granted_tokens=granted,
+            granted_tokens=part.granted,
         )
     return Generate(
         id=stream_id,
@@ -300,10 +280,11 @@ def _work(
         parallel_tool_calls=request.parallel_tool_calls,
         partition=origin.partition,
         tenant=origin.tenant,
+        weight=origin.weight,
         priority=request.priority,
         queue_seconds=patience_seconds,
         prefixes=origin.prefixes,
-        granted_tokens=granted,
+        granted_tokens=part.granted,
     )
 
 

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 
 import msgspec
 
+from inference.gateway.admission import Admitted
 from inference.gateway.asgi import JSON
 from inference.gateway.call import Call
 from inference.gateway.dispatch import Answer
 from inference.gateway.handlers import InferenceHandler
-from inference.gateway.parse import InferenceRequest
 from inference.protocol import Embedded
-from routing.decision import Decision
 
 _json = msgspec.json.Encoder().encode
 
@@ -23,18 +22,18 @@ _SLICE_BYTES = 256 * 1024
 
 
 class EmbeddingsHandler(InferenceHandler):
-    async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
+    async def _answer(self, call: Call, admitted: Admitted, begun: Answer) -> None:
         embedded = begun.messages[-1]
         assert isinstance(embedded, Embedded)
         pieces: list[bytes] = []
         written = 0
-        for piece in body(embedded, begun.version.model, base64=request.base64):
+        for piece in body(embedded, begun.version.model, base64=admitted.request.base64):
             pieces.append(piece)
             written += len(piece)
             if written >= _SLICE_BYTES:
                 written = 0
                 await asyncio.sleep(0)
-        headers = [*self._headers(request, decision, begun, begun.queue_seconds), JSON]
+        headers = [*self._headers(admitted, begun, begun.queue_seconds), JSON]
         await call.answer(200, headers, b"".join(pieces))
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import msgspec
 import structlog
 
-from inference.gateway.admission import Admission, RequestMeter
+from inference.gateway.admission import Admission, Admitted, Applicant
 from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
 from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
@@ -22,8 +22,8 @@ from inference.gateway.state import GatewayState
 from inference.gateway.workers import StreamMessage, WorkerLost
 from inference.protocol import Delta, Failed, Finished
 from quotas.callers import Caller
-from quotas.limits import NO_LIMITS
-from registry.errors import ApiError, Unavailable
+from registry.catalogue import ALL
+from registry.errors import ApiError, QuotaExceeded, Unavailable
 from routing.decision import Decision
 
 router_log = structlog.get_logger(module="request_router")
@@ -62,30 +62,29 @@ class InferenceHandler(ABC):
     async def __call__(self, call: Call) -> None:
         # Authenticated before parsed: a stranger's 8 MiB are not worth reading.
         caller = self._authenticate(call)
-        request = self._parse(await read_body(call.receive, call.headers))
-        decision = self._route(call, request)
+        request = _as_urgent_as_allowed(self._parse(await read_body(call.receive, call.headers)), caller)
+        decision = self._route(call, request, caller)
         origin = origin_of(request, caller, self._state.current().cache_rights)
+        applicant = Applicant(request=request, decision=decision, caller=caller, origin=origin)
         with ClientWatch(call), CountedRequest(self._state.counting, decision.version.model, call) as counted:
-            meter = await self._admit(call, request, decision)
-            try:
-                begun = await self._dispatcher.dispatch(request, decision, call.request_id, origin, meter)
+            admitted = await self._admit(call, applicant)
+            with admitted:
+                begun = await self._dispatcher.dispatch(admitted, call.request_id)
                 counted.begun(begun)
                 self._state.count_use(begun.version.model)
-                await self._answer(call, request, decision, begun)
-            finally:
-                if meter is not None:
-                    meter.close()
+                await self._answer(call, admitted, begun)
 
     @abstractmethod
-    async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None: ...
+    async def _answer(self, call: Call, admitted: Admitted, begun: Answer) -> None: ...
 
     def _authenticate(self, call: Call) -> Caller | None:
         callers = self._state.current().callers
         return authenticate(call.headers, callers, required=self._require_api_key, now=time.time())
 
-    def _route(self, call: Call, request: InferenceRequest) -> Decision:
+    def _route(self, call: Call, request: InferenceRequest, caller: Caller | None) -> Decision:
         began = time.perf_counter()
-        decision = self._state.router.route(request.model, request.kind, request.capabilities)
+        allowed = ALL if caller is None else caller.allowed
+        decision = self._state.router.route(request.model, request.kind, request.capabilities, allowed)
         microseconds = (time.perf_counter() - began) * 1e6
         router_log.debug(
             "Routed request to model",
@@ -97,17 +96,21 @@ class InferenceHandler(ABC):
         )
         return msgspec.structs.replace(decision, microseconds=microseconds)
 
-    async def _admit(self, call: Call, request: InferenceRequest, decision: Decision) -> RequestMeter | None:
-        limits = self._state.current().limits.get(decision.version.model, NO_LIMITS)
+    async def _admit(self, call: Call, applicant: Applicant) -> Admitted:
         try:
-            return await self._admission.admit(request, limits)
-        finally:
-            if limits.accounts:
-                call.more_headers = self._admission.headers(limits)
+            admitted = await self._admission.admit(applicant)
+        except BaseException as fault:
+            call.more_headers = self._admission.headers(applicant.model, applicant.caller)
+            if isinstance(fault, QuotaExceeded):
+                self._admission.refused(applicant)
+            raise
+        call.more_headers = self._admission.headers(admitted.applicant.model, applicant.caller)
+        if admitted.ways:
+            call.more_headers.append((b"x-nopenai-degraded", ", ".join(admitted.ways).encode()))
+        return admitted
 
-    def _headers(
-        self, request: InferenceRequest, decision: Decision, begun: Answer, queue_seconds: float
-    ) -> HeaderList:
+    def _headers(self, admitted: Admitted, begun: Answer, queue_seconds: float) -> HeaderList:
+        request, decision = admitted.request, admitted.decision
         headers = [
             *_version_headers(begun.version.model, begun.version.version, decision.strategy),
             (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
@@ -136,19 +139,19 @@ class TextHandler(InferenceHandler):
         super().__init__(state, admission, dispatcher, parse, node_name=node_name, require_api_key=require_api_key)
         self._shape = shape
 
-    async def _answer(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
-        await (self._stream if request.stream else self._whole)(call, request, decision, begun)
+    async def _answer(self, call: Call, admitted: Admitted, begun: Answer) -> None:
+        await (self._stream if admitted.request.stream else self._whole)(call, admitted, begun)
 
-    async def _whole(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
+    async def _whole(self, call: Call, admitted: Admitted, begun: Answer) -> None:
         finished = begun.messages[-1]
         assert isinstance(finished, Finished)
-        headers = self._headers(request, decision, begun, begun.queue_seconds + finished.queue_seconds)
+        headers = self._headers(admitted, begun, begun.queue_seconds + finished.queue_seconds)
         headers += (JSON, (b"x-nopenai-cached-tokens", b"%d" % finished.cached_tokens))
-        await call.answer(200, headers, self._shape_of(call, request, begun).whole(begun.messages))
+        await call.answer(200, headers, self._shape_of(call, admitted.request, begun).whole(begun.messages))
 
-    async def _stream(self, call: Call, request: InferenceRequest, decision: Decision, begun: Answer) -> None:
-        shape = self._shape_of(call, request, begun)
-        headers = self._headers(request, decision, begun, begun.queue_seconds) + _EVENT_STREAM
+    async def _stream(self, call: Call, admitted: Admitted, begun: Answer) -> None:
+        shape = self._shape_of(call, admitted.request, begun)
+        headers = self._headers(admitted, begun, begun.queue_seconds) + _EVENT_STREAM
         if isinstance(begun.messages[-1], Finished):  # else it is known at the end only, and told with the usage
             headers.append((b"x-nopenai-cached-tokens", b"%d" % begun.messages[-1].cached_tokens))
         await call.start(200, headers)
@@ -158,25 +161,26 @@ class TextHandler(InferenceHandler):
                 events += _events(shape, messages)
                 if begun.stream.ended and _is_last(messages[-1]):
                     if isinstance(messages[-1], Failed):
-                        self._count_broken(decision, fault_of(messages[-1]))
+                        self._count_broken(admitted, fault_of(messages[-1]))
                     break
                 await call.body(events, more=True)
                 events, messages = b"", await begun.stream.next()
         except WorkerLost as lost:
-            events = error_event(self._count_broken(decision, _lost_amid(call, begun, lost)))
+            events = error_event(self._count_broken(admitted, _lost_amid(call, begun, lost)))
         except asyncio.CancelledError:
             if call.gone:
                 raise
             # The server's graceful time is over.
             error = Unavailable("The server is shutting down: ask again.", code="shutting_down")
-            events = error_event(self._count_broken(decision, error))
+            events = error_event(self._count_broken(admitted, error))
         finally:
             begun.stream.cancel()
         await call.body(events)
 
-    def _count_broken(self, decision: Decision, error: ApiError) -> ApiError:
+    def _count_broken(self, admitted: Admitted, error: ApiError) -> ApiError:
         """A stream that ends with an error, of which the client is told in it."""
-        self._state.counting.of(decision.version.model).failed(error)
+        self._state.counting.of(admitted.applicant.model).failed(error)
+        admitted.meter.fail(error)
         return error
 
     def _shape_of(self, call: Call, request: InferenceRequest, begun: Answer) -> Shape:
@@ -190,6 +194,12 @@ class TextHandler(InferenceHandler):
             include_usage=request.include_usage,
             choices=request.choices,
         )
+
+
+def _as_urgent_as_allowed(request: InferenceRequest, caller: Caller | None) -> InferenceRequest:
+    if caller is None or request.priority <= caller.max_priority:
+        return request
+    return msgspec.structs.replace(request, priority=caller.max_priority)
 
 
 def _events(shape: Shape, messages: Sequence[StreamMessage]) -> bytes:

@@ -8,18 +8,22 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import psycopg
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
+from inference.gateway.standings import Reached
 from quotas import treasury
 from quotas.journal import Journal, reclaim_left
-from quotas.ledger import Ask
-from quotas.treasury import Holding, Leased
+from quotas.ledger import Ask, Balance
+from quotas.modes import log_level
+from quotas.treasury import Holding, Leased, Reading
 from registry.errors import first_line
 
 log = structlog.get_logger(module="quotas")
@@ -29,8 +33,18 @@ RECLAIM_SECONDS = 2.0
 
 _STOP_SECONDS = 3.0
 
-Answer = Callable[[Ask, Leased | None], None]
-"""Gets what SQL says; None: it can't be asked."""
+
+class Answered(Protocol):
+    """Who hears what SQL says, in the loop's turns."""
+
+    def leased(self, ask: Ask, leased: Leased | None) -> None:
+        """None: it can't be asked."""
+
+    def told(self, taken: Mapping[int, int]) -> None:
+        """By lease, what is taken of its window by all."""
+
+    def read(self, readings: Sequence[Reading]) -> None:
+        """How all windows of models' limits stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,8 @@ class Upkeep:
     """By lease."""
     closed: Sequence[int]
     """Leases that nothing will change any more."""
+    reading: bool = False
+    """The windows of models' limits are to be read."""
 
 
 class LeaseThread:
@@ -50,27 +66,31 @@ class LeaseThread:
         """``directory``: of the journals of all gateways on this node."""
         self._directory = directory
         self._journal = Journal(directory)
-        self._tasks: queue.SimpleQueue[Ask | Upkeep | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Ask | Upkeep | Reached | None] = queue.SimpleQueue()
         self._untold: dict[int, Holding] = {}
         self._unclosed: list[int] = []
         self._all_told = False
         self._reclaimed_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._loop: asyncio.AbstractEventLoop
-        self._answer: Answer
+        self._answered: Answered
 
-    def start(self, answer: Answer) -> None:
+    def start(self, answered: Answered) -> None:
         self._loop = asyncio.get_running_loop()
-        self._answer = answer
+        self._answered = answered
         self._thread.start()
 
     def ask(self, asks: Sequence[Ask]) -> None:
         for ask in asks:
             self._tasks.put(ask)
 
-    def charge(self, lease: int, charged: int) -> None:
-        """So much of it is spent and promised. Raises JournalFull."""
-        self._journal.charge(lease, charged)
+    def charge(self, balances: Iterable[Balance]) -> None:
+        """So much of them is spent and promised. Raises JournalFull."""
+        self._journal.charge(balances)
+
+    def reached(self, reached: Reached) -> None:
+        """A limit's level, which one gateway of all says in the log."""
+        self._tasks.put(reached)
 
     def keep_up(self, upkeep: Upkeep) -> None:
         self._tasks.put(upkeep)
@@ -88,14 +108,17 @@ class LeaseThread:
         while (task := self._next()) is not None:
             if isinstance(task, Ask):
                 self._lease(task)
+            elif isinstance(task, Reached):
+                self._guarded(partial(self._claim, task))
             else:
                 self._untold.update(task.told)
                 self._unclosed += task.closed
-                self._guarded(self._tell)
+                if self._guarded(self._tell) and task.reading:
+                    self._guarded(self._read)
         self._all_told = self._guarded(self._tell)
         connection.close()
 
-    def _next(self) -> Ask | Upkeep | None:
+    def _next(self) -> Ask | Upkeep | Reached | None:
         while True:
             if time.monotonic() - self._reclaimed_at >= RECLAIM_SECONDS:
                 self._reclaimed_at = time.monotonic()
@@ -112,14 +135,33 @@ class LeaseThread:
             leased.append(treasury.lease(gateway=self._journal.gateway, ask=ask))
 
         self._guarded(lease)
-        self._call(self._answer, ask, leased[0] if leased else None)
+        self._call(self._answered.leased, ask, leased[0] if leased else None)
 
     def _tell(self) -> None:
-        treasury.tell(self._untold)
-        self._untold.clear()
+        if self._untold:
+            taken = treasury.tell(self._untold)
+            self._untold.clear()
+            self._call(self._answered.told, taken)
         if self._unclosed:
+            treasury.close(self._unclosed)
             self._call(self._forget, tuple(self._unclosed))
             self._unclosed.clear()
+
+    def _read(self) -> None:
+        self._call(self._answered.read, treasury.readings(time.time()))
+
+    def _claim(self, reached: Reached) -> None:
+        account = reached.account
+        if treasury.level_claim(account=account.key, starts_at=reached.window.starts_at, level=reached.level):
+            log.log(
+                log_level(reached.level),
+                "Soft limit reached" if reached.percent < 100 else "Hard limit reached",
+                model_id=reached.model,
+                limit=account.name,
+                percent=round(reached.percent, 1),
+                of=account.limit,
+                level=reached.level.name.lower(),
+            )
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """In the loop's turn."""

@@ -23,6 +23,8 @@ class CacheRights(msgspec.Struct, frozen=True, kw_only=True):
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
+    weight: float = 1.0
+    """The tenant's."""
     partition: Partition | None
     """None: nothing of the request is cached."""
     prefixes: tuple[bytes, ...] = ()
@@ -31,9 +33,12 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 def origin_of(request: InferenceRequest, caller: Caller | None, rights: CacheRights) -> Origin:
     """Whom the request belongs to. A caller whose partition can't be opened is served without a cache."""
-    tenant, own = (rights.default_tenant, rights.default) if caller is None else (caller.tenant, caller.partition)
+    if caller is None:
+        tenant, weight, own = rights.default_tenant, 1.0, rights.default
+    else:
+        tenant, weight, own = caller.tenant, caller.weight, caller.partition
     if own is None:
-        return Origin(tenant=tenant, partition=None)
+        return Origin(tenant=tenant, weight=weight, partition=None)
     if rights.shared is None or not _declared(request, rights):
         partition = Partition(name=own.name, key=own.key, salt=request.cache_salt or "")
     else:
@@ -44,7 +49,7 @@ def origin_of(request: InferenceRequest, caller: Caller | None, rights: CacheRig
             shared_key=rights.shared.key,
             shareable_messages=1,
         )
-    return Origin(tenant=tenant, partition=partition, prefixes=_prefixes(request, partition))
+    return Origin(tenant=tenant, weight=weight, partition=partition, prefixes=_prefixes(request, partition))
 
 
 def prompt_prefixes(partition: Partition, prompt: str | tuple[int, ...], *, infill: bool) -> tuple[bytes, ...]:

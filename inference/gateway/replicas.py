@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import structlog
 
+from inference.gateway.permits import Permits
 from inference.protocol import (
     PROTOCOL_VERSION,
     Caches,
@@ -21,6 +22,8 @@ from inference.protocol import (
     GatewayToSupervisor,
     InUse,
     ModelSpec,
+    PermitAnswer,
+    Pressure,
     ProtocolError,
     Replicas,
     ReplicaState,
@@ -63,6 +66,7 @@ class ReplicaClient:
         on_change: Callable[[View], None],
         busy_versions: Callable[[], set[int]],
         take_counts: Callable[[], dict[str, RequestCounts]] = dict,
+        permits: Permits | None = None,
     ) -> None:
         """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now;
         ``take_counts`` gives what was counted, by model, since it was called last."""
@@ -70,8 +74,11 @@ class ReplicaClient:
         self.caches: Caches | None = None
         """None: it has said nothing of them yet."""
         self.sums = Sums(models=())
+        self.pressure = ""
+        """Why the node is about to run out of memory; empty: it is not."""
         self.connected = False
         self.since = time.time()
+        self._permits = permits or Permits()
         self._socket = socket
         self._on_change = on_change
         self._busy_versions = busy_versions
@@ -148,6 +155,8 @@ class ReplicaClient:
         self._connection_changed(True)
         try:
             self._send(Subscribe(protocol=PROTOCOL_VERSION), *self._open_demands())
+            self.pressure = ""
+            self._permits.connected(self._send_all)
             while messages := await read_messages(reader, decoder):
                 self._accept(messages)
         except asyncio.CancelledError:  # it is we who leave
@@ -155,6 +164,7 @@ class ReplicaClient:
             raise
         finally:
             self._writer = None
+            self._permits.disconnected()
             self._connection_changed(False)
             writer.close()
 
@@ -166,15 +176,22 @@ class ReplicaClient:
             log.warning("The supervisor's connection was lost")
 
     def _accept(self, messages: Iterable[SupervisorToGateway]) -> None:
-        """Of each kind the newest counts."""
-        newest = {type(message): message for message in messages}
-        for message in newest.values():
-            if isinstance(message, Caches):
-                self.caches = message
-            elif isinstance(message, Sums):
-                self.sums = message
+        """Of each kind of view the newest counts."""
+        newest: dict[type, Replicas | Caches | Sums | Pressure] = {}
+        for message in messages:
+            if isinstance(message, PermitAnswer):
+                self._permits.accept(message)
             else:
-                self._accept_replicas(message)
+                newest[type(message)] = message
+        for view in newest.values():
+            if isinstance(view, Caches):
+                self.caches = view
+            elif isinstance(view, Sums):
+                self.sums = view
+            elif isinstance(view, Pressure):
+                self.pressure = view.reason
+            else:
+                self._accept_replicas(view)
 
     def _accept_replicas(self, message: Replicas) -> None:
         old, self.view = self.view, MappingProxyType({replica.version_pk: replica for replica in message.replicas})
@@ -206,6 +223,9 @@ class ReplicaClient:
 
     def _open_demands(self) -> list[Demand]:
         return [Demand(spec=demanded.spec) for demanded in self._demands.values()]
+
+    def _send_all(self, messages: Iterable[GatewayToSupervisor]) -> None:
+        self._send(*messages)
 
     def _send(self, *messages: GatewayToSupervisor) -> bool:
         if self._writer is None:

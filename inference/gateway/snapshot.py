@@ -24,10 +24,10 @@ import structlog
 from django.db import DatabaseError, InterfaceError, connection
 
 from inference.gateway.origin import CacheRights
-from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
+from inference.gateway.state import DatabaseContact, GatewayState, Snapshot, accounts_of, permits_of
 from quotas.access.selectors import callers_load, default_partition_load, shared_partition_load
 from quotas.access.services import DEFAULT_TENANT
-from quotas.selectors import limits_load
+from quotas.selectors import emergency_load, limits_load
 from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
 from registry.selectors import catalogue_load, revision_read, use_counts
@@ -132,11 +132,15 @@ class SnapshotThread:
     def _load(self) -> None:
         self._loaded_at = time.monotonic()
         catalogue = catalogue_load()
+        limits, callers = limits_load(), callers_load()
         snapshot = Snapshot(
             catalogue=catalogue,
-            callers=callers_load(),
+            callers=callers,
             cache_rights=_cache_rights(),
-            limits=limits_load(),
+            limits=limits,
+            accounts=accounts_of(limits, callers),
+            permits=permits_of(limits, callers),
+            emergency=emergency_load(),
             use_counts=use_counts(),
             loaded_at=time.time(),
         )

@@ -7,6 +7,7 @@ the router's table is made of both whenever one of them changes.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 from types import MappingProxyType
 
 import msgspec
@@ -17,7 +18,8 @@ from inference.gateway.origin import CacheRights
 from inference.gateway.replicas import View
 from inference.protocol import ReplicaState
 from quotas.callers import Caller
-from quotas.limits import ModelLimits
+from quotas.ledger import Account
+from quotas.limits import ModelLimits, PermitLimit
 from registry.catalogue import Catalogue, Version
 from registry.errors import ApiError, Unavailable
 from routing.router import Router
@@ -37,6 +39,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     cache_rights: CacheRights = CacheRights()
     limits: Mapping[str, ModelLimits] = {}
     """By model id; a model that is not named has none."""
+    accounts: Mapping[str, Account] = {}
+    """All windows of limits, of models, keys and tenants, by their keys."""
+    permits: Mapping[str, PermitLimit] = {}
+    """All limits on concurrent requests likewise, by their subjects."""
+    emergency: str = ""
+    """Why an operator declared one; empty: there is none."""
     use_counts: Mapping[str, int]
     """By model id. Read more often than the catalogue, which does not change with them."""
     loaded_at: float
@@ -155,3 +163,13 @@ class GatewayState:
     def _rebuild_routes(self) -> None:
         if self.snapshot is not None:
             self.router.table = RouteTable(self.snapshot.catalogue, self._failed)
+
+
+def accounts_of(limits: Mapping[str, ModelLimits], callers: Mapping[str, Caller]) -> dict[str, Account]:
+    models = (account for each in limits.values() for account in each.accounts)
+    return {account.key: account for account in chain(models, *(caller.accounts for caller in callers.values()))}
+
+
+def permits_of(limits: Mapping[str, ModelLimits], callers: Mapping[str, Caller]) -> dict[str, PermitLimit]:
+    models = (each.permit for each in limits.values() if each.permit is not None)
+    return {permit.subject: permit for permit in chain(models, *(caller.permits for caller in callers.values()))}

@@ -1,4 +1,4 @@
-"""The messages between gateway, supervisor and engine workers: version 3.
+"""The messages between gateway, supervisor and engine workers: version 4.
 
 Every message is a tagged msgspec Struct. Frames (``frames.py``) of them travel over Unix sockets; between a worker and
 its supervisor it is one JSON object a line.
@@ -16,9 +16,12 @@ worker → gateway
 gateway → supervisor, over the supervisor's socket
     Subscribe (once, first), Demand while a request waits, InUse every second                       replicas.py
     Counted every second                                                                            counts.py
+    Acquire, Withdraw, Release, Holding, Limits                                                     permits.py
 supervisor → gateway
     Replicas (everything on this node, whenever anything changes)                                   replicas.py
     Caches and Sums likewise, at most every 250 ms                                                  cache.py, counts.py
+    of each Acquire that is not withdrawn exactly one of Permitted or Crowded; Contended            permits.py
+    Pressure whenever it changes                                                                    replicas.py
 
 supervisor → worker, on standard input
     CacheBudget                                                                                     cache.py
@@ -28,7 +31,7 @@ worker → supervisor, on standard output
     Tuned, once, if it measured                                                                     parameters.py
 
 This package, and beside it :mod:`inference.prefixes` and :mod:`inference.durations`, which read and make some of its
-values, is all that the engine shares with the rest; it imports nothing of ours.
+values, and :mod:`inference.memory`, is all that the engine shares with the rest; it imports nothing of ours.
 """
 
 from inference.protocol.answers import (
@@ -70,7 +73,8 @@ from inference.protocol.frames import (
     read_messages,
 )
 from inference.protocol.parameters import EngineParameters, Measured, ModelSpec, Tuned
-from inference.protocol.replicas import Demand, InUse, Replicas, ReplicaState, ReplicaView, Subscribe
+from inference.protocol.permits import Acquire, Contended, Crowded, Holding, Limits, Permitted, Release, Withdraw
+from inference.protocol.replicas import Demand, InUse, Pressure, Replicas, ReplicaState, ReplicaView, Subscribe
 from inference.protocol.requests import (
     Cancel,
     ChatMessage,
@@ -92,6 +96,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "TIMING_BOUNDS_SECONDS",
     "Accepted",
+    "Acquire",
     "CacheBudget",
     "CacheReport",
     "CacheView",
@@ -99,7 +104,9 @@ __all__ = [
     "Cancel",
     "ChatMessage",
     "Constraint",
+    "Contended",
     "Counted",
+    "Crowded",
     "Delta",
     "Demand",
     "Durations",
@@ -116,12 +123,19 @@ __all__ = [
     "Grant",
     "HeldPrefixes",
     "Hello",
+    "Holding",
     "InUse",
+    "Limits",
     "Measured",
     "ModelSpec",
     "ModelSums",
     "Partition",
+    "PermitAnswer",
+    "PermitRequest",
+    "Permitted",
+    "Pressure",
     "ProtocolError",
+    "Release",
     "ReplicaState",
     "ReplicaView",
     "Replicas",
@@ -140,6 +154,7 @@ __all__ = [
     "ToolChoice",
     "Tuned",
     "Wants",
+    "Withdraw",
     "WorkerCounts",
     "WorkerLoad",
     "WorkerStage",
@@ -154,6 +169,8 @@ GatewayToWorker = Generate | Embed | Cancel | Grant
 WorkerToGateway = (
     Hello | Accepted | Wants | Delta | Finished | Failed | Embedded | WorkerLoad | CacheReport | HeldPrefixes
 )
-GatewayToSupervisor = Subscribe | Demand | InUse | Counted
-SupervisorToGateway = Replicas | Caches | Sums
+PermitRequest = Acquire | Withdraw | Release | Holding | Limits
+PermitAnswer = Permitted | Crowded | Contended
+GatewayToSupervisor = Subscribe | Demand | InUse | Counted | PermitRequest
+SupervisorToGateway = Replicas | Caches | Sums | Pressure | PermitAnswer
 WorkerToSupervisor = WorkerStatus | CacheReport | WorkerCounts | Tuned

@@ -54,3 +54,10 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):
     """The complete view of this node; what is not named is cold."""
 
     replicas: tuple[ReplicaView, ...]
+
+
+class Pressure(msgspec.Struct, frozen=True, kw_only=True, tag="pressure"):
+    """Whether the node is about to run out of memory."""
+
+    reason: str
+    """With the numbers, for operators and clients. Empty: it is not."""

@@ -127,7 +127,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     partition: Partition | None = None
     """None: nothing of this request is cached."""
     tenant: str = ""
-    """Work is shared fairly between tenants."""
+    """Work is shared between tenants, in proportion to their weights."""
+    weight: float = 1.0
     priority: int = 5
     """0–10, higher first."""
     queue_seconds: float | None = None
@@ -149,6 +150,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     dimensions: int | None = None
     """Keep so many leading components and normalise again. None: all."""
     tenant: str = ""
+    weight: float = 1.0
     priority: int = 5
     granted_tokens: int | None = None
     """What all inputs together may come to, until a Grant raises it. None: there is no bound."""

@@ -18,6 +18,8 @@ from inference.protocol import (
     FrameDecoder,
     GatewayToSupervisor,
     InUse,
+    PermitAnswer,
+    Pressure,
     ProtocolError,
     Replicas,
     Subscribe,
@@ -26,8 +28,12 @@ from inference.protocol import (
     read_messages,
 )
 from inference.supervisor.events import Demanded, Event, Used
+from inference.supervisor.permitting import Permitting
 
 log = structlog.get_logger(module="supervisor")
+
+View = Replicas | Caches | Sums | Pressure
+"""Of which only the newest counts."""
 
 
 class AlreadyRunning(Exception):
@@ -86,9 +92,14 @@ class SupervisorServer:
         *,
         sums: Callable[[], Sums],
         counted: Callable[[Counted], None],
+        pressure: Callable[[], Pressure],
+        permitting: Permitting,
     ) -> None:
-        """``counted`` gets what gateways have counted; everything else that they say is an event."""
+        """``counted`` gets what gateways have counted, ``permitting`` what they say of permits; everything else is an
+        event."""
         self._post = post
+        self._pressure = pressure
+        self._permitting = permitting
         self._replicas = replicas
         self._caches = caches
         self._sums = sums
@@ -112,6 +123,10 @@ class SupervisorServer:
         for subscriber in self._subscribers:
             subscriber.owe(self._sums)
 
+    def publish_pressure(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.owe(self._pressure)
+
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -122,6 +137,7 @@ class SupervisorServer:
         self._writers.add(writer)
         subscriber = _Subscriber(writer)
         sending: asyncio.Task[None] | None = None
+        gateway = 0
         try:
             decoder: FrameDecoder[GatewayToSupervisor] = FrameDecoder(GatewayToSupervisor)
             while messages := await read_messages(reader, decoder):
@@ -132,9 +148,12 @@ class SupervisorServer:
                         subscriber.owe(self._replicas)
                         subscriber.owe(self._caches)
                         subscriber.owe(self._sums)
+                        if self._pressure().reason:
+                            subscriber.owe(self._pressure)
                         sending = asyncio.create_task(subscriber.send())
+                        gateway = self._permitting.connected(subscriber.tell)
                     else:
-                        self._receive(message)
+                        self._receive(gateway, message)
         except ProtocolError as fault:
             log.error("A gateway broke the protocol; its connection is closed", reason=str(fault))
         except OSError as fault:
@@ -144,9 +163,10 @@ class SupervisorServer:
             self._subscribers.discard(subscriber)
             if sending is not None:
                 sending.cancel()
+                self._permitting.disconnected(gateway)
             writer.close()
 
-    def _receive(self, message: GatewayToSupervisor) -> None:
+    def _receive(self, gateway: int, message: GatewayToSupervisor) -> None:
         match message:
             case Demand(spec=spec):
                 self._post(Demanded(spec))
@@ -156,6 +176,8 @@ class SupervisorServer:
                 self._counted(message)
             case Subscribe():
                 raise ProtocolError("it subscribed twice")
+            case _:
+                self._permitting.received(gateway, message)
 
 
 def _require_subscription(message: GatewayToSupervisor) -> None:
@@ -172,11 +194,16 @@ class _Subscriber:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._owed: dict[Callable[[], Replicas | Caches | Sums], None] = {}
+        self._owed: dict[Callable[[], View], None] = {}
         """In the order in which they fell due."""
+        self._answers: list[PermitAnswer] = []
         self._due = asyncio.Event()
 
-    def owe(self, view: Callable[[], Replicas | Caches | Sums]) -> None:
+    def tell(self, answer: PermitAnswer) -> None:
+        self._answers.append(answer)
+        self._due.set()
+
+    def owe(self, view: Callable[[], View]) -> None:
         """A view has changed. It is made when it is sent."""
         self._owed[view] = None
         self._due.set()
@@ -186,5 +213,6 @@ class _Subscriber:
             while await self._due.wait():
                 self._due.clear()
                 owed, self._owed = self._owed, {}
-                self._writer.write(encode_frame([view() for view in owed]))
+                answers, self._answers = self._answers, []
+                self._writer.write(encode_frame([*answers, *(view() for view in owed)]))
                 await self._writer.drain()

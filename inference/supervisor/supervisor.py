@@ -20,6 +20,8 @@ from inference.supervisor.caching import Caching
 from inference.supervisor.discovery import Discovery
 from inference.supervisor.events import Action, Closing, Event, Publish, Record, Revive, Start, Stop, Tick, WorkerExited
 from inference.supervisor.metering import Metering
+from inference.supervisor.permitting import Permitting
+from inference.supervisor.pressure import MemoryWatch
 from inference.supervisor.reconcile import due_at, step
 from inference.supervisor.replica import Observation, Policy, State, view
 from inference.supervisor.server import Claim, SupervisorServer
@@ -76,12 +78,16 @@ class Supervisor:
         )
         self._tunings = Tunings(lambda tuning: self._store.record_tuning(tuning))
         self._metering = Metering(publish=lambda: self._server.publish_sums())
+        self._memory = MemoryWatch(publish=lambda: self._server.publish_pressure())
+        self._permitting = Permitting()
         self._server = SupervisorServer(
             self.post,
             self._view,
             self._caching.view,
             sums=self._metering.view,
             counted=self._metering.gateway_counted,
+            pressure=self._memory.view,
+            permitting=self._permitting,
         )
         self._store = Store(
             settings.node,
@@ -107,6 +113,7 @@ class Supervisor:
             asyncio.create_task(self._store.run()),
             asyncio.create_task(self._discovery.run()),
             asyncio.create_task(self._caching.run()),
+            asyncio.create_task(self._memory.run()),
             asyncio.create_task(stopping.wait()),
         }
         try:
@@ -216,6 +223,7 @@ class Supervisor:
         await self._closed.wait()
         self._caching.close()
         self._metering.close()
+        self._permitting.close()
         await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         await self._store.close(seconds=_LAST_RECORDS_SECONDS)
         self._server.close()

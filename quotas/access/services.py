@@ -1,10 +1,11 @@
 """Writes of tenants and API keys. Those of cache partitions, in :mod:`quotas.partitions`, are offered here too."""
 
 import shlex
+from collections.abc import Mapping
 from datetime import datetime
 
 import structlog
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from quotas import callers
@@ -17,6 +18,7 @@ __all__ = [
     "key_create",
     "key_revoke",
     "key_rotate",
+    "keys_used",
     "partition_ensure",
     "partition_erase",
     "tenant_create",
@@ -118,6 +120,20 @@ def key_rotate(*, key_pk: int) -> tuple[ApiKey, str]:
     new = key_create(tenant=old.tenant.name, name=old.name, role=old.role, expires_at=old.expires_at)
     key_revoke(key_pk=key_pk)
     return new
+
+
+def keys_used(*, used_at: Mapping[int, datetime]) -> None:
+    """When keys were used last, by their numbers: the latest counts. Those that are gone are left out."""
+    if not used_at:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO quotas_keyuse (key_id, used_at) "
+            "SELECT id, used.at FROM unnest(%(keys)s::bigint[], %(times)s::timestamptz[]) AS used (key, at) "
+            "JOIN quotas_apikey ON id = used.key ORDER BY id "
+            "ON CONFLICT (key_id) DO UPDATE SET used_at = greatest(quotas_keyuse.used_at, excluded.used_at)",
+            {"keys": list(used_at), "times": list(used_at.values())},
+        )
 
 
 def _tenant_for_key(name: str) -> Tenant:

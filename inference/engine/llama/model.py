@@ -10,7 +10,7 @@ import llama_cpp
 from inference.engine.llama.context import Context
 from inference.engine.llama.embedding_context import EmbeddingContext, Pooling
 from inference.engine.llama.native import LlamaError, complaints
-from inference.engine.memory import bounded_by_available
+from inference.memory import bounded_by_available
 from inference.protocol import EngineParameters
 
 _LOSSLESS_VOCABULARIES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)

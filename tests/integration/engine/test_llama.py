@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.engine import memory
+from inference import memory
 from inference.engine.cache.state import join, parse
 from inference.engine.llama import LlamaError, Model, silence_native_log
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -58,6 +59,15 @@ class GatewayProcesses:
         A file that is dropped in may be seen, and listed as incomplete, before its last byte is written.
         """
         await until_answer(self._listed, lambda listed: listed == list(names), in_a_row=4)
+
+    async def until_limited(self, model: str) -> None:
+        """Until both gateways know of a limit of tokens."""
+        await until_answer(partial(self._limited, model), bool, in_a_row=4)
+
+    async def _limited(self, model: str) -> bool:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
+        async with self.client.post("/v1/chat/completions", json=body) as response:
+            return "x-ratelimit-limit-tokens" in response.headers
 
     async def _listed(self) -> list[str]:
         async with self.client.get("/v1/models") as response:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import uvicorn
 
 from inference.gateway.app import Gateway, GatewayConfig
 from inference.gateway.http_protocol import HttpProtocol
-from inference.gateway.leases import Upkeep
-from inference.gateway.state import DatabaseContact, GatewayState, Snapshot
+from inference.gateway.leases import Answered, Upkeep
+from inference.gateway.standings import Reached
+from inference.gateway.state import DatabaseContact, GatewayState, Snapshot, accounts_of, permits_of
+from inference.gateway.usage import Counts
 from inference.protocol import (
     CacheBudget,
     Caches,
@@ -42,9 +44,10 @@ from inference.protocol import (
 )
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
-from quotas.ledger import Ask
+from quotas.ledger import Ask, Balance
 from quotas.limits import ModelLimits
 from quotas.treasury import Leased
+from quotas.usage.counts import UsageCounts
 from registry.catalogue import Catalogue, Model
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -57,6 +60,7 @@ class GivenSnapshot:
         self._models = models
         self._callers = callers
         self.limits: dict[str, ModelLimits] = {}
+        self.emergency = ""
         self.usage: dict[str, int] = {}
         self.woken = 0
 
@@ -77,6 +81,9 @@ class GivenSnapshot:
                 catalogue=catalogue,
                 callers=self._callers,
                 limits=self.limits,
+                accounts=accounts_of(self.limits, self._callers),
+                permits=permits_of(self.limits, self._callers),
+                emergency=self.emergency,
                 use_counts={},
                 loaded_at=time.time(),
             )
@@ -102,28 +109,32 @@ class GivenLeases:
     def __init__(self) -> None:
         self.taken: dict[tuple[str, int], int] = {}
         """What is leased, by the account's key and the window's start."""
-        self.charged: dict[int, int] = {}
         self.away = False
+        self.reached_levels: list[Reached] = []
         self.asked = 0
         self._leases: dict[int, tuple[str, int]] = {}
         self._granted: dict[int, int] = {}
-        self._answer: Callable[[Ask, Leased | None], None]
+        self._answered: Answered
 
-    def start(self, answer: Callable[[Ask, Leased | None], None]) -> None:
-        self._answer = answer
+    def start(self, answered: Answered) -> None:
+        self._answered = answered
 
     def ask(self, asks: Sequence[Ask]) -> None:
         for ask in asks:
             self.asked += 1
-            asyncio.get_running_loop().call_soon(self._answer, ask, None if self.away else self._lease(ask))
+            asyncio.get_running_loop().call_soon(self._answered.leased, ask, None if self.away else self._lease(ask))
 
-    def charge(self, lease: int, charged: int) -> None:
-        self.charged[lease] = charged
+    def charge(self, balances: Iterable[Balance]) -> None:
+        pass
+
+    def reached(self, reached: Reached) -> None:
+        self.reached_levels.append(reached)
 
     def keep_up(self, upkeep: Upkeep) -> None:
         for lease, holding in upkeep.told.items():
             self.taken[self._leases[lease]] -= self._granted[lease] - holding.granted
             self._granted[lease] = holding.granted
+            self._answered.told({lease: self.taken[self._leases[lease]]})
 
     async def stop(self) -> None:
         pass
@@ -138,6 +149,23 @@ class GivenLeases:
         self._leases[lease] = key
         self._granted[lease] = self._granted.get(lease, 0) + amount
         return Leased(amount, max(0, account.limit - taken - amount), lease)
+
+
+class GivenUsage:
+    """Stands for SQL: keeps what was counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counts = {}
+
+    def start(self) -> None:
+        pass
+
+    def write(self, counts: Counts) -> None:
+        for key, each in counts.items():
+            self.counts.setdefault(key, UsageCounts()).add(each)
+
+    async def stop(self) -> None:
+        pass
 
 
 class ScriptedSupervisor:
@@ -283,7 +311,10 @@ class Rig:
             "require_api_key": False,
         }
         self.leases = GivenLeases()
-        self.gateway = Gateway(GatewayConfig(**(settings | config)), self._feed_of(models, callers), self.leases)
+        self.usage = GivenUsage()
+        self.gateway = Gateway(
+            GatewayConfig(**(settings | config)), self._feed_of(models, callers), self.leases, self.usage
+        )
         self.client: aiohttp.ClientSession
         self.port = 0
         self._server: uvicorn.Server

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from inference.gateway.admission import STEP_TOKENS
+from inference.gateway.estimates import STEP_TOKENS
 from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, OnDatabaseLoss, limits_of
 from quotas.windows import Period
@@ -33,13 +33,13 @@ async def limited(start_rig: StartRig, *stub: str, **quota: Any) -> Rig:
 
 def used(rig: Rig, unit: Unit = Unit.TOKENS) -> int:
     """What was charged to the only lease of a unit."""
-    (balance,) = (b for b in rig.gateway.admission._ledger.balances() if b.account.unit is unit)
+    (balance,) = (b for b in rig.gateway.promises._ledger.balances() if b.account.unit is unit)
     assert balance.reserved == 0, "something still runs"
     return balance.spent
 
 
 def settled(rig: Rig) -> bool:
-    return all(balance.reserved == 0 for balance in rig.gateway.admission._ledger.balances())
+    return all(balance.reserved == 0 for balance in rig.gateway.promises._ledger.balances())
 
 
 def error(body: Any) -> str:
@@ -95,13 +95,13 @@ async def test_more_than_is_left_is_refused_and_less_is_served(start_rig: StartR
 
 async def test_what_was_leased_for_one_that_is_refused_is_there_for_the_next(start_rig: StartRig) -> None:
     rig = await limited(start_rig, hourly_token_limit=50)
-    admission = rig.gateway.admission
+    promises = rig.gateway.promises
     assert (await rig.chat(max_tokens=12))[0].status == 200
-    admission.keep_up()
+    promises.keep_up()
     for _ in range(2):  # the first leases all that is left, in vain
         assert (await rig.chat(max_tokens=13))[0].status == 429
-        admission.keep_up()
-        for balance in admission._ledger.balances():
+        promises.keep_up()
+        for balance in promises._ledger.balances():
             balance.refused_at = float("-inf")  # some moments pass
     assert list(rig.leases.taken.values()) == [HELLO_TOKENS]
     assert (await rig.chat(max_tokens=3))[0].status == 200

@@ -7,10 +7,14 @@ import pytest
 from django.db import connection
 
 from quotas import treasury
+from quotas.access.services import key_create, tenant_create
 from quotas.ledger import Account, Ask, Balance, Unit
 from quotas.models import Lease, Window
 from quotas.treasury import Holding
+from quotas.usage.counts import UsageCounts, UsageKey
+from quotas.usage.services import usage_record
 from quotas.windows import Period, window_at
+from registry.models import Model
 
 NOON = 1_800_014_400
 
@@ -73,8 +77,75 @@ def test_of_a_dead_process_what_it_had_not_charged_goes_back_once() -> None:
     alive = treasury.lease(gateway="b" * 32, ask=Ask(balance, 100))
     assert treasury.reclaim(gateway="a" * 32, charges=[(dead.lease, 450), (alive.lease, 1)]) == 150
     assert treasury.reclaim(gateway="a" * 32, charges=[(dead.lease, 450)]) == 0
-    assert taken() == 550
-    assert Lease.objects.get(pk=dead.lease).spent == 450
+    window = Window.objects.get()
+    assert (window.taken, window.earlier) == (550, 450)
+    assert [lease.pk for lease in Lease.objects.all()] == [alive.lease]
+
+
+@pytest.mark.django_db
+def test_what_a_closed_lease_has_spent_stays_in_its_window() -> None:
+    balance = a_balance()
+    leased = treasury.lease(gateway="a" * 32, ask=Ask(balance, 600))
+    treasury.tell({leased.lease: Holding(granted=250, spent=250, reserved=0)})
+    for _ in range(2):
+        treasury.close([leased.lease])
+    window = Window.objects.get()
+    assert (window.taken, window.earlier, Lease.objects.count()) == (250, 250, 0)
+    # The clock goes back, and the window is used once more.
+    assert treasury.lease(gateway="a" * 32, ask=Ask(balance, 1000)).amount == 750
+
+
+@pytest.mark.django_db
+def test_who_tells_learns_what_all_have_taken() -> None:
+    mine = treasury.lease(gateway="a" * 32, ask=Ask(a_balance(), 600))
+    treasury.lease(gateway="b" * 32, ask=Ask(a_balance(), 100))
+    assert treasury.tell({mine.lease: Holding(granted=200, spent=100, reserved=0)}) == {mine.lease: 300}
+
+
+@pytest.mark.django_db
+def test_how_the_windows_of_now_stand_is_read_for_all_gateways_together() -> None:
+    for gateway, spent in (("a" * 32, 70), ("b" * 32, 30)):
+        leased = treasury.lease(gateway=gateway, ask=Ask(a_balance(), 200))
+        treasury.tell({leased.lease: Holding(granted=200, spent=spent, reserved=50)})
+    (reading,) = treasury.readings(NOON + 60)
+    assert (reading.account, reading.used, reading.reserved, reading.taken) == ("model:1/tokens/hour", 100, 100, 400)
+    assert (reading.gateways, reading.window) == (2, a_balance().window)
+    assert treasury.readings(NOON + 3600) == []
+
+
+@pytest.mark.django_db
+def test_a_level_is_told_by_one() -> None:
+    treasury.lease(gateway="a" * 32, ask=Ask(a_balance(), 1))
+    claims = [
+        treasury.level_claim(account="model:1/tokens/hour", starts_at=NOON, level=level) for level in (1, 1, 3, 2)
+    ]
+    assert claims == [True, False, True, False]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("unit", "earlier"), [(Unit.TOKENS, 330), (Unit.REQUESTS, 3)])
+@pytest.mark.parametrize("subject", ["model", "key", "tenant"])
+def test_what_was_used_before_there_was_a_limit_counts(subject: str, unit: Unit, earlier: int) -> None:
+    model = Model.objects.create(name="m")
+    key, _ = key_create()
+    others, _ = key_create(tenant=tenant_create(name="other").name)
+    subjects = {"model": f"model:{model.pk}", "key": f"key:{key.line.hex}", "tenant": f"tenant:{key.tenant.pk}"}
+    counts = UsageCounts(requests=3, prompt_tokens=300, cached_tokens=100, completion_tokens=30)
+    elsewhere = UsageCounts(requests=1, prompt_tokens=1000)
+    usage_record(
+        gateway="a" * 32,
+        batch=1,
+        counts={
+            UsageKey(hour=NOON, key_pk=key.pk, tenant=key.tenant.name, model="m"): counts,
+            UsageKey(hour=NOON - 3600, key_pk=key.pk, tenant=key.tenant.name, model="m"): elsewhere,
+            UsageKey(hour=NOON, key_pk=others.pk, tenant="other", model="n"): elsewhere,
+        },
+    )
+    account = Account(
+        key=f"{subjects[subject]}/{unit}/hour", unit=unit, period=Period.HOUR, limit=350, name="limit", owner="It"
+    )
+    balance = Balance(account, window_at(Period.HOUR, NOON, ZoneInfo("UTC")))
+    assert treasury.lease(gateway="a" * 32, ask=Ask(balance, 1000)).amount == 350 - earlier
 
 
 @pytest.mark.django_db

@@ -47,7 +47,7 @@ def test_the_schema_names_every_endpoint_of_the_gateway_with_its_methods(schema:
 def a_gateway() -> Gateway:
     nowhere = Path("/nowhere")
     config = GatewayConfig(node_name="n", supervisor_socket=nowhere, web_socket=nowhere, require_api_key=False)
-    return Gateway(config, feed=lambda state: None, leases=None)  # type: ignore[arg-type, return-value]
+    return Gateway(config, feed=lambda state: None, leases=None, usage=None)  # type: ignore[arg-type, return-value]
 
 
 def operations_of(methods: Iterable[str]) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.engine import memory
+from inference import memory
 
 
 def test_available_memory_is_what_the_machine_or_the_cgroup_leaves(
@@ -39,7 +39,7 @@ def test_what_was_freed_between_what_is_used_is_given_back() -> None:
 from pathlib import Path
 import numpy as np
 from inference.engine.__main__ import _return_large_memory
-from inference.engine.memory import give_back_freed
+from inference.memory import give_back_freed
 
 def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20

@@ -11,18 +11,29 @@ import pytest
 
 from quotas import journal
 from quotas.journal import Journal, JournalFull, reclaim_left
+from quotas.ledger import Account, Balance, Unit
+from quotas.windows import Period, Window
 
 KILLED = """
 import sys, pathlib
 from quotas.journal import Journal
+from tests.unit.quotas.test_journal import leased
 journal = Journal(pathlib.Path(sys.argv[1]))
-for lease in range(1, 4):
-    journal.charge(lease, 100)
-journal.charge(2, 2**40)
+balances = [leased(lease, 100) for lease in range(1, 4)]
+journal.charge(balances)
+balances[1].spent = 2**40
+journal.charge(balances)
 journal.forget(3)
 print(journal.gateway, flush=True)
 sys.stdin.read()
 """
+
+
+def leased(lease: int, spent: int = 1) -> Balance:
+    account = Account(key="k", unit=Unit.TOKENS, period=Period.HOUR, limit=10, name="limit", owner="it")
+    balance = Balance(account, Window(0, 3600))
+    balance.lease, balance.spent = lease, spent
+    return balance
 
 
 def reclaimed(directory: Path) -> list[tuple[str, list[tuple[int, int]]]]:
@@ -34,7 +45,7 @@ def reclaimed(directory: Path) -> list[tuple[str, list[tuple[int, int]]]]:
 def died(directory: Path) -> None:
     """A process that had charged something, as the kernel leaves it."""
     dead = Journal(directory)
-    dead.charge(7, 1)
+    dead.charge([leased(7)])
     fcntl.flock(dead._file, fcntl.LOCK_UN)
 
 
@@ -71,7 +82,7 @@ def test_what_could_not_be_reclaimed_is_found_again(tmp_path: Path) -> None:
 
 def test_a_process_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
     ends = Journal(tmp_path)
-    ends.charge(1, 1)
+    ends.charge([leased(1)])
     ends.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -81,10 +92,10 @@ def test_slots_are_used_again_and_when_all_are_taken_that_is_said(
 ) -> None:
     monkeypatch.setattr(journal, "SLOTS", 2)
     mine = Journal(tmp_path)
-    mine.charge(1, 1)
-    mine.charge(2, 1)
+    mine.charge([leased(1)])
+    mine.charge([leased(2)])
     with pytest.raises(JournalFull):
-        mine.charge(3, 1)
+        mine.charge([leased(3)])
     mine.forget(1)
-    mine.charge(3, 1)
+    mine.charge([leased(3)])
     mine.close()

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quotas.ledger import IDLE_SECONDS, PARTS, REFUSED_SECONDS, Account, Ask, Ledger, Permit, Unit
+from quotas.ledger import IDLE_SECONDS, PARTS, REFUSED_SECONDS, Account, Allowance, Ask, Ledger, Reservation, Unit
 from quotas.windows import Period
 
 UTC = ZoneInfo("UTC")
@@ -47,18 +47,19 @@ class Process:
     def __init__(self, sql: Sql) -> None:
         self.sql = sql
         self.ledger = Ledger(UTC)
-        self.permits: list[Permit] = []
+        self.reservations: list[Reservation] = []
 
     def refill(self, now: float) -> None:
         for ask in self.ledger.take_asks():
             self.ledger.granted(ask, *self.sql.lease(ask), now)
 
-    def admit(self, accounts: list[Account], tokens: int, now: float) -> Permit | None:
-        while isinstance(promised := self.ledger.reserve(accounts, tokens, now), list):
+    def admit(self, accounts: list[Account], tokens: int, now: float) -> Reservation | None:
+        allowance = Allowance(accounts)
+        while isinstance(promised := self.ledger.reserve(allowance, tokens, now), list):
             if self.ledger.want(promised, now):
                 return None
             self.refill(now)
-        self.permits.append(promised)
+        self.reservations.append(promised)
         return promised
 
 
@@ -93,7 +94,7 @@ def test_a_request_that_was_never_served_costs_nothing(process: Process) -> None
 
 
 def test_more_than_a_limit_ever_allows_is_not_asked_for(process: Process) -> None:
-    shortages = process.ledger.reserve([account(1000)], 1001, NOON)
+    shortages = process.ledger.reserve(Allowance([account(1000)]), 1001, NOON)
     assert isinstance(shortages, list)
     assert process.ledger.want(shortages, NOON) == shortages
     assert process.ledger.take_asks() == []
@@ -102,7 +103,7 @@ def test_more_than_a_limit_ever_allows_is_not_asked_for(process: Process) -> Non
 def test_after_a_refusal_sql_is_left_alone_for_a_moment(process: Process) -> None:
     assert process.admit([account(1000)], 1000, NOON)
     for later, asked in ((0.0, True), (REFUSED_SECONDS / 2, False), (REFUSED_SECONDS, True)):
-        shortages = process.ledger.reserve([account(1000)], 10, NOON + later)
+        shortages = process.ledger.reserve(Allowance([account(1000)]), 10, NOON + later)
         assert isinstance(shortages, list)
         assert (not process.ledger.want(shortages, NOON + later)) is asked
         process.refill(NOON + later)
@@ -140,9 +141,9 @@ def test_a_clock_that_goes_back_finds_its_window_as_it_was(process: Process) -> 
 
 
 def test_what_lies_idle_is_given_back(process: Process) -> None:
-    permit = process.admit([account(100_000)], 10, NOON)
-    assert permit is not None
-    process.ledger.settle(permit, 10)
+    reservation = process.admit([account(100_000)], 10, NOON)
+    assert reservation is not None
+    process.ledger.settle(reservation, 10)
     process.ledger.take_asks()
     process.sql.give_back(process.ledger, NOON + IDLE_SECONDS)
     assert process.sql.taken == {("model:1/tokens/hour", int(NOON)): 500}
@@ -159,8 +160,8 @@ def test_what_was_leased_under_another_limit_is_given_back_and_what_was_used_cou
 ) -> None:
     assert process.admit([account(1000)], 400, NOON)
     assert process.admit([account(1000)], 200, NOON)
-    process.ledger.settle(process.permits.pop(), 0)
-    process.ledger.retune([account(limit)] if limit else [])
+    process.ledger.settle(process.reservations.pop(), 0)
+    process.ledger.retune({each.key: each for each in ([account(limit)] if limit else [])})
     process.sql.give_back(process.ledger, NOON)
     assert process.sql.taken == {("model:1/tokens/hour", int(NOON)): 400}
     if limit:
@@ -170,14 +171,16 @@ def test_what_was_leased_under_another_limit_is_given_back_and_what_was_used_cou
 
 def test_an_extension_is_promised_by_all_accounts_or_by_none(process: Process) -> None:
     hour, day = account(1000), account(500, period=Period.DAY)
-    permit = process.admit([hour, day, account(5, Unit.REQUESTS)], 300, NOON)
-    assert permit is not None
-    while short := process.ledger.extend(permit, 100, NOON):
+    reservation = process.admit([hour, day, account(5, Unit.REQUESTS)], 300, NOON)
+    assert reservation is not None
+    while short := process.ledger.extend(reservation, 100, NOON):
         assert not process.ledger.want(short, NOON)
         process.refill(NOON)
-    assert permit.tokens == 400
-    assert [balance.account.period for balance in (s.balance for s in process.ledger.extend(permit, 101, NOON))] != []
-    process.ledger.settle(permit, 350)
+    assert reservation.tokens == 400
+    assert [
+        balance.account.period for balance in (s.balance for s in process.ledger.extend(reservation, 101, NOON))
+    ] != []
+    process.ledger.settle(reservation, 350)
     assert {b.account.name: b.spent for b in process.ledger.balances()} == {
         "hourly_tokens_limit": 350,
         "dayly_tokens_limit": 350,
@@ -211,8 +214,8 @@ class Ledgers(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2), tokens=st.integers(1, 400))
     def extend(self, which: int, tokens: int) -> None:
         process = self.processes[which]
-        for permit in process.permits[-1:]:
-            while short := process.ledger.extend(permit, tokens, self.now):
+        for reservation in process.reservations[-1:]:
+            while short := process.ledger.extend(reservation, tokens, self.now):
                 if process.ledger.want(short, self.now):
                     return
                 process.refill(self.now)
@@ -220,16 +223,16 @@ class Ledgers(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2), share=st.floats(0, 1))
     def settle(self, which: int, share: float) -> None:
         process = self.processes[which]
-        if process.permits:
-            permit = process.permits.pop(0)
-            self._use(permit, tokens := round(permit.tokens * share))
-            process.ledger.settle(permit, tokens)
+        if process.reservations:
+            reservation = process.reservations.pop(0)
+            self._use(reservation, tokens := round(reservation.tokens * share))
+            process.ledger.settle(reservation, tokens)
 
     @rule(which=st.integers(0, 2))
     def never_served(self, which: int) -> None:
         process = self.processes[which]
-        if process.permits:
-            process.ledger.settle(process.permits.pop(), None)
+        if process.reservations:
+            process.ledger.settle(process.reservations.pop(), None)
 
     @rule(which=st.integers(0, 2))
     def refill(self, which: int) -> None:
@@ -247,8 +250,8 @@ class Ledgers(RuleBasedStateMachine):
         for balance in process.ledger.balances() if reclaimed else ():
             if balance.available:  # else it may never have been leased anything
                 self.sql.taken[balance.account.key, balance.window.starts_at] -= balance.available
-        for permit in process.permits:
-            self._use(permit, permit.tokens)
+        for reservation in process.reservations:
+            self._use(reservation, reservation.tokens)
         self.processes[which] = Process(self.sql)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 1800.0, 3600.0, -1800.0]))
@@ -262,7 +265,7 @@ class Ledgers(RuleBasedStateMachine):
         if limit > self.limit:
             self.limit = limit
             for process in self.processes:
-                process.ledger.retune(self.accounts)
+                process.ledger.retune({each.key: each for each in self.accounts})
 
     @invariant()
     def never_above_the_limit(self) -> None:
@@ -276,10 +279,11 @@ class Ledgers(RuleBasedStateMachine):
         for process in self.processes:
             for balance in process.ledger.balances():
                 assert balance.available >= 0 and balance.reserved >= 0
-                promised = sum(
-                    amount for permit in process.permits for held, amount in permit.holdings if held is balance
+                assert balance.reserved == sum(
+                    reservation.tokens if balance in reservation.token_balances else 1
+                    for reservation in process.reservations
+                    if balance in reservation.balances
                 )
-                assert promised == balance.reserved
         held: dict[tuple[str, int], int] = {}
         for process in self.processes:
             for balance in process.ledger.balances():
@@ -288,11 +292,10 @@ class Ledgers(RuleBasedStateMachine):
         for key, granted in held.items():
             assert granted <= self.sql.taken.get(key, 0)
 
-    def _use(self, permit: Permit, tokens: int) -> None:
-        for balance, _ in permit.holdings:
-            if balance.account.unit is Unit.TOKENS:
-                start = balance.window.starts_at
-                self.used[start] = self.used.get(start, 0) + tokens
+    def _use(self, reservation: Reservation, tokens: int) -> None:
+        for balance in reservation.token_balances:
+            start = balance.window.starts_at
+            self.used[start] = self.used.get(start, 0) + tokens
 
 
 TestLedgers = Ledgers.TestCase

@@ -19,6 +19,7 @@ from inference.protocol import (
     FrameDecoder,
     InUse,
     ModelSpec,
+    Pressure,
     Replicas,
     ReplicaState,
     ReplicaView,
@@ -29,6 +30,7 @@ from inference.protocol import (
     read_messages,
 )
 from inference.supervisor.events import Demanded, Event, Used
+from inference.supervisor.permitting import Permitting
 from inference.supervisor.server import AlreadyRunning, Claim, SupervisorServer
 from nopenai_site.environment import PROJECT_ROOT
 
@@ -70,6 +72,8 @@ class Serving:
             lambda: self.caches,
             sums=lambda: Sums(models=()),
             counted=self.counted.put_nowait,
+            pressure=lambda: Pressure(reason=""),
+            permitting=Permitting(),
         )
 
     def publish(self, view: Replicas) -> None:

@@ -22,6 +22,12 @@ def available_bytes() -> int:
     return machine if limit is None or used is None else min(machine, max(0, limit - used))
 
 
+def total_bytes() -> int:
+    """What there would be if nothing were used: the machine's, or the cgroup's limit if that is less."""
+    machine, limit = _listed(_MEMINFO, "MemTotal:"), _number("memory.max")
+    return machine if limit is None else min(machine, limit)
+
+
 @contextmanager
 def bounded_by_available() -> Iterator[None]:
     """Within it an allocation of more than nearly all of :func:`available_bytes` fails, for all threads of this
