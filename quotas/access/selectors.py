@@ -7,8 +7,10 @@ from django.utils import timezone
 
 from quotas import sealing
 from quotas.access import services
+from quotas.caller_limits import LIMIT_FIELDS, CallerLimits, limits_of
 from quotas.callers import CachePartition, Caller, Role
 from quotas.models import ApiKey, Partition, Tenant
+from registry.catalogue import Allowed
 from registry.errors import InvalidRequest, NotFound
 
 log = structlog.get_logger(module="quotas")
@@ -25,13 +27,20 @@ def callers_load() -> dict[str, Caller]:
         row.tenant_id: _partition(row)
         for row in Partition.objects.filter(tenant__isnull=False).select_related("tenant")
     }
-    return {key.digest: _caller(key, partitions.get(key.tenant_id)) for key in _unrevoked()}
+    tenants: dict[int, CallerLimits] = {}
+    callers = {}
+    for key in _unrevoked():
+        held = tenants.get(key.tenant_id)
+        if held is None:
+            held = tenants[key.tenant_id] = _tenant_limits(key.tenant)
+        callers[key.digest] = _caller(key, partitions.get(key.tenant_id), held)
+    return callers
 
 
 def caller_find(digest: str) -> Caller | None:
     """Who presents a secret with this digest, without their partition; None for an unknown or revoked key."""
     key = _unrevoked().filter(digest=digest).first()
-    return _caller(key, None) if key else None
+    return _caller(key, None, CallerLimits()) if key else None
 
 
 def default_partition_load() -> CachePartition | None:
@@ -132,7 +141,21 @@ def _owner(row: Partition) -> str:
     return row.tenant.name if row.tenant else "(shared prompts)"
 
 
-def _caller(key: ApiKey, partition: CachePartition | None) -> Caller:
+def _tenant_limits(tenant: Tenant) -> CallerLimits:
+    return limits_of(subject=f"tenant:{tenant.pk}", owner=f"The tenant '{tenant.name}'", limits=_limit_values(tenant))
+
+
+def _limit_values(row: Tenant | ApiKey) -> dict[str, int | None]:
+    return {name: getattr(row, name) for name in LIMIT_FIELDS}
+
+
+def _set(names: list[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+def _caller(key: ApiKey, partition: CachePartition | None, of_tenant: CallerLimits) -> Caller:
+    owner = f"The API key {key.prefix}…"
+    own = limits_of(subject=f"key:{key.line.hex}", owner=owner, limits=_limit_values(key))
     return Caller(
         key_pk=key.pk,
         tenant=key.tenant.name,
@@ -140,4 +163,9 @@ def _caller(key: ApiKey, partition: CachePartition | None) -> Caller:
         prefix=key.prefix,
         expires_at=key.expires_at.timestamp() if key.expires_at else None,
         partition=partition,
+        accounts=own.accounts + of_tenant.accounts,
+        permits=own.permits + of_tenant.permits,
+        max_priority=key.max_priority,
+        weight=key.tenant.weight,
+        allowed=Allowed(models=_set(key.allowed_models), routes=_set(key.allowed_routes)),
     )
