@@ -8,6 +8,7 @@ waits for another, and there is no deadlock. One that needs several may be overt
 for :data:`OVERTAKEN_SECONDS`: then what it needs is kept for it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class PermitOffice:
         self._subjects: dict[str, _Subject] = {}
         self._queues: dict[str, FairQueue[_Ticket]] = {}
         self._tickets: dict[tuple[int, int], _Ticket] = {}
+
+    def opened(self) -> None:
+        """There was no supervisor before: nobody has anything to say first."""
+        self._opens_at = -math.inf
 
     @property
     def waiting(self) -> int:

@@ -31,9 +31,11 @@ from inference.protocol import (
     GatewayToSupervisor,
     InUse,
     ModelSpec,
+    Pressure,
     Replicas,
     ReplicaState,
     ReplicaView,
+    Subscribe,
     Sums,
     WorkerLoad,
     WorkerStage,
@@ -42,6 +44,7 @@ from inference.protocol import (
     encode_frame,
     read_messages,
 )
+from inference.supervisor.permitting import Permitting
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
 from quotas.ledger import Ask, Balance
@@ -70,6 +73,10 @@ class GivenSnapshot:
     def limit(self, **limits: ModelLimits) -> None:
         """By model: these are all that there are."""
         self.limits = limits
+        self.show(*self._models)
+
+    def declare_emergency(self, reason: str) -> None:
+        self.emergency = reason
         self.show(*self._models)
 
     def show(self, *models: Model, revision: int = 1) -> None:
@@ -180,15 +187,19 @@ class ScriptedSupervisor:
         self.demanded: asyncio.Queue[ModelSpec] = asyncio.Queue()
         self.in_use: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self.on_demand: Callable[[ModelSpec], None] = lambda spec: None
+        self.permitting: Permitting
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
+        self.permitting = Permitting()
+        self.permitting.office.opened()
         self._server = await asyncio.start_unix_server(self._serve, self.path)
 
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        self.permitting.close()
         for writer in list(self._writers):
             writer.close()
         await self._server.wait_closed()
@@ -209,6 +220,10 @@ class ScriptedSupervisor:
         for writer in self._writers:
             writer.write(self._frame())
 
+    def press(self, reason: str) -> None:
+        for writer in self._writers:
+            writer.write(encode_frame([Pressure(reason=reason)]))
+
     def publish_sums(self, sums: Sums) -> None:
         self.sums = sums
         for writer in self._writers:
@@ -221,15 +236,17 @@ class ScriptedSupervisor:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         writer.write(self._frame())
+        gateway = self.permitting.connected(lambda answer: writer.write(encode_frame([answer])))
         decoder: FrameDecoder[GatewayToSupervisor] = FrameDecoder(GatewayToSupervisor)
         with contextlib.suppress(ConnectionError):
             while messages := await read_messages(reader, decoder):
                 for message in messages:
-                    self._take(message)
+                    self._take(gateway, message)
+        self.permitting.disconnected(gateway)
         self._writers.discard(writer)
         writer.close()
 
-    def _take(self, message: GatewayToSupervisor) -> None:
+    def _take(self, gateway: int, message: GatewayToSupervisor) -> None:
         if isinstance(message, Demand):
             self.demanded.put_nowait(message.spec)
             self.on_demand(message.spec)
@@ -237,6 +254,8 @@ class ScriptedSupervisor:
             self.in_use.put_nowait(message.versions)
         elif isinstance(message, Counted):
             self.counted.put_nowait(message)
+        elif not isinstance(message, Subscribe):
+            self.permitting.received(gateway, message)
 
 
 def a_view(model: Model, state: ReplicaState, **changes: Any) -> ReplicaView:
