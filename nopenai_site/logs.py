@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import msgspec
 import structlog
 
+from quotas.callers import SECRET_PREFIX, secrets_cut
+
 LEVELS: dict[str, int] = {
     "DEBUG": logging.DEBUG,
     "INFO": logging.INFO,
@@ -36,6 +38,8 @@ _NAMES: Mapping[str, str] = {
 
 # These say at INFO what is of interest to their own developers only.
 _QUIETED = ("django.db.backends", "watchfiles", "asyncio", "urllib3", "celery.beat", "kombu", "amqp", "psycopg.pool")
+
+_SECRET_PREFIX = SECRET_PREFIX.encode()
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
@@ -71,10 +75,12 @@ def line(level: str, module: str, message: str, fields: Mapping[str, Any] | None
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     record = {"timestamp": now, "level": level, "module": module, "message": message, **(fields or {})}
     try:
-        return _encoder.encode(record)
+        written = _encoder.encode(record)
     except (ValueError, TypeError):
         # A file's name that is not UTF-8, a key that is not a string: a log call never fails for what it is given.
-        return json.dumps(record, default=str, skipkeys=True).encode()
+        written = json.dumps(record, default=str, skipkeys=True).encode()
+    # Somebody's key, in a path or in a message of another program: whoever reads logs must not learn it.
+    return secrets_cut(written.decode()).encode() if _SECRET_PREFIX in written else written
 
 
 def _render(_logger: object, method: str, event: MutableMapping[str, Any]) -> bytes:

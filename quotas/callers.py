@@ -1,6 +1,7 @@
 """Who calls, as plain frozen values: the quotas' part of the gateway's snapshot. No Django, no clock here."""
 
 import hashlib
+import re
 import secrets
 from enum import StrEnum
 
@@ -19,6 +20,9 @@ _SHOWN_LENGTH = len(SECRET_PREFIX) + 8
 DEFAULT_PRIORITY = 5
 HIGHEST_PRIORITY = 10
 """Of requests."""
+
+_SECRET = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_-]{16,}")
+"""Shorter ones are what is shown of keys."""
 
 PARTITION_PATTERN = r"\A[0-9a-f]{32}\Z"
 
@@ -85,3 +89,22 @@ def digest(secret: str) -> str:
 
 def prefix(secret: str) -> str:
     return secret[:_SHOWN_LENGTH]
+
+
+def secret_within(text: str) -> str:
+    """How the first key begins that a text holds; empty: it holds none."""
+    found = _SECRET.search(text) if SECRET_PREFIX in text else None
+    return prefix(found[0]) if found else ""
+
+
+def secrets_cut(text: str) -> str:
+    """The text with only the beginnings of keys that it holds."""
+    return _SECRET.sub(lambda found: f"{prefix(found[0])}…", text) if SECRET_PREFIX in text else text
+
+
+def key_in_url(prefix: str) -> str:
+    """What to tell whoever sent a key in a URL."""
+    return (
+        f"There is an API key in this URL ({prefix}…). URLs end up in logs and histories: send it as "
+        "'Authorization: Bearer nok_…', and rotate this key, which must be taken as known to others."
+    )

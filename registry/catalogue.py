@@ -94,8 +94,5 @@ class Allowed(msgspec.Struct, frozen=True):
     routes: frozenset[str] | None = None
     """Their names, such as ``auto``."""
 
-    def model(self, model_id: str) -> bool:
-        return self.models is None or model_id in self.models
-
 
 ALL = Allowed()

@@ -44,15 +44,15 @@ class Router:
         table = self.table
         name = model or table.default
         if name != AUTO:
+            if allowed.models is not None and not table.allows(allowed.models, name):
+                raise not_allowed("model", name, allowed.models)
             candidates = table.named(name)
-            if allowed.models is not None and not (allowed.model(candidates[0].model) or allowed.model(name)):
-                raise _not_allowed("model", name, allowed.models)
             require_capabilities(name, candidates[0], kind, capabilities)
             return Decision(asked=name, strategy=NAMED, candidates=candidates, index=0)
 
         needed = _KINDS[kind] | capabilities if capabilities else _KINDS[kind]
         if allowed.routes is not None and AUTO not in allowed.routes:
-            raise _not_allowed("route", AUTO, allowed.routes)
+            raise not_allowed("route", AUTO, allowed.routes)
         pool = table.pool(needed, allowed.models)
         if not pool:
             raise self._nobody(table, needed)
@@ -77,7 +77,8 @@ class Router:
         return Unavailable(f"No model can answer now: {reasons}{more}.", code="no_healthy_model", retry_after=5)
 
 
-def _not_allowed(what: str, name: str, allowed: Collection[str]) -> Forbidden:
+def not_allowed(what: str, name: str, allowed: Collection[str]) -> Forbidden:
+    """It says the same whether there is such a thing or not."""
     known = ", ".join(f"'{each}'" for each in sorted(allowed)[:_MOST_NAMES]) or "none"
     more = f" and {len(allowed) - _MOST_NAMES} more" if len(allowed) > _MOST_NAMES else ""
     return Forbidden(f"This API key may not use the {what} '{name[:200]}'; it may use: {known}{more}.", param="model")

@@ -81,6 +81,12 @@ class RouteTable:
             raise self._why_not(name)
         return version
 
+    def allows(self, models: frozenset[str], name: str) -> bool:
+        """Whether ``<id>`` or ``<id>@<version>`` is one of these models, or another name of one."""
+        model_id = name.partition("@")[0]
+        model = self._catalogue.models.get(model_id)
+        return model_id in models or (model is not None and model.alias_of in models)
+
     def refusals(self, capabilities: frozenset[str]) -> list[Refusal]:
         """Why each model that is not in the pool is not. Made on demand: for errors, explanations and debug logs."""
         pool = {version.pk for version in self.pool(capabilities)}

@@ -14,7 +14,7 @@ import structlog
 from inference.gateway import parse
 from inference.gateway.admission import Admission, Applicant
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
-from inference.gateway.auth import authenticate, require_role
+from inference.gateway.auth import authenticate, refuse_key_in_url, require_role
 from inference.gateway.cache_api import CacheApi
 from inference.gateway.call import Call
 from inference.gateway.dispatch import LOAD_WAIT_SECONDS, MAX_WAITING, Dispatcher
@@ -150,6 +150,7 @@ class Gateway:
 
     async def _serve(self, call: Call) -> None:
         try:
+            refuse_key_in_url(call.path, call.scope["query_string"])
             await self._handler(call)(call)
         except ApiError as error:
             _log_refusal(call, error)
@@ -229,6 +230,7 @@ class Gateway:
             callers = self.state.current().callers
             caller = authenticate(call.headers, callers, required=self._config.require_api_key, now=time.time())
             require_role(caller, role)
+            call.caller = caller
             await handler(call)
 
         return guarded

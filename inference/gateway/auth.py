@@ -1,10 +1,11 @@
 """API key → caller, from the snapshot. Keys are looked up by their digest; they are never logged, nor shown."""
 
 from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
 
 from inference.gateway.asgi import Headers
-from quotas.callers import Caller, Role, digest
-from registry.errors import Forbidden, Unauthorized
+from quotas.callers import SECRET_PREFIX, Caller, Role, digest, key_in_url, secret_within
+from registry.errors import Forbidden, InvalidRequest, Unauthorized
 
 
 def authenticate(headers: Headers, callers: Mapping[str, Caller], *, required: bool, now: float) -> Caller | None:
@@ -29,6 +30,17 @@ def authenticate(headers: Headers, callers: Mapping[str, Caller], *, required: b
         if caller is None
         else f"The API key that begins with {caller.prefix} has expired."
     )
+
+
+def refuse_key_in_url(path: str, query: bytes) -> None:
+    """
+    Raises:
+        InvalidRequest: there is an API key in it, where proxies, browsers and logs keep it.
+    """
+    if SECRET_PREFIX in path or b"nok" in query:
+        prefix = secret_within(f"{path}?{unquote_to_bytes(query).decode('latin-1')}")
+        if prefix:
+            raise InvalidRequest(key_in_url(prefix), code="key_in_url")
 
 
 def require_role(caller: Caller | None, needed: Role) -> None:

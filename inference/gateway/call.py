@@ -5,12 +5,14 @@ import os
 from types import TracebackType
 
 from inference.gateway.asgi import HeaderList, Headers, Receive, Scope, Send
+from quotas.callers import Caller
 
 _LONGEST_REQUEST_ID = 128
 
 
 class Call:
     __slots__ = (
+        "caller",
         "gone",
         "headers",
         "hex",
@@ -35,6 +37,8 @@ class Call:
         """Makes this request's ids unique."""
         self.request_id = _valid_request_id(self.headers.get(b"x-request-id")) or f"req_{self.hex}"
         """The client's own, if it is fit for headers and logs, else ours."""
+        self.caller: Caller | None = None
+        """Who calls, once that is known; None: without a key."""
         self.started = False
         """Whether the head of an answer was sent."""
         self.gone = False

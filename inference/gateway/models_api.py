@@ -15,6 +15,7 @@ from inference.protocol import ReplicaState
 from registry.catalogue import Health, Model, Version
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, NotFound
 from registry.presentation import model_fields, promotion
+from routing.router import not_allowed
 
 _encode = msgspec.json.Encoder().encode
 _MODELS = "/v1/models/"
@@ -30,7 +31,8 @@ class ModelsApi:
     async def list_models(self, call: Call) -> None:
         """All models, or a page of them with ``limit`` and ``after``."""
         snapshot, query = self._state.current(), call.scope["query_string"]
-        body = self._page(snapshot, query) if query else self._whole_list(snapshot)
+        models = _allowed(call)
+        body = self._whole_list(snapshot) if not query and models is None else self._page(snapshot, query, models)
         await call.answer(200, [JSON], body)
 
     def describes(self, path: str) -> bool:
@@ -46,6 +48,7 @@ class ModelsApi:
         snapshot = self._state.current()
         models = snapshot.catalogue.models
         name = call.path.removeprefix(_MODELS)
+        self._require_allowed(call, name)
         if name.partition("@")[0] not in models:
             owner, _, aspect = name.rpartition("/")
             if aspect == "versions" and owner in models:
@@ -74,18 +77,28 @@ class ModelsApi:
             self._list_of = (snapshot, view)
         return self._list
 
-    def _page(self, snapshot: Snapshot, query: bytes) -> bytes:
+    def _require_allowed(self, call: Call, name: str) -> None:
+        """Raises Forbidden: the caller's key is for other models."""
+        models, table = _allowed(call), self._state.router.table
+        owner = name.rpartition("/")[0] if name.endswith(("/versions", "/health")) else ""
+        if models is not None and not table.allows(models, name) and not (owner and table.allows(models, owner)):
+            raise not_allowed("model", name, models)
+
+    def _page(self, snapshot: Snapshot, query: bytes, models: frozenset[str] | None) -> bytes:
         parameters = parse_qs(query.decode("latin-1"), keep_blank_values=True)
         ids = list(snapshot.catalogue.models)
+        if models is not None:
+            ids = [model_id for model_id in ids if self._state.router.table.allows(models, model_id)]
         after = parameters.get("after", [None])[-1]
         if after is not None:
-            if after not in snapshot.catalogue.models:
+            if after not in ids:
                 raise InvalidRequest(f"'after' must be the id of a model, not {after[:200]!r}.", param="after")
             ids = ids[ids.index(after) + 1 :]
         limit = _limit(parameters.get("limit", [None])[-1])
         page = ids if limit is None else ids[:limit]
         rows = [self._fields(snapshot, snapshot.catalogue.models[model_id]) for model_id in page]
-        return _encode({"object": "list", "data": rows, "has_more": len(page) < len(ids)})
+        whole = {} if not query else {"has_more": len(page) < len(ids)}
+        return _encode({"object": "list", "data": rows, **whole})
 
     def _fields(self, snapshot: Snapshot, model: Model) -> dict[str, Any]:
         counted = msgspec.structs.replace(model, use_count=snapshot.use_counts.get(model.alias_of or model.id, 0))
@@ -154,6 +167,11 @@ class ModelsApi:
         except ApiError:
             pass  # it is known, and no page of ours all the same
         return ModelNotFound(f"The model '{name[:200]}' does not exist. GET /v1/models lists all models.")
+
+
+def _allowed(call: Call) -> frozenset[str] | None:
+    """The models that the caller may ask for. None: all."""
+    return None if call.caller is None else call.caller.allowed.models
 
 
 def timestamp(seconds: float | None) -> str | None:

@@ -24,7 +24,7 @@ LIMIT = 3600 * 100
 
 def limits(pk: int = 1, model: str = "Big", **quota: Any) -> ModelLimits:
     policy = DegradationPolicy(**quota.pop("policy", {}))
-    quota = {"hourly_token_limit": LIMIT, "degradation_policy": policy} | quota
+    quota = {"hourly_token_limit": LIMIT, "degradation_policy": policy, **quota}
     return limits_of(model_pk=pk, model=model, quota=ModelQuota(**quota))
 
 
@@ -55,7 +55,7 @@ def hour(rig: Rig) -> Window:
 
 
 async def ask(rig: Rig, **fields: Any) -> Any:
-    response, body = await rig.chat(**({"model": "Big", "max_tokens": 3} | fields))
+    response, body = await rig.chat(**{"model": "Big", "max_tokens": 3, **fields})
     return response, body
 
 

@@ -89,3 +89,10 @@ def test_a_name_that_is_not_utf8_does_not_fail_the_call(stream: io.BytesIO) -> N
     structlog.get_logger(module="discovery").info("x", path="caf\udce9.gguf")
     (line,) = _lines(stream)
     assert line["path"] == "caf\udce9.gguf"
+
+
+def test_a_key_never_reaches_the_log() -> None:
+    key = "nok_" + "a1B2_-" * 7 + "c"
+    written = logs.line("INFO", "m", f"Refused {key}", {"path": f"/v1/models/{key}?k={key}", "prefix": "nok_a1B2_-a1"})
+    assert key.encode() not in written
+    assert written.count(b"nok_a1B2_-a1") == 4
