@@ -163,6 +163,7 @@ PATHS: Json = {
     "/cache/stats": _read("cache_stats", "cache", "What this node's KV caches hold."),
     "/metrics": _prometheus("metrics", "This node's metrics in Prometheus' text format."),
     "/metrics/cache": _read("metrics_cache", "cache", "Hit rates of this node's KV caches.", _DETAILED),
+    "/metrics/quotas": _read("metrics_quotas", "quotas", "How all models stand with their limits.", _DETAILED),
     "/health": _read("health", "health", "All that is known to be wrong, each with its time.", security=_OPEN),
     "/health/live": _read("health_live", "health", "200 while the process works.", security=_OPEN),
     "/health/ready": _read("health_ready", "health", "200 once models can be asked.", security=_OPEN),

@@ -8,6 +8,7 @@ of them may run at once, and how its model stands with its soft limits. A reques
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,8 @@ from inference.gateway.promises import Promises
 from inference.gateway.standings import Standing
 from inference.gateway.turnstile import Place, Turnstile
 from inference.gateway.usage import UsageBook
+from inference.protocol import GatewayCounts
+from inference.stopwatch import Stopwatch
 from quotas.callers import Caller
 from quotas.ledger import Allowance, Reservation, Shortage
 from quotas.limits import NO_LIMITS, AtHardLimit, ModelLimits
@@ -85,12 +88,19 @@ class Admission:
         zone: ZoneInfo,
         reroute: "Reroute",
         pressure: Callable[[], str] = str,
+        *,
+        profile: bool = False,
     ) -> None:
         """
         Args:
             reroute: the decision for another model, if that can do what an applicant asks, who may use it.
             pressure: why the node is about to run out of memory; empty: it is not.
+            profile: whether it is measured how long this takes.
         """
+        self._profile = profile
+        self._reserving = Stopwatch()
+        self._settling = Stopwatch()
+        self._counted = GatewayCounts()
         self._pressure = pressure
         self._reroute = reroute
         self._promises = promises
@@ -179,6 +189,21 @@ class Admission:
 
     def settle(self, promise: "Promise", tokens: int | None) -> None:
         """It used so many; None: nothing was served for it."""
+        with self._settling.measure() if self._profile else nullcontext():
+            self._settle(promise, tokens)
+
+    def take_counts(self) -> GatewayCounts:
+        """Since they were taken last."""
+        before = self._counted
+        self._counted = GatewayCounts(lease_refills=self._promises.refills, permit_requests=self._permits.round_trips)
+        return GatewayCounts(
+            lease_refills=self._counted.lease_refills - before.lease_refills,
+            permit_requests=self._counted.permit_requests - before.permit_requests,
+            reserve_timing=self._reserving.take(),
+            settle_timing=self._settling.take(),
+        )
+
+    def _settle(self, promise: "Promise", tokens: int | None) -> None:
         if promise.held is not None:
             promise.held.release()
         if promise.reservation is not None:
@@ -194,7 +219,8 @@ class Admission:
             ways += ("capped",)
         if standing.paces and limits.policy.pace and await self._keep_pace(applicant, limits, standing):
             ways += ("paced",)  # (3)
-        promise = await self.promise(applicant)  # (4), (5)
+        with self._reserving.measure() if self._profile else nullcontext():
+            promise = await self.promise(applicant)  # (4), (5)
         return Admitted(self, applicant, promise, ways)
 
     async def _keep_pace(self, applicant: Applicant, limits: ModelLimits, standing: Standing) -> bool:

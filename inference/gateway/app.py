@@ -27,10 +27,12 @@ from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_bo
 from inference.gateway.permits import Permits
 from inference.gateway.promises import LeaseFeed, Promises
 from inference.gateway.proxy import WebProxy
+from inference.gateway.quotas_api import QuotasApi
 from inference.gateway.replicas import ReplicaClient, View
 from inference.gateway.state import GatewayState, Snapshot
 from inference.gateway.usage import Counts, UsageBook
 from inference.gateway.workers import WorkerPool
+from inference.protocol import Counted
 from quotas.callers import Role
 from registry.catalogue import ALL
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
@@ -40,6 +42,7 @@ log = structlog.get_logger(module="gateway")
 
 _UPKEEP_SECONDS = 2.0
 _LEDGER_SECONDS = 1.0
+_NOTHING_COUNTED = Counted(models={})
 _LAST_WORDS_SECONDS = 0.5
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -108,7 +111,13 @@ class Gateway:
         self._usage = UsageBook()
         self._usage_feed = usage
         self.admission = Admission(
-            self.promises, self.permits, self._usage, zone, self._reroute, lambda: self.replicas.pressure
+            self.promises,
+            self.permits,
+            self._usage,
+            zone,
+            self._reroute,
+            lambda: self.replicas.pressure,
+            profile=config.profile,
         )
         self.state = GatewayState(self._retune)
         self._feed = feed(self.state)
@@ -117,7 +126,7 @@ class Gateway:
             config.supervisor_socket,
             on_change=self._replicas_changed,
             busy_versions=self.workers.busy_versions,
-            take_counts=self.state.counting.take,
+            take_counts=self._take_counts,
             permits=self.permits,
         )
         self.dispatcher = Dispatcher(
@@ -129,11 +138,12 @@ class Gateway:
         )
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
-        self._health = HealthApi(self.state, self.replicas)
+        self._health = HealthApi(self.state, self.replicas, self.promises, self.admission)
         self._caches = CacheApi(
             self.state, self.replicas, self.workers, node_name=config.node_name, profile=config.profile
         )
-        self._metrics = MetricsApi(self.state, self.replicas, self.workers, config.build)
+        self._quotas = QuotasApi(self.state, self.admission, self.promises, self.replicas, profile=config.profile)
+        self._metrics = MetricsApi(self.state, self.replicas, self.workers, self._quotas, config.build)
         self._upkeep: list[asyncio.Task[None]] = []
         self.routes = self._make_routes()
         """What is answered here, by the path; all else is the web process's."""
@@ -176,6 +186,7 @@ class Gateway:
             "/cache/stats": (get, self._guarded(self._caches.stats, Role.OPERATOR)),
             "/metrics": (get, self._guarded(self._metrics.metrics, Role.OPERATOR)),
             "/metrics/cache": (get, self._guarded(self._caches.metrics, Role.OPERATOR)),
+            "/metrics/quotas": (get, self._guarded(self._quotas.metrics, Role.OPERATOR)),
             "/health": (get, self._health.overall),
             "/health/live": (get, self._health.live),
             "/health/ready": (get, self._health.ready),
@@ -277,6 +288,10 @@ class Gateway:
             self.promises.keep_up()
             self.permits.keep_up()
             self._usage_feed.write(self._usage.take())
+
+    def _take_counts(self) -> Counted | None:
+        counted = Counted(models=self.state.counting.take(), gateway=self.admission.take_counts())
+        return counted if counted != _NOTHING_COUNTED else None
 
     def _retune(self, snapshot: Snapshot) -> None:
         self.promises.retune(snapshot.limits, snapshot.accounts)

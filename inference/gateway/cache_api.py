@@ -19,7 +19,7 @@ from registry.errors import InvalidRequest
 
 _encode = msgspec.json.Encoder().encode
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
-_PROFILING_OFF = "Profiling is off: start the server with NOPENAI_PROFILE=1 to see how long each stage takes."
+PROFILING_OFF = "Profiling is off: start the server with NOPENAI_PROFILE=1 to see how long each stage takes."
 
 
 class CacheApi:
@@ -37,8 +37,8 @@ class CacheApi:
 
     async def metrics(self, call: Call) -> None:
         report = self._report()
-        if _detailed(call):
-            report["profiling"] = timings(self._supervisor.caches) if self._profile else _PROFILING_OFF
+        if detailed(call):
+            report["profiling"] = timings(self._supervisor.caches) if self._profile else PROFILING_OFF
         await call.answer(200, [JSON], _encode(report))
 
     def _report(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class CacheApi:
         return held
 
 
-def _detailed(call: Call) -> bool:
+def detailed(call: Call) -> bool:
     """Raises InvalidRequest."""
     raw = parse_qs(call.scope["query_string"].decode("latin-1"), keep_blank_values=True).get("detailed", ["false"])[-1]
     if raw.lower() not in _WORDS:

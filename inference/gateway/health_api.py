@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 
+from inference.gateway.admission import Admission
 from inference.gateway.asgi import JSON
 from inference.gateway.call import Call
 from inference.gateway.models_api import counts_by_state, timestamp
+from inference.gateway.promises import Promises
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
 from registry.catalogue import Health, Model
@@ -24,8 +26,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HealthApi:
-    def __init__(self, state: GatewayState, replicas: ReplicaClient) -> None:
+    def __init__(self, state: GatewayState, replicas: ReplicaClient, promises: Promises, admission: Admission) -> None:
         self._state = state
+        self._promises = promises
+        self._admission = admission
         self._replicas = replicas
 
     async def live(self, call: Call) -> None:
@@ -41,7 +45,7 @@ class HealthApi:
 
     def _report(self, now: float) -> dict[str, Any]:
         snapshot = self._state.snapshot
-        reasons = [*self._database_reasons(now), *self._supervisor_reasons()]
+        reasons = [*self._database_reasons(now), *self._supervisor_reasons(), *self._emergency_reasons()]
         models = snapshot.catalogue.models.values() if snapshot else ()
         health = [health_of(model) for model in models if model.enabled]
         if snapshot and not any(known in _ANSWERS for known in health):
@@ -61,6 +65,11 @@ class HealthApi:
                 "revision": snapshot.catalogue.revision if snapshot else None,
                 "loaded_at": timestamp(snapshot.loaded_at) if snapshot else None,
             },
+            "quotas": {
+                "leasing": not self._promises.away,
+                "on_database_loss": self._on_database_loss(),
+                "emergency": self._admission.emergency,
+            },
             "models": {
                 "total": len(models),
                 "enabled": sum(model.enabled for model in models),
@@ -75,7 +84,25 @@ class HealthApi:
             return []
         since = f"since {timestamp(database.last)}" if database.last else "since the start"
         why = f" ({database.fault})" if database.fault else ""
-        return [f"PostgreSQL has not answered {since}{why}: requests are served from what was known then."]
+        told = [f"PostgreSQL has not answered {since}{why}: requests are served from what was known then."]
+        refused = [model for model, policy in self._on_database_loss().items() if policy == "closed"]
+        if refused:
+            told.append(
+                f"{len(refused)} models with limits refuse requests once what was leased of these is spent "
+                "(on_database_loss: closed)."
+            )
+        return told
+
+    def _emergency_reasons(self) -> list[str]:
+        emergency = self._admission.emergency
+        return [f"Only urgent requests are served: {emergency}."] if emergency else []
+
+    def _on_database_loss(self) -> dict[str, str]:
+        """By model that is limited, what becomes of requests when PostgreSQL is away and the leases are spent."""
+        limits = self._state.snapshot.limits if self._state.snapshot else {}
+        return {
+            model: "open" if each.open_without_database else "closed" for model, each in limits.items() if each.accounts
+        }
 
     def _supervisor_reasons(self) -> list[str]:
         if self._replicas.connected:

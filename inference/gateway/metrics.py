@@ -11,8 +11,10 @@ import msgspec
 
 from inference.gateway.exposition import HistogramMetric, Labels, Metric
 from inference.gateway.health_api import NOT_PROMOTED, health_of
+from inference.gateway.quota_report import LimitUse, remaining_tokens
 from inference.gateway.replicas import View, state_of
 from inference.protocol import Caches, CacheView, Durations, ModelSums, ReplicaState, Sums
+from quotas.modes import Mode
 from registry.catalogue import Health, Model
 
 _HEALTH_VALUES = {Health.HEALTHY: 1.0, Health.DEGRADED: 0.5}
@@ -39,6 +41,9 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     workers: Sequence[WorkerNumbers]
     caches: Caches | None
     sums: Sums
+    limits: Mapping[str, Sequence[LimitUse]]
+    modes: Mapping[str, Mode]
+    """Both by model: of those that are limited."""
 
 
 def metrics(known: Known) -> Iterator[Metric | HistogramMetric]:
@@ -49,6 +54,7 @@ def metrics(known: Known) -> Iterator[Metric | HistogramMetric]:
     yield from _workers(known)
     yield from _caches(known)
     yield from _tiers(known)
+    yield from _limits(known)
 
 
 def _node(known: Known) -> Iterator[Metric]:
@@ -271,6 +277,42 @@ def _tiers(known: Known) -> Iterator[Metric]:
         "counter",
         "Blocks of KV that a tier did not take (beyond its rate or its day's budget) or could not read.",
         report("dropped_blocks"),
+    )
+
+
+def _limits(known: Known) -> Iterator[Metric]:
+    everywhere = "From PostgreSQL: the same on every node, so take max, not sum."
+    yield Metric(
+        "nopenai_quota_usage_percent",
+        "gauge",
+        "Percent of a model's limit that is used or promised in the window of now: hourly and daily tokens, "
+        f"hourly_requests, daily_requests; concurrent: of this node. {everywhere}",
+        [(_of(model, type=use.type), use.percent) for model, uses in known.limits.items() for use in uses],
+    )
+    left = {model: remaining_tokens(uses) for model, uses in known.limits.items()}
+    yield Metric(
+        "nopenai_quota_remaining_tokens",
+        "gauge",
+        f"Tokens that are left of the tightest of a model's limits on tokens. {everywhere}",
+        [(_of(model), float(tokens)) for model, tokens in left.items() if tokens is not None],
+    )
+    yield Metric(
+        "nopenai_quota_mode",
+        "gauge",
+        f"1 for the mode that a limited model is in, 0 for the others. {everywhere}",
+        [(_of(model, mode=each.value), float(each is mode)) for model, mode in known.modes.items() for each in Mode],
+    )
+    yield Metric(
+        "nopenai_lease_refills_total",
+        "counter",
+        "Parts of limits' windows that gateways have asked PostgreSQL for. Requests do without, but for few.",
+        [((), float(known.sums.gateways.lease_refills))],
+    )
+    yield Metric(
+        "nopenai_permit_requests_total",
+        "counter",
+        "Requests for which gateways have asked the supervisor whether they may run beside others.",
+        [((), float(known.sums.gateways.permit_requests))],
     )
 
 

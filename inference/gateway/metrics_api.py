@@ -11,6 +11,7 @@ from inference.gateway.asgi import HeaderList
 from inference.gateway.call import Call
 from inference.gateway.exposition import CONTENT_TYPE, written
 from inference.gateway.metrics import Known, WorkerNumbers, metrics
+from inference.gateway.quotas_api import QuotasApi
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
 from inference.gateway.workers import WorkerPool
@@ -25,9 +26,15 @@ _IDLE = WorkerLoad(running=0, waiting=0)
 
 class MetricsApi:
     def __init__(
-        self, state: GatewayState, supervisor: ReplicaClient, workers: WorkerPool, build: Mapping[str, str]
+        self,
+        state: GatewayState,
+        supervisor: ReplicaClient,
+        workers: WorkerPool,
+        quotas: QuotasApi,
+        build: Mapping[str, str],
     ) -> None:
         """``build`` names what this server is made of."""
+        self._quotas = quotas
         self._state = state
         self._supervisor = supervisor
         self._workers = workers
@@ -61,4 +68,6 @@ class MetricsApi:
             ],
             caches=self._supervisor.caches,
             sums=self._supervisor.sums,
+            limits=self._quotas.uses(),
+            modes=self._quotas.modes(),
         )

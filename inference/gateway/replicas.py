@@ -28,7 +28,6 @@ from inference.protocol import (
     Replicas,
     ReplicaState,
     ReplicaView,
-    RequestCounts,
     Subscribe,
     Sums,
     SupervisorToGateway,
@@ -65,11 +64,11 @@ class ReplicaClient:
         *,
         on_change: Callable[[View], None],
         busy_versions: Callable[[], set[int]],
-        take_counts: Callable[[], dict[str, RequestCounts]] = dict,
+        take_counts: Callable[[], Counted | None] = lambda: None,
         permits: Permits | None = None,
     ) -> None:
         """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now;
-        ``take_counts`` gives what was counted, by model, since it was called last."""
+        ``take_counts`` gives what was counted since it was called last; None: nothing."""
         self.view: View = MappingProxyType({})
         self.caches: Caches | None = None
         """None: it has said nothing of them yet."""
@@ -218,8 +217,8 @@ class ReplicaClient:
 
     def _tell_counts(self) -> None:
         """While the supervisor is away, what was counted waits."""
-        if self._writer is not None and (models := self._take_counts()):
-            self._send(Counted(models=models))
+        if self._writer is not None and (counted := self._take_counts()) is not None:
+            self._send(counted)
 
     def _open_demands(self) -> list[Demand]:
         return [Demand(spec=demanded.spec) for demanded in self._demands.values()]

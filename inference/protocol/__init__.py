@@ -31,7 +31,8 @@ worker → supervisor, on standard output
     Tuned, once, if it measured                                                                     parameters.py
 
 This package, and beside it :mod:`inference.prefixes` and :mod:`inference.durations`, which read and make some of its
-values, and :mod:`inference.memory`, is all that the engine shares with the rest; it imports nothing of ours.
+values, and :mod:`inference.memory` and :mod:`inference.stopwatch`, is all that the engine shares with the rest; it
+imports nothing of ours.
 """
 
 from inference.protocol.answers import (
@@ -59,7 +60,9 @@ from inference.protocol.counts import (
     DURATION_BOUNDS_SECONDS,
     Counted,
     Durations,
+    GatewayCounts,
     ModelSums,
+    PermitSum,
     RequestCounts,
     Sums,
     WorkerCounts,
@@ -117,6 +120,7 @@ __all__ = [
     "FinishReason",
     "Finished",
     "FrameDecoder",
+    "GatewayCounts",
     "GatewayToSupervisor",
     "GatewayToWorker",
     "Generate",
@@ -132,6 +136,7 @@ __all__ = [
     "Partition",
     "PermitAnswer",
     "PermitRequest",
+    "PermitSum",
     "Permitted",
     "Pressure",
     "ProtocolError",

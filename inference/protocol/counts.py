@@ -2,6 +2,8 @@
 
 import msgspec
 
+from inference.protocol.cache import Timing
+
 DURATION_BOUNDS_SECONDS = tuple(float(f"{digit}e{power}") for power in range(-3, 3) for digit in (1, 2.5, 5))
 """From 1 ms to 500 s."""
 
@@ -29,10 +31,23 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     """From the gateway's decision to the first token, queues and load included. Of those that were answered."""
 
 
+class GatewayCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway did for limits' sake: how often a request, or what it prepares for others, needed somebody else;
+    and, under ``NOPENAI_PROFILE``, how long its part took."""
+
+    lease_refills: int = 0
+    """Parts of a window that PostgreSQL was asked for."""
+    permit_requests: int = 0
+    """Requests for which the supervisor was asked whether they may run."""
+    reserve_timing: Timing = Timing()
+    settle_timing: Timing = Timing()
+
+
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
-    """What a gateway has counted, by model, since it told so last."""
+    """What a gateway has counted since it told so last."""
 
     models: dict[str, RequestCounts]
+    gateway: GatewayCounts = GatewayCounts()
 
 
 class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True, tag="counts"):
@@ -60,8 +75,20 @@ class ModelSums(msgspec.Struct, frozen=True, kw_only=True):
     """Starts after a failure."""
 
 
+class PermitSum(msgspec.Struct, frozen=True):
+    """How a limit on concurrent requests stands."""
+
+    subject: str
+    out: int
+    """Permits that requests have, or that a gateway keeps for a moment."""
+    limit: int
+
+
 class Sums(msgspec.Struct, frozen=True, kw_only=True, tag="sums"):
     """All counters of this node: every gateway process shows the same. They never go back while the supervisor
     lives, and begin with it."""
 
     models: tuple[ModelSums, ...]
+    gateways: GatewayCounts = GatewayCounts()
+    permits: tuple[PermitSum, ...] = ()
+    """Of subjects that have any out."""

@@ -1,11 +1,11 @@
 """What workers' caches counted, summed over workers that come and go. Pure."""
 
 from collections import deque
-from itertools import zip_longest
 
 from msgspec.structs import replace
 
-from inference.protocol import CacheReport, TierReport, Timing
+from inference.protocol import CacheReport, TierReport
+from inference.stopwatch import timings_added
 
 WINDOW_SECONDS = 600
 _STEP_SECONDS = 10
@@ -28,17 +28,13 @@ _TIER_COUNTERS = ("evicted_blocks", "dropped_blocks")
 def added(past: CacheReport, current: CacheReport) -> CacheReport:
     """The counters of both; all that is no counter is as ``current`` says."""
     sums = {name: getattr(past, name) + getattr(current, name) for name in _COUNTERS}
-    timings = {name: _timing_added(getattr(past, name), getattr(current, name)) for name in _TIMINGS}
+    timings = {name: timings_added(getattr(past, name), getattr(current, name)) for name in _TIMINGS}
     tiers = {"ram": _tier_added(past.ram, current.ram), "ssd": _tier_added(past.ssd, current.ssd)}
     return replace(current, **sums, **timings, **tiers)
 
 
 def _tier_added(past: TierReport, current: TierReport) -> TierReport:
     return replace(current, **{name: getattr(past, name) + getattr(current, name) for name in _TIER_COUNTERS})
-
-
-def _timing_added(past: Timing, current: Timing) -> Timing:
-    return Timing(counts=tuple(map(sum, zip_longest(past.counts, current.counts, fillvalue=0))))
 
 
 class Window:

@@ -20,7 +20,17 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from inference.durations import Histogram, added
-from inference.protocol import Counted, ModelSums, ReplicaState, RequestCounts, Sums, WorkerCounts
+from inference.protocol import (
+    Counted,
+    GatewayCounts,
+    ModelSums,
+    PermitSum,
+    ReplicaState,
+    RequestCounts,
+    Sums,
+    WorkerCounts,
+)
+from inference.stopwatch import timings_added
 from inference.supervisor.replica import Observation
 from inference.supervisor.throttle import Throttle
 
@@ -30,8 +40,10 @@ PUBLISH_SECONDS = 0.25
 class Metering:
     """Belongs to the running loop; all methods are called in it."""
 
-    def __init__(self, publish: Callable[[], None]) -> None:
-        """``publish`` is called when :meth:`view` has changed."""
+    def __init__(self, publish: Callable[[], None], permits: Callable[[], tuple[PermitSum, ...]] = tuple) -> None:
+        """``publish`` is called when :meth:`view` has changed; ``permits`` says how limits on concurrency stand."""
+        self._permits = permits
+        self._gateways = GatewayCounts()
         self._publishing = Throttle(publish, PUBLISH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, _Model] = {}
@@ -45,6 +57,7 @@ class Metering:
         for name, counts in counted.models.items():
             model = self._model(name)
             model.requests = requests_added(model.requests, counts)
+        self._gateways = gateways_added(self._gateways, counted.gateway)
         self._publishing.ask()
 
     def worker_counted(self, worker: int, model: str, counts: WorkerCounts) -> None:
@@ -82,7 +95,9 @@ class Metering:
                     restarts=model.restarts,
                 )
                 for name, model in self._models.items()
-            )
+            ),
+            gateways=self._gateways,
+            permits=self._permits(),
         )
 
     def close(self) -> None:
@@ -115,6 +130,15 @@ def requests_added(one: RequestCounts, other: RequestCounts) -> RequestCounts:
         cancelled=one.cancelled + other.cancelled,
         errors=errors,
         first_token=added(one.first_token, other.first_token),
+    )
+
+
+def gateways_added(one: GatewayCounts, other: GatewayCounts) -> GatewayCounts:
+    return GatewayCounts(
+        lease_refills=one.lease_refills + other.lease_refills,
+        permit_requests=one.permit_requests + other.permit_requests,
+        reserve_timing=timings_added(one.reserve_timing, other.reserve_timing),
+        settle_timing=timings_added(one.settle_timing, other.settle_timing),
     )
 
 

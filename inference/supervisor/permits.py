@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from inference.protocol import Acquire, Contended, Crowded, Permitted
+from inference.protocol import Acquire, Contended, Crowded, PermitSum, Permitted
 from quotas.queueing import FairQueue, Full
 
 GRACE_SECONDS = 3.0
@@ -63,9 +63,9 @@ class PermitOffice:
     def waiting(self) -> int:
         return len(self._tickets)
 
-    def in_use(self) -> dict[str, tuple[int, int]]:
-        """Of each subject how many are out, used or kept for a moment, and its limit."""
-        return {name: (subject.out, subject.limit) for name, subject in self._subjects.items()}
+    def sums(self) -> tuple[PermitSum, ...]:
+        """Of all subjects that have any out."""
+        return tuple(PermitSum(name, subject.out, subject.limit) for name, subject in self._subjects.items())
 
     def acquire(self, gateway: int, asked: Acquire, now: float) -> list[Effect]:
         for name, limit in asked.needs:

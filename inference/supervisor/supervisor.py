@@ -77,9 +77,11 @@ class Supervisor:
             record_use=lambda counts: self._store.record_use(counts),
         )
         self._tunings = Tunings(lambda tuning: self._store.record_tuning(tuning))
-        self._metering = Metering(publish=lambda: self._server.publish_sums())
         self._memory = MemoryWatch(publish=lambda: self._server.publish_pressure())
         self._permitting = Permitting()
+        self._metering = Metering(
+            publish=lambda: self._server.publish_sums(), permits=lambda: self._permitting.office.sums()
+        )
         self._server = SupervisorServer(
             self.post,
             self._view,

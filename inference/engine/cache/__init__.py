@@ -9,5 +9,4 @@ checkpoints.py    the same for models with recurrent layers, whose state can't b
 ram.py            the RAM tier
 disk.py           the SSD tier; the map of its rooms is at its top
 ranking.py        who goes first
-stopwatch.py      how long it takes
 """

@@ -14,8 +14,8 @@ from inference.engine.cache.disk import DiskTier
 from inference.engine.cache.names import BLOCK_TOKENS, BlockId, Chain, Owner
 from inference.engine.cache.ram import Block, RamTier
 from inference.engine.cache.state import Bytes, Layout, Part, Prefix, usable
-from inference.engine.cache.stopwatch import Stopwatch
 from inference.protocol import CacheReport, TierReport
+from inference.stopwatch import Stopwatch
 
 LEAST_TOKENS = 16
 """Less is computed faster than it is looked after."""

@@ -210,3 +210,31 @@ async def test_what_is_leased_tells_of_a_soft_limit_before_it_is_read(start_rig:
         await ask(rig, max_tokens=STEP_TOKENS, ignore_eos=True)
     response, _ = await ask(rig, max_tokens=1)
     assert response.headers["X-NOpenAI-Quota-Mode"] != "normal"
+
+
+async def test_how_models_stand_is_told_as_json_and_to_prometheus(start_rig: StartRig) -> None:
+    rig = await degrading(start_rig, 91.0, max_concurrent_requests=7)
+    await ask(rig)
+    async with rig.client.get("/metrics/quotas?detailed=true") as response:
+        report = await response.json()
+    big = report["per_model"]["Big"]
+    assert (big["mode"], big["level"], round(big["percent"])) == ("throttled", "throttle", 91)
+    assert big["remaining_tokens"] == LIMIT - LIMIT * 91 // 100
+    assert [each["type"] for each in big["limits"]] == ["hourly", "concurrent"]
+    assert "NOPENAI_PROFILE" in report["profiling"]
+    async with rig.client.get("/metrics") as response:
+        text = await response.text()
+    assert 'nopenai_quota_usage_percent{model="Big",type="hourly"} 91' in text
+    assert f'nopenai_quota_remaining_tokens{{model="Big"}} {big["remaining_tokens"]}' in text
+    assert 'nopenai_quota_mode{model="Big",mode="throttled"} 1' in text
+    assert 'nopenai_quota_mode{model="Small",mode="normal"} 1' in text
+
+
+async def test_health_tells_of_an_emergency_and_what_happens_without_postgresql(start_rig: StartRig) -> None:
+    rig = await degrading(start_rig, 0.0)
+    rig.feed.declare_emergency("drill")
+    async with rig.client.get("/health") as response:
+        health = await response.json()
+    assert health["status"] == "degraded"
+    assert "Only urgent requests are served: drill." in health["reasons"]
+    assert health["quotas"]["on_database_loss"] == {"Big": "closed", "Small": "closed"}

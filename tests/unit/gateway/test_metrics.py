@@ -54,6 +54,8 @@ NOTHING = Known(
     workers=(),
     caches=None,
     sums=Sums(models=()),
+    limits={},
+    modes={},
 )
 
 
@@ -79,6 +81,8 @@ def test_who_knows_nothing_yet_says_so_without_failing() -> None:
     assert shown(supervisor_connected=False) == {
         ("nopenai_build_info", "1"): 1.0,
         ("nopenai_supervisor_connected",): 0.0,
+        ("nopenai_lease_refills_total",): 0,
+        ("nopenai_permit_requests_total",): 0,
     }
 
 

@@ -366,4 +366,4 @@ async def test_never_too_many_and_never_too_few_whatever_the_order_of_events(see
             pool.used_at = float("-inf")
         gateway.keep_up()
     await begun(requests)
-    assert net.office.in_use() == {}, "all are back"
+    assert net.office.sums() == (), "all are back"

@@ -1,9 +1,10 @@
-"""How long something takes each time, as a histogram that can be summed over workers."""
+"""How long something takes each time, as a histogram that can be summed over processes."""
 
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 from inference.protocol import TIMING_BOUNDS_SECONDS, Timing
 
@@ -23,6 +24,16 @@ class Stopwatch:
         self.seconds += took
         self._counts[bisect_left(TIMING_BOUNDS_SECONDS, took)] += 1
 
+    def take(self) -> Timing:
+        """What was measured since it was taken last."""
+        timing = self.timing
+        self._counts = [0] * len(self._counts)
+        return timing
+
     @property
     def timing(self) -> Timing:
         return Timing(counts=tuple(self._counts) if any(self._counts) else ())
+
+
+def timings_added(one: Timing, other: Timing) -> Timing:
+    return Timing(counts=tuple(map(sum, zip_longest(one.counts, other.counts, fillvalue=0))))
