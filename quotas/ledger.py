@@ -83,8 +83,8 @@ class Balance:
         """With less than this available, the next part is asked for before it is needed. 0: it is not."""
         self.stale = False
         """What is available was leased under another limit, or for a window that is over."""
-        self.left: int | None = None
-        """What nobody had leased when SQL last answered; None: it was not asked yet."""
+        self.left = account.limit
+        """What nobody had leased when SQL last answered; before that, all of it."""
         self.refused_at = float("-inf")
         """When it last gave less than was needed."""
         self.used_at = float("-inf")
@@ -249,8 +249,8 @@ class Ledger:
         vain = []
         for shortage in shortages:
             balance = shortage.balance
-            known = balance.left if balance.left is not None and now - balance.refused_at < REFUSED_SECONDS else None
-            if shortage.amount > balance.account.limit or (known is not None and shortage.missing > known):
+            known = now - balance.refused_at < REFUSED_SECONDS
+            if shortage.amount > balance.account.limit or (known and shortage.missing > balance.left):
                 vain.append(shortage)
             else:
                 self._wanted[balance] = self._wanted.get(balance, 0) + shortage.missing
@@ -306,7 +306,7 @@ class Ledger:
             elif account != balance.account:
                 balance.stale = balance.account.limit != account.limit
                 balance.account = account
-                balance.left, balance.low, balance.refused_at = None, 0, float("-inf")
+                balance.left, balance.low, balance.refused_at = account.limit, 0, float("-inf")
 
     def give_back(self, now: float) -> list[tuple[Balance, int]]:
         """What is to be given back to SQL, and is ours no longer: what lies idle, is more than two parts, or was leased
@@ -319,8 +319,7 @@ class Ledger:
             surplus = 0 if balance.asking else self._surplus(balance, now)
             if surplus > 0:
                 balance.available -= surplus
-                if balance.left is not None:
-                    balance.left += surplus
+                balance.left += surplus
                 back.append((balance, surplus))
         return back
 
@@ -387,6 +386,6 @@ class Ledger:
 
 def _low(balance: Balance) -> int:
     """Near the end another process may need what is left: nothing is asked for before it is needed."""
-    if balance.left is None or balance.left < _PLENTY_PARTS * balance.part:
+    if balance.left < _PLENTY_PARTS * balance.part:
         return 0
     return (balance.part + 1) // 2

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from inference.gateway import parse
-from inference.gateway.admission import Admission, Applicant
+from inference.gateway.admission import Admission
+from inference.gateway.admitted import Applicant
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
 from inference.gateway.auth import authenticate, refuse_key_in_url, require_role
 from inference.gateway.cache_api import CacheApi

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
-from inference.gateway.admission import Admitted
+from inference.gateway.admitted import Admitted, PartMeter
 from inference.gateway.joint import begin_joint
-from inference.gateway.meters import PartMeter
 from inference.gateway.origin import Origin, prompt_prefixes
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
@@ -149,7 +148,7 @@ class Dispatcher:
             raise
         self._replicas.used(version.pk)
         if type(messages[-1]) is Failed:
-            raise admitted.meter.refused or fault_of(messages[-1])
+            raise admitted.refused or fault_of(messages[-1])
         return Answer(version, connection.worker_pid, stream, messages, queue_seconds)
 
     async def _wait_until_ready(self, version: Version, deadline: float) -> ReplicaView:
@@ -220,7 +219,7 @@ class Dispatcher:
 
 def _begin(connection: WorkerConnection, admitted: Admitted, request_id: str, patience_seconds: float) -> Stream:
     request, origin = admitted.request, admitted.applicant.origin
-    parts = admitted.meter.begin()
+    parts = admitted.begin()
     first = _work(request, connection.next_id(), request_id, origin, patience_seconds, parts[0])
     if not request.further_prompts or isinstance(first, Embed):
         return connection.begin(first, parts[0])

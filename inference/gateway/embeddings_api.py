@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from inference.gateway.admission import Admitted
+from inference.gateway.admitted import Admitted
 from inference.gateway.asgi import JSON
 from inference.gateway.call import Call
 from inference.gateway.dispatch import Answer

@@ -43,9 +43,15 @@ def _prompt_estimates(request: InferenceRequest) -> list[int]:
     if request.inputs:
         return [sum(_estimate(content) for content in request.inputs)]
     if request.messages is not None:
-        text = sum(len(message.content) + len(message.reasoning or "") for message in request.messages)
-        text += sum(len(call.arguments) for message in request.messages for call in message.tool_calls)
-        text += sum(len(tool.parameters) + len(tool.description) + len(tool.name) for tool in request.tools)
+        text = 0
+        for message in request.messages:  # loops, not sums of generators: this is on every request's way
+            text += len(message.content)
+            if message.reasoning:
+                text += len(message.reasoning)
+            for call in message.tool_calls:
+                text += len(call.arguments)
+        for tool in request.tools:
+            text += len(tool.parameters) + len(tool.description) + len(tool.name)
         return [_TOKENS_PER_PROMPT + _TOKENS_PER_MESSAGE * len(request.messages) + text // _CHARACTERS_PER_TOKEN]
     first = request.tokens if request.tokens is not None else (request.text or "") + (request.suffix or "")
     return [_estimate(content) for content in (first, *request.further_prompts)]

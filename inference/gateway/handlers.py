@@ -9,7 +9,8 @@ from functools import lru_cache
 import msgspec
 import structlog
 
-from inference.gateway.admission import Admission, Admitted, Applicant
+from inference.gateway.admission import Admission
+from inference.gateway.admitted import Admitted, Applicant
 from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
 from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
@@ -180,7 +181,7 @@ class TextHandler(InferenceHandler):
     def _count_broken(self, admitted: Admitted, error: ApiError) -> ApiError:
         """A stream that ends with an error, of which the client is told in it."""
         self._state.counting.of(admitted.applicant.model).failed(error)
-        admitted.meter.fail(error)
+        admitted.fail(error)
         return error
 
     def _shape_of(self, call: Call, request: InferenceRequest, begun: Answer) -> Shape:

@@ -53,17 +53,17 @@ class _Ticket:
 class Held:
     """A running request's permits."""
 
-    __slots__ = ("_permits", "_subjects")
+    __slots__ = ("_limits", "_permits")
 
-    def __init__(self, permits: "Permits", subjects: tuple[str, ...]) -> None:
+    def __init__(self, permits: "Permits", limits: tuple[PermitLimit, ...]) -> None:
         self._permits = permits
-        self._subjects = subjects
+        self._limits = limits
 
     def release(self) -> None:
         """It is over. Again is no error."""
-        subjects, self._subjects = self._subjects, ()
-        if subjects:
-            self._permits.released(subjects)
+        limits, self._limits = self._limits, ()
+        if limits:
+            self._permits.released([limit.subject for limit in limits])
 
 
 class Permits:
@@ -89,6 +89,10 @@ class Permits:
         pool = self._pools.get(subject)
         return 0 if pool is None else pool.in_use
 
+    def acquire_idle(self, wanted: tuple[PermitLimit, ...]) -> Held | None:
+        """Permits that lie idle here, if there is one of each subject."""
+        return Held(self, wanted) if self._take_idle(wanted) else None
+
     async def acquire(
         self,
         wanted: tuple[PermitLimit, ...],
@@ -105,7 +109,7 @@ class Permits:
             QuotaExceeded: a limit is 0, too many wait already, or it has lasted too long.
         """
         if self._take_idle(wanted):
-            return Held(self, tuple(limit.subject for limit in wanted))
+            return Held(self, wanted)
         for limit in wanted:
             if limit.limit <= 0:
                 raise _refused(limit, "so none may run.", retry_after=None)
@@ -122,18 +126,20 @@ class Permits:
             raise
         if not admitted:
             raise _refused(wanted[0], "and too many wait for their turn already.")
-        return Held(self, tuple(limit.subject for limit in wanted))
+        return Held(self, wanted)
 
     def released(self, subjects: Iterable[str]) -> None:
         back = []
+        now = time.monotonic()
         for subject in subjects:
             pool = self._pools[subject]
             pool.in_use -= 1
-            pool.used_at = time.monotonic()
+            pool.used_at = now
             if subject in self._contended:
                 pool.held -= 1
                 back.append((subject, 1))
-        self._give_back(back)
+        if back:
+            self._give_back(back)
 
     def retune(self, revision: int, limits: Mapping[str, PermitLimit]) -> None:
         """These are all limits that there are now, by their subjects."""

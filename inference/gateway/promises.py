@@ -78,6 +78,16 @@ class Promises:
         self._ledger.give_back(time.time())
         self._tell(reading=self.standings.limited)
 
+    def reserve_at_once(self, allowance: Allowance, tokens: int) -> Reservation | None:
+        """Promise a request what it needs, if it is there; None: see :meth:`reserve`."""
+        promised = self._ledger.reserve(allowance, tokens, time.time())
+        if not isinstance(promised, Reservation):
+            return None
+        self._charge(promised)
+        if self._ledger.wants_more:
+            self._ask()
+        return promised
+
     async def reserve(self, allowance: Callable[[], Allowance], tokens: int, *, owing: bool) -> Reservation | Shortage:
         """Promise a request what it needs, or say what there is not enough of.
 
@@ -148,9 +158,8 @@ class Promises:
             retry_after=max(1, round(window.ends_at - time.time())),
         )
 
-    def headers(self, allowance: Allowance) -> HeaderList:
+    def headers(self, allowance: Allowance, now: float) -> HeaderList:
         """Of the tightest limit on tokens, and of that on requests: what can still be promised."""
-        now = time.time()
         if not allowance.since <= now < allowance.until:
             return []  # nothing was asked of these windows yet
         return [*_headers(allowance.tokens, b"tokens", now), *_headers(allowance.requests, b"requests", now)]
@@ -226,21 +235,20 @@ class Promises:
 
 
 def _headers(balances: Sequence[Balance], name: bytes, now: float) -> HeaderList:
-    tightest, remaining = None, 0
-    for balance in balances:
-        left = _remaining(balance)
-        if tightest is None or left < remaining:
-            tightest, remaining = balance, left
-    if tightest is None:
+    if not balances:
         return []
+    tightest, remaining = balances[0], balances[0].left + balances[0].available
+    for balance in balances:
+        left = balance.left + balance.available
+        if left < remaining:
+            tightest, remaining = balance, left
     return [
         (b"x-ratelimit-limit-" + name, b"%d" % tightest.account.limit),
-        (b"x-ratelimit-remaining-" + name, b"%d" % remaining),
+        (b"x-ratelimit-remaining-" + name, b"%d" % max(0, remaining)),
         (b"x-ratelimit-reset-" + name, b"%ds" % max(1, tightest.window.ends_at - now)),
     ]
 
 
 def _remaining(balance: Balance) -> int:
     """What can still be promised, by all processes together, as far as this one knows."""
-    left = balance.account.limit if balance.left is None else balance.left
-    return max(0, left + balance.available)
+    return max(0, balance.left + balance.available)

@@ -37,6 +37,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     until: float = float("inf")
     """When the first of the windows that it tells of ends, in seconds since the epoch."""
 
+    @property
+    def slowed(self) -> bool:
+        """Throttled, or at its end."""
+        return self.mode is Mode.THROTTLED or self.mode is Mode.HARD_LIMIT
+
 
 NORMAL = Standing()
 
@@ -105,7 +110,7 @@ class Standings:
     def leased(self, balance: Balance) -> None:
         """SQL has just said what is left of it."""
         model = self._models.get(balance.account.key)
-        if model is None or balance.left is None:
+        if model is None:
             return
         seen = self._of(model, balance.account.key, balance.window)
         # What others hold and have not used yet is no more than two parts each.

@@ -9,9 +9,11 @@ class UsageBook:
     """What was counted since it was taken last. Owned by the event loop."""
 
     def __init__(self) -> None:
-        self._counts: Counts = {}
+        self._counts: dict[tuple[int, int | None, str, str], UsageCounts] = {}
 
-    def add(self, key: UsageKey, counts: UsageCounts) -> None:
+    def add(self, hour: int, key_pk: int | None, tenant: str, model: str, counts: UsageCounts) -> None:
+        """``counts`` are the book's from here on."""
+        key = hour, key_pk, tenant, model
         known = self._counts.get(key)
         if known is None:
             self._counts[key] = counts
@@ -19,8 +21,11 @@ class UsageBook:
             known.add(counts)
 
     def take(self) -> Counts:
-        counts, self._counts = self._counts, {}
-        return counts
+        taken, self._counts = self._counts, {}
+        return {
+            UsageKey(hour=hour, key_pk=key_pk, tenant=tenant, model=model): counts
+            for (hour, key_pk, tenant, model), counts in taken.items()
+        }
 
 
 def merge(into: Counts, more: Counts) -> None:

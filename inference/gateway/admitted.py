@@ -1,4 +1,5 @@
-"""What a request really uses: counted by its worker's messages, also after its client has left, and settled once.
+"""A request that is being served, and what it really uses: counted by its worker's messages, also after its client has
+left, and settled once.
 
 A request is sent to a worker in one part, or in one for each of its prompts. A worker counts exactly, never goes beyond
 what a part was granted, and asks for more.
@@ -6,16 +7,24 @@ what a part was granted, and asks for more.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Protocol
 
 import msgspec
 
+from inference.gateway.asgi import ClientGone
 from inference.gateway.estimates import STEP_TOKENS, burst_exceeded
+from inference.gateway.origin import Origin
+from inference.gateway.parse import InferenceRequest
+from inference.gateway.permits import Held
+from inference.gateway.terms import Terms
 from inference.gateway.workers import Meter, WorkerConnection
 from inference.protocol import Accepted, Delta, Embedded, Failed, Finished, FinishReason, Grant, Wants
+from quotas.callers import Caller
 from quotas.ledger import Reservation
+from registry.catalogue import Version
 from registry.errors import ApiError, QuotaExceeded
+from routing.decision import Decision
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,76 +42,121 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
 NOTHING = Used()
 
 
-class Grants(Protocol):
-    """Where a request's promises come from: :class:`inference.gateway.promises.Promises`."""
+class Applicant(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that asks to be served."""
 
+    request: InferenceRequest
+    decision: Decision
+    caller: Caller | None
+    origin: Origin
+
+    @property
+    def model(self) -> str:
+        return self.decision.version.model
+
+
+class Promise(msgspec.Struct, frozen=True):
+    """What an admitted request has."""
+
+    terms: Terms
+    held: Held | None
+    """Its place among those that run at once. None: their number is not limited."""
+    reservation: Reservation | None
+    """None: its tokens are not limited."""
+    grants: list[int] | None
+    """To each of its prompts. None likewise."""
+
+
+class Desk(Protocol):
+    """Who has admitted it: :class:`inference.gateway.admission.Admission`."""
+
+    tasks: set[asyncio.Task[None]]
+    """Of requests that wait for a grant."""
+
+    def hour(self) -> int: ...
+    async def promise(self, applicant: Applicant) -> Promise: ...
     async def extend(self, reservation: Reservation, tokens: int) -> bool: ...
     def refusal(self, reservation: Reservation, tokens: int) -> QuotaExceeded | None: ...
+    def withdraw(self, promise: Promise) -> None: ...
+    def over(self, admitted: "Admitted", promise: Promise, used: Used) -> None: ...
 
 
-class RequestMeter:
-    """What one request was promised and uses. It is over when its client waits no more and its workers have said so."""
+class Admitted:
+    """A request that is being served, while it is entered. It is over when its client waits no more and its workers
+    have said so."""
 
     __slots__ = (
-        "_burst",
-        "_choices",
         "_closed",
-        "_grants",
+        "_desk",
         "_open",
-        "_over",
-        "_promises",
-        "_reservation",
+        "_promise",
         "_used",
+        "applicant",
         "began",
         "failed",
+        "hour",
         "refused",
-        "tasks",
+        "ways",
     )
 
-    def __init__(
-        self,
-        promises: Grants,
-        reservation: Reservation | None,
-        grants: Sequence[int | None],
-        *,
-        burst: int | None,
-        choices: int,
-        over: Callable[[Used], None],
-        tasks: "set[asyncio.Task[None]]",
-    ) -> None:
-        """
-        Args:
-            grants: to each of its prompts; None: nothing limits it.
-            over: is told once, when the request is over, what it used.
-            tasks: keeps those that wait for a grant alive.
-        """
-        self._promises = promises
-        self._reservation = reservation
-        self._grants = grants
-        self._burst = burst
-        self._choices = choices
-        self._over = over
-        self.tasks = tasks
+    def __init__(self, desk: Desk, applicant: Applicant, promise: Promise, ways: tuple[str, ...] = ()) -> None:
+        self._desk = desk
+        self.applicant = applicant
+        self._promise: Promise | None = promise
         self._open: set[PartMeter] = set()
         self._used = NOTHING
         self._closed = False
+        self.ways = ways
+        """How it was treated for a limit's sake: ``paced``, ``capped``, ``sibling``."""
         self.began = time.monotonic()
+        self.hour = desk.hour()
+        """In which it was admitted."""
         self.refused: QuotaExceeded | None = None
         """Why its prompt can't be computed, though it was admitted: it is longer than was estimated."""
         self.failed = False
         """For a reason of the server's."""
 
+    @property
+    def request(self) -> InferenceRequest:
+        return self.applicant.request
+
+    @property
+    def decision(self) -> Decision:
+        return self.applicant.decision
+
+    def __enter__(self) -> "Admitted":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        """Nobody waits for its answer any more."""
+        if isinstance(fault, Exception) and not isinstance(fault, ClientGone):
+            self.fail(fault)
+        self._closed = True
+        self._end()
+
+    async def serve_by(self, version: Version) -> None:
+        """Another of its candidates is to answer. If that is of another model, its limits are charged, and only they.
+
+        Raises as :meth:`Admission.promise`.
+        """
+        if version.model != self.applicant.model and self._promise is not None:
+            index = self.decision.candidates.index(version)
+            promise, self._promise = self._promise, None
+            self._desk.withdraw(promise)
+            decision = msgspec.structs.replace(self.decision, index=index)
+            self.applicant = msgspec.structs.replace(self.applicant, decision=decision)
+            self._promise = await self._desk.promise(self.applicant)
+
     def begin(self) -> "list[PartMeter]":
         """It is sent to a worker, for the first time or again, when what an earlier one did costs nothing: the meters
         of its prompts."""
-        parts = [PartMeter(self, granted) for granted in self._grants]
+        grants = self._promise.grants if self._promise is not None else None
+        if grants is None:
+            parts = [PartMeter(self, None) for _ in range(1 + len(self.request.further_prompts))]
+        else:
+            parts = [PartMeter(self, granted) for granted in grants]
         self._open, self._used = set(parts), NOTHING
         return parts
-
-    def close(self) -> None:
-        """Nobody waits for its answer any more."""
-        self._closed = True
-        self._settle()
 
     def fail(self, fault: BaseException) -> None:
         """It ended so."""
@@ -112,39 +166,41 @@ class RequestMeter:
         if part in self._open:  # else it was of an earlier attempt
             self._open.discard(part)
             self._used = used if self._used is NOTHING else _sum(self._used, used)
-            self._settle()
+            self._end()
 
     async def grant_more(self, part: "PartMeter", least: int) -> bool:
         """False: that is all it gets."""
-        reservation = self._reservation
-        assert reservation is not None, "who was granted a number of tokens has a reservation"
-        wanted = max(least, STEP_TOKENS * self._choices)
-        if self._burst is not None:
-            wanted = min(wanted, self._burst - reservation.tokens)
+        promise = self._promise
+        if promise is None or promise.reservation is None:  # it is over
+            return False
+        reservation, burst = promise.reservation, promise.terms.limits.burst
+        wanted = max(least, STEP_TOKENS * self.request.n)
+        if burst is not None:
+            wanted = min(wanted, burst - reservation.tokens)
         if wanted < least:
-            self.refused = burst_exceeded(self._burst or 0, reservation.tokens + least)
+            self.refused = burst_exceeded(burst or 0, reservation.tokens + least)
             return False
         for tokens in dict.fromkeys((wanted, least)):
-            if not reservation.settled and await self._promises.extend(reservation, tokens):
+            if not reservation.settled and await self._desk.extend(reservation, tokens):
                 part.granted = (part.granted or 0) + tokens
                 return True
         if not reservation.settled:
-            self.refused = self._promises.refusal(reservation, least)
+            self.refused = self._desk.refusal(reservation, least)
         return False
 
     def later(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
         task = asyncio.get_running_loop().create_task(self._answer(part, least, connection, request_id))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._desk.tasks.add(task)
+        task.add_done_callback(self._desk.tasks.discard)
 
     async def _answer(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
         more = await self.grant_more(part, least)
         connection.grant(Grant(id=request_id, tokens=part.granted or 0, last=not more))
 
-    def _settle(self) -> None:
-        if self._closed and not self._open:
-            over, self._over = self._over, _nothing_more
-            over(self._used)
+    def _end(self) -> None:
+        if self._closed and not self._open and self._promise is not None:
+            promise, self._promise = self._promise, None
+            self._desk.over(self, promise, self._used)
 
 
 class PartMeter(Meter):
@@ -152,7 +208,7 @@ class PartMeter(Meter):
 
     __slots__ = ("_prompt_tokens", "_request", "_tokens", "granted")
 
-    def __init__(self, request: RequestMeter, granted: int | None) -> None:
+    def __init__(self, request: Admitted, granted: int | None) -> None:
         self._request = request
         self.granted = granted
         self._prompt_tokens = 0
@@ -200,7 +256,3 @@ def _sum(one: Used, other: Used) -> Used:
         cached_tokens=one.cached_tokens + other.cached_tokens,
         completion_tokens=one.completion_tokens + other.completion_tokens,
     )
-
-
-def _nothing_more(used: Used) -> None:
-    """It was over already."""
