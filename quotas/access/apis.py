@@ -1,5 +1,6 @@
 """Tenants and API keys over REST, for admins."""
 
+from datetime import timedelta
 from typing import ClassVar
 
 from drf_spectacular.utils import extend_schema
@@ -24,7 +25,8 @@ class TenantListView(AdminView):
     @extend_schema(request=serializers.TenantCreate, responses={201: serializers.TenantOut}, tags=["access"])
     def post(self, request: Request) -> Response:
         """Create a tenant."""
-        tenant = services.tenant_create(**parsed(serializers.TenantCreate, request))
+        settings = parsed(serializers.TenantCreate, request)
+        tenant = services.tenant_create(name=settings.pop("name"), settings=settings)
         return Response(serializers.TenantOut(selectors.tenant_find(name=tenant.name)).data, status=201)
 
 
@@ -32,6 +34,12 @@ class TenantView(AdminView):
     @extend_schema(responses=serializers.TenantOut, tags=["access"])
     def get(self, request: Request, name: str) -> Response:
         """One tenant."""
+        return Response(serializers.TenantOut(selectors.tenant_find(name=name)).data)
+
+    @extend_schema(request=serializers.TenantPatch, responses=serializers.TenantOut, tags=["access"])
+    def patch(self, request: Request, name: str) -> Response:
+        """Change its share or limits; what is not named stays, and what was used of a window counts."""
+        services.tenant_update(name=name, changes=parsed(serializers.TenantPatch, request))
         return Response(serializers.TenantOut(selectors.tenant_find(name=name)).data)
 
 
@@ -62,13 +70,21 @@ class KeyListView(AdminView):
     @extend_schema(request=serializers.KeyCreate, responses={201: serializers.NewKeyOut}, tags=["access"])
     def post(self, request: Request) -> Response:
         """Create an API key. Its secret is in this answer and nowhere else."""
-        return _new_key(*services.key_create(**parsed(serializers.KeyCreate, request)))
+        settings = parsed(serializers.KeyCreate, request)
+        plain = {name: settings.pop(name) for name in ("tenant", "name", "role", "expires_at") if name in settings}
+        return _new_key(*services.key_create(**plain, settings=settings))
 
 
 class KeyView(AdminView):
     @extend_schema(responses=serializers.KeyOut, tags=["access"])
     def get(self, request: Request, pk: int) -> Response:
         """One API key, without its secret."""
+        return Response(serializers.KeyOut(selectors.key_find(key_pk=pk)).data)
+
+    @extend_schema(request=serializers.KeyPatch, responses=serializers.KeyOut, tags=["access"])
+    def patch(self, request: Request, pk: int) -> Response:
+        """Change its name, expiry, limits or what it may ask for; what is not named stays. Its role never changes."""
+        services.key_update(key_pk=pk, changes=parsed(serializers.KeyPatch, request))
         return Response(serializers.KeyOut(selectors.key_find(key_pk=pk)).data)
 
 
@@ -81,11 +97,12 @@ class KeyRevokeView(AdminView):
 
 
 class KeyRotateView(AdminView):
-    @extend_schema(request=EmptyInput, responses={201: serializers.NewKeyOut}, tags=["access"])
+    @extend_schema(request=serializers.KeyRotate, responses={201: serializers.NewKeyOut}, tags=["access"])
     def post(self, request: Request, pk: int) -> Response:
-        """Replace a key by a new one and revoke it."""
-        parsed(EmptyInput, request)
-        return _new_key(*services.key_rotate(key_pk=pk))
+        """Replace a key by a new one, which has its rights and shares its limits. The old one is revoked, at once or
+        after an overlap."""
+        seconds = parsed(serializers.KeyRotate, request).get("overlap_seconds", 0)
+        return _new_key(*services.key_rotate(key_pk=pk, overlap=timedelta(seconds=seconds)))
 
 
 def _new_key(key: ApiKey, secret: str) -> Response:

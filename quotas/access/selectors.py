@@ -1,5 +1,7 @@
 """Reads of tenants, API keys and cache partitions."""
 
+from datetime import datetime
+
 import structlog
 from django.conf import settings
 from django.db.models import Count, Q, QuerySet
@@ -62,7 +64,12 @@ def partitions_unopened() -> list[str]:
 
 
 def keys_list() -> QuerySet[ApiKey]:
-    return ApiKey.objects.select_related("tenant")
+    return ApiKey.objects.select_related("tenant", "use")
+
+
+def last_used_at(key: ApiKey) -> datetime | None:
+    """None: never."""
+    return key.use.used_at if hasattr(key, "use") else None
 
 
 def key_find(*, key_pk: int) -> ApiKey:

@@ -1,53 +1,92 @@
 """Writes of tenants and API keys. Those of cache partitions, in :mod:`quotas.partitions`, are offered here too."""
 
 import shlex
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
 
 import structlog
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from quotas import callers
-from quotas.callers import Role
+from quotas.caller_limits import HIGHEST_LIMIT, HIGHEST_WEIGHT, LIMIT_FIELDS, LOWEST_WEIGHT
+from quotas.callers import HIGHEST_PRIORITY, Role
 from quotas.models import ApiKey, Tenant
 from quotas.partitions import partition_ensure, partition_erase
 from registry.errors import Conflict, InvalidRequest, NotFound
+from registry.services import model_named
 
 __all__ = [
     "key_create",
     "key_revoke",
     "key_rotate",
+    "key_update",
     "keys_used",
     "partition_ensure",
     "partition_erase",
     "tenant_create",
     "tenant_default",
+    "tenant_update",
 ]
 
 log = structlog.get_logger(module="quotas")
+
+_ALLOWED = ("allowed_models", "allowed_routes")
+TENANT_SETTINGS = ("weight", *LIMIT_FIELDS)
+KEY_SETTINGS = ("max_priority", *_ALLOWED, *LIMIT_FIELDS)
+"""What may be set beside their names."""
+
+ROUTES = ("auto",)
+"""Those that there are."""
+
+LONGEST_OVERLAP = timedelta(days=30)
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 DEFAULT_TENANT = "default"
 """Owns the keys of installations that know one tenant only, and what is done without a key. Made on demand."""
 
 
-def tenant_create(*, name: str) -> Tenant:
+def tenant_create(*, name: str, settings: Mapping[str, Any] = _NOTHING) -> Tenant:
     """A new tenant.
 
+    Args:
+        settings: ``weight`` and limits (:data:`TENANT_SETTINGS`) that are not the default ones.
+
     Raises:
-        InvalidRequest: the name is empty or too long.
+        InvalidRequest: the name is empty or too long, or a setting is out of range.
         Conflict: the name is taken.
     """
     name = _name_checked(name, param="name", longest=100)
     if not name:
         raise InvalidRequest("A tenant needs a name.", param="name")
+    checked = _settings_checked(settings, TENANT_SETTINGS)
     try:
         with transaction.atomic():
-            tenant = Tenant.objects.create(name=name)
+            tenant = Tenant.objects.create(name=name, **checked)
             partition_ensure(tenant=tenant)
             return tenant
     except IntegrityError as fault:
         raise Conflict(f"There is a tenant named '{name}' already.", param="name") from fault
+
+
+def tenant_update(*, name: str, changes: Mapping[str, Any]) -> Tenant:
+    """Change what is named of :data:`TENANT_SETTINGS`; the rest stays. What was used of a window counts.
+
+    Raises:
+        NotFound: there is no such tenant.
+        InvalidRequest: a setting is out of range.
+    """
+    checked = _settings_checked(changes, TENANT_SETTINGS)
+    with transaction.atomic():
+        tenant = Tenant.objects.select_for_update().filter(name=name).first()
+        if tenant is None:
+            raise NotFound(f"There is no tenant '{name}'.", code="tenant_not_found")
+        _change(tenant, checked)
+    log.info("Tenant changed", tenant=name, changed=sorted(checked))
+    return tenant
 
 
 @transaction.atomic
@@ -64,17 +103,21 @@ def key_create(
     name: str = "",
     role: str = Role.INFERENCE,
     expires_at: datetime | None = None,
+    settings: Mapping[str, Any] = _NOTHING,
 ) -> tuple[ApiKey, str]:
     """A new key and its secret, which is not kept: show it now or never.
 
+    Args:
+        settings: what it may ask for, and its limits (:data:`KEY_SETTINGS`), where they are not the default ones.
+
     Raises:
-        InvalidRequest: an unknown role, a name that is too long, or an expiry that has passed.
+        InvalidRequest: an unknown role or model, a name that is too long, an expiry that has passed, or a setting that
+            is out of range.
         NotFound: there is no such tenant (``default`` is made on demand).
     """
     if role not in list(Role):
         raise InvalidRequest(f"There is no role '{role}': use one of {', '.join(Role)}.", param="role")
-    if expires_at is not None and expires_at <= timezone.now():
-        raise InvalidRequest("The expiry lies in the past.", param="expires_at")
+    _refuse_past(expires_at)
     secret = callers.secret_make()
     key = ApiKey.objects.create(
         tenant=_tenant_for_key(tenant),
@@ -83,9 +126,31 @@ def key_create(
         digest=callers.digest(secret),
         role=role,
         expires_at=expires_at,
+        **_settings_checked(settings, KEY_SETTINGS),
     )
     log.info("API key created", key=key.prefix, role=key.role, tenant=tenant)
     return key, secret
+
+
+def key_update(*, key_pk: int, changes: Mapping[str, Any]) -> ApiKey:
+    """Change what is named of ``name``, ``expires_at`` and :data:`KEY_SETTINGS`; the rest stays. Gateways follow within
+    a second; what was used of a window counts.
+
+    Raises:
+        NotFound: there is no such key.
+        Conflict: it was revoked.
+        InvalidRequest: as :func:`key_create`.
+    """
+    plain = {name: changes[name] for name in ("name", "expires_at") if name in changes}
+    checked = _settings_checked({name: changes[name] for name in changes if name not in plain}, KEY_SETTINGS)
+    if "name" in plain:
+        plain["name"] = _name_checked(plain["name"], param="name", longest=100)
+    _refuse_past(plain.get("expires_at"))
+    with transaction.atomic():
+        key = _unrevoked_for_update(key_pk)
+        _change(key, plain | checked)
+    log.info("API key changed", key=key.prefix, tenant=key.tenant.name, changed=sorted(plain | checked))
+    return key
 
 
 def key_revoke(*, key_pk: int) -> ApiKey:
@@ -104,22 +169,38 @@ def key_revoke(*, key_pk: int) -> ApiKey:
 
 
 @transaction.atomic
-def key_rotate(*, key_pk: int) -> tuple[ApiKey, str]:
-    """A new key in the place of an old one, which is revoked.
+def key_rotate(*, key_pk: int, overlap: timedelta = timedelta(0)) -> tuple[ApiKey, str]:
+    """A new key in the place of an old one: with its rights and limits, of which both together have what one had.
+
+    Args:
+        overlap: so long the old one goes on working; without, it is revoked at once.
 
     Raises:
         NotFound: there is no such key.
         Conflict: it was revoked already.
-        InvalidRequest: it has expired.
+        InvalidRequest: it has expired, or the overlap is negative or too long.
     """
-    old = ApiKey.objects.select_for_update().filter(pk=key_pk).first()
-    if old is None:
-        raise NotFound(f"There is no API key {key_pk}.")
-    if old.revoked_at is not None:
-        raise Conflict(f"The key {old.prefix}… was revoked: create a new one.")
-    new = key_create(tenant=old.tenant.name, name=old.name, role=old.role, expires_at=old.expires_at)
-    key_revoke(key_pk=key_pk)
-    return new
+    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+        raise InvalidRequest(
+            f"The overlap must be between 0 and {LONGEST_OVERLAP.days} days ({LONGEST_OVERLAP.days * 86_400} s).",
+            param="overlap_seconds",
+        )
+    old = _unrevoked_for_update(key_pk)
+    key, secret = key_create(
+        tenant=old.tenant.name,
+        name=old.name,
+        role=old.role,
+        expires_at=old.expires_at,
+        settings={name: getattr(old, name) for name in KEY_SETTINGS if name not in _ALLOWED},
+    )
+    inherited = {name: getattr(old, name) for name in (*_ALLOWED, "line")}  # models that are gone stay allowed
+    _change(key, {**inherited, "rotated_from": old})
+    if overlap:
+        ends = timezone.now() + overlap
+        _change(old, {"expires_at": ends if old.expires_at is None else min(ends, old.expires_at)})
+    else:
+        key_revoke(key_pk=key_pk)
+    return key, secret
 
 
 def keys_used(*, used_at: Mapping[int, datetime]) -> None:
@@ -157,3 +238,62 @@ def _name_checked(name: str, *, param: str, longest: int) -> str:
     if not name.isprintable():
         raise InvalidRequest("Control characters are not allowed here.", param=param)
     return name
+
+
+def _unrevoked_for_update(key_pk: int) -> ApiKey:
+    """Raises NotFound or Conflict."""
+    key = ApiKey.objects.select_for_update(of=("self",)).select_related("tenant").filter(pk=key_pk).first()
+    if key is None:
+        raise NotFound(f"There is no API key {key_pk}.")
+    if key.revoked_at is not None:
+        raise Conflict(f"The key {key.prefix}… was revoked: create a new one.")
+    return key
+
+
+def _change(row: ApiKey | Tenant, changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        setattr(row, name, value)
+    if changes:
+        row.save(update_fields=list(changes))
+
+
+def settings_checked(settings: Mapping[str, Any]) -> None:
+    """Of a key. Raises InvalidRequest, naming the field and what is allowed."""
+    _settings_checked(settings, KEY_SETTINGS)
+
+
+def _settings_checked(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Raises InvalidRequest, naming the field and what is allowed."""
+    for name, value in settings.items():
+        if name not in known:
+            raise InvalidRequest(f"There is no setting '{name}': there are {', '.join(known)}.", param=name)
+        if name in LIMIT_FIELDS and value is not None and not 0 <= value <= HIGHEST_LIMIT:
+            raise InvalidRequest(f"'{name}' must be between 0 and {HIGHEST_LIMIT}, or null for none.", param=name)
+    if not 0 <= settings.get("max_priority", 0) <= HIGHEST_PRIORITY:
+        raise InvalidRequest(f"'max_priority' must be between 0 and {HIGHEST_PRIORITY}.", param="max_priority")
+    if not LOWEST_WEIGHT <= settings.get("weight", 1.0) <= HIGHEST_WEIGHT:
+        raise InvalidRequest(f"'weight' must be between {LOWEST_WEIGHT} and {HIGHEST_WEIGHT:g}.", param="weight")
+    return {**settings, **_allowed_checked(settings)}
+
+
+def _allowed_checked(settings: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """Lists without repetition, in order; None: all."""
+    checked: dict[str, list[str] | None] = {}
+    for name in _ALLOWED:
+        if name in settings:
+            names = settings[name]
+            checked[name] = None if names is None else sorted(set(names))
+    for model in checked.get("allowed_models") or ():
+        try:
+            model_named(name=model)
+        except NotFound as unknown:
+            raise InvalidRequest(unknown.message, param="allowed_models", code="model_not_found") from unknown
+    for route in checked.get("allowed_routes") or ():
+        if route not in ROUTES:
+            raise InvalidRequest(f"There is no route '{route}': there is {', '.join(ROUTES)}.", param="allowed_routes")
+    return checked
+
+
+def _refuse_past(expires_at: datetime | None) -> None:
+    if expires_at is not None and expires_at <= timezone.now():
+        raise InvalidRequest("The expiry lies in the past.", param="expires_at")

@@ -1,5 +1,7 @@
 """Tenants and API keys over REST, as an admin."""
 
+import time
+
 import pytest
 from rest_framework.test import APIClient
 
@@ -70,3 +72,64 @@ def test_an_unknown_key_is_404(admin: APIClient, path: str) -> None:
     assert admin.get(path).status_code == 404
     assert admin.post(f"{path}/revoke").status_code == 404
     assert admin.post(f"{path}/rotate").status_code == 404
+
+
+def test_a_key_s_limits_are_changed_in_part(admin: APIClient) -> None:
+    body = {"tokens_per_hour": 100, "requests_per_minute": 6, "max_priority": 8, "allowed_routes": ["auto"]}
+    made = admin.post("/api/v1/keys", body, format="json").json()
+    assert {name: made[name] for name in body} == body
+    changed = admin.patch(f"/api/v1/keys/{made['id']}", {"tokens_per_hour": None}, format="json").json()
+    assert (changed["tokens_per_hour"], changed["requests_per_minute"], changed["last_used_at"]) == (None, 6, None)
+    assert "secret" not in changed
+
+
+def test_a_tenant_s_share_and_limits_are_changed_in_part(admin: APIClient) -> None:
+    admin.post("/api/v1/tenants", {"name": "acme", "weight": 2, "tokens_per_month": 10}, format="json")
+    changed = admin.patch("/api/v1/tenants/acme", {"tokens_per_month": 20}, format="json").json()
+    assert (changed["weight"], changed["tokens_per_month"], changed["tokens_per_day"]) == (2.0, 20, None)
+    assert admin.patch("/api/v1/tenants/nobody", {}, format="json").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tokens_per_hour": -1}, "tokens_per_hour"),
+        ({"tokens_per_hour": 2**53 + 1}, "tokens_per_hour"),
+        ({"tokens_per_hour": "5"}, "tokens_per_hour"),
+        ({"tokens_per_hour": 1.5}, "tokens_per_hour"),
+        ({"requests_per_minute": True}, "requests_per_minute"),
+        ({"max_concurrent_requests": -3}, "max_concurrent_requests"),
+        ({"max_priority": 11}, "max_priority"),
+        ({"max_priority": None}, "max_priority"),
+        ({"allowed_models": "one"}, "allowed_models"),
+        ({"allowed_models": ["nope"]}, "allowed_models"),
+        ({"allowed_routes": ["nope"]}, "allowed_routes"),
+        ({"role": "admin"}, "role"),
+        ({"tenant": "other"}, "tenant"),
+        ({"tokens_per_century": 1}, "tokens_per_century"),
+    ],
+)
+def test_a_bad_change_of_a_key_is_refused_naming_the_field(
+    admin: APIClient, body: dict[str, object], param: str
+) -> None:
+    key = admin.post("/api/v1/keys", {}, format="json").json()
+    response = admin.patch(f"/api/v1/keys/{key['id']}", body, format="json")
+    assert response.status_code == 400, response.json()
+    assert response.json()["error"]["param"].partition(".")[0] == param
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1001, "2", None])
+def test_a_weight_has_its_bounds(admin: APIClient, weight: object) -> None:
+    response = admin.post("/api/v1/tenants", {"name": "acme", "weight": weight}, format="json")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "weight")
+
+
+def test_a_rotated_key_works_beside_the_new_one_for_a_while(admin: APIClient) -> None:
+    old = admin.post("/api/v1/keys", {}, format="json").json()
+    new = admin.post(f"/api/v1/keys/{old['id']}/rotate", {"overlap_seconds": 60}, format="json").json()
+    for key in (old, new):
+        caller = selectors.caller_find(callers.digest(key["secret"]))
+        assert caller is not None and not caller.expired(time.time())
+    assert new["rotated_from"] == old["id"]
+    bad = admin.post(f"/api/v1/keys/{new['id']}/rotate", {"overlap_seconds": 31 * 86_400}, format="json")
+    assert (bad.status_code, bad.json()["error"]["param"]) == (400, "overlap_seconds")
