@@ -1,10 +1,11 @@
-"""``manage.py keys create|list|rotate|revoke|tenants|tenant-create``."""
+"""``manage.py keys create|list|show|update|rotate|revoke|tenants|tenant-create|tenant-update``."""
 
+import argparse
 import json
 import re
 import shlex
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,10 +14,13 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from quotas.access import selectors, services
+from quotas.caller_limits import LIMIT_FIELDS
 from quotas.callers import Role
 from quotas.models import ApiKey
 from registry.command import Action, OperatorCommand
 
+_SPAN = r"([1-9][0-9]{0,3})([mhdw])"
+_KEY_HELP = "its number, or how its secret begins"
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -29,38 +33,67 @@ class Command(OperatorCommand):
         create.add_argument("--name", default="", help="what it is for")
         create.add_argument("--role", default=Role.INFERENCE, choices=[role.value for role in Role])
         create.add_argument("--tenant", default=services.DEFAULT_TENANT, help="whose it is; `default` if absent")
-        create.add_argument("--expires", type=_expiry, help="a date, a time (ISO 8601), or a span such as 12h, 30d, 8w")
+        _add_key_settings(create)
+        update = commands.add_parser("update", help="change a key; what is not named stays")
+        update.add_argument("key", help=_KEY_HELP)
+        update.add_argument("--name", default=argparse.SUPPRESS, help="what it is for")
+        _add_key_settings(update)
+        show = commands.add_parser("show", help="show all of one key but its secret, as JSON")
+        show.add_argument("key", help=_KEY_HELP)
         listing = commands.add_parser("list", help="show all keys, without their secrets")
         listing.add_argument("--json", action="store_true", help="one JSON object a line")
         rotate = commands.add_parser("rotate", help="replace a key by a new one and revoke it")
-        rotate.add_argument("key", help="its number, or how its secret begins")
+        rotate.add_argument("key", help=_KEY_HELP)
+        rotate.add_argument(
+            "--overlap", type=_span, default=timedelta(0), help="so long the old one works on: 30m, 12h, 7d"
+        )
         revoke = commands.add_parser("revoke", help="make a key useless for good")
-        revoke.add_argument("key", help="its number, or how its secret begins")
+        revoke.add_argument("key", help=_KEY_HELP)
         commands.add_parser("tenants", help="show all tenants")
         tenant = commands.add_parser(
             "tenant-create", help="make a tenant: keys of its own, a part of the cache of its own"
         )
         tenant.add_argument("name")
+        _add_tenant_settings(tenant)
+        change = commands.add_parser("tenant-update", help="change a tenant; what is not named stays")
+        change.add_argument("name")
+        _add_tenant_settings(change)
 
     def actions(self) -> Mapping[str, Action]:
         return {
             "create": self._create,
+            "update": self._update,
+            "show": self._show,
             "list": self._list,
             "rotate": self._rotate,
             "revoke": self._revoke,
             "tenants": self._tenants,
             "tenant-create": self._tenant_create,
+            "tenant-update": self._tenant_update,
         }
 
     def _create(self, options: dict[str, Any]) -> None:
         self._show_secret(
             *services.key_create(
-                tenant=options["tenant"], name=options["name"], role=options["role"], expires_at=options["expires"]
+                tenant=options["tenant"],
+                name=options["name"],
+                role=options["role"],
+                expires_at=options.get("expires_at"),
+                settings=_named(options, services.KEY_SETTINGS),
             )
         )
 
+    def _update(self, options: dict[str, Any]) -> None:
+        changes = _named(options, ("name", "expires_at", *services.KEY_SETTINGS))
+        key = services.key_update(key_pk=selectors.key_by_name(options["key"]).pk, changes=changes)
+        self.stderr.write(f"Key {key.pk} ({key.prefix}…): {', '.join(changes) or 'nothing'} changed.")
+
+    def _show(self, options: dict[str, Any]) -> None:
+        self.stdout.write(json.dumps(_record(selectors.key_by_name(options["key"])), indent=2))
+
     def _rotate(self, options: dict[str, Any]) -> None:
-        self._show_secret(*services.key_rotate(key_pk=selectors.key_by_name(options["key"]).pk))
+        key = selectors.key_by_name(options["key"])
+        self._show_secret(*services.key_rotate(key_pk=key.pk, overlap=options["overlap"]))
 
     def _show_secret(self, key: ApiKey, secret: str) -> None:
         """The secret alone goes to standard output, so that ``KEY=$(manage.py keys create)`` works."""
@@ -80,8 +113,11 @@ class Command(OperatorCommand):
         if not keys:
             self.stderr.write("There are no API keys yet: `.venv/bin/python manage.py keys create` makes one.")
             return
-        rows = [("NUMBER", "BEGINS", "TENANT", "ROLE", "STATE", "NAME")]
-        rows += [(str(key.pk), f"{key.prefix}…", key.tenant.name, key.role, _until(key), key.name) for key in keys]
+        rows = [("NUMBER", "BEGINS", "TENANT", "ROLE", "STATE", "USED", "NAME")]
+        rows += [
+            (str(key.pk), f"{key.prefix}…", key.tenant.name, key.role, _until(key), _used(key), key.name)
+            for key in keys
+        ]
         self.table(rows)
 
     def _revoke(self, options: dict[str, Any]) -> None:
@@ -93,11 +129,67 @@ class Command(OperatorCommand):
             self.stdout.write(tenant.name)
 
     def _tenant_create(self, options: dict[str, Any]) -> None:
-        tenant = services.tenant_create(name=options["name"])
+        tenant = services.tenant_create(name=options["name"], settings=_named(options, services.TENANT_SETTINGS))
         self.stdout.write(
             f"There is a tenant '{tenant.name}' now. A key of it: "
             f".venv/bin/python manage.py keys create --tenant {shlex.quote(tenant.name)}"
         )
+
+    def _tenant_update(self, options: dict[str, Any]) -> None:
+        changes = _named(options, services.TENANT_SETTINGS)
+        services.tenant_update(name=options["name"], changes=changes)
+        self.stderr.write(f"Tenant '{options['name']}': {', '.join(changes) or 'nothing'} changed.")
+
+
+def _add_key_settings(parser: CommandParser) -> None:
+    """Those that are not given are not named at all, so that an update leaves them alone."""
+    parser.add_argument(
+        "--expires",
+        dest="expires_at",
+        type=_expiry,
+        default=argparse.SUPPRESS,
+        help="a date, a time (ISO 8601), or a span such as 12h, 30d, 8w",
+    )
+    parser.add_argument("--max-priority", type=int, default=argparse.SUPPRESS, help="0-10")
+    for what in ("model", "route"):
+        parser.add_argument(
+            f"--allow-{what}",
+            dest=f"allowed_{what}s",
+            action="append",
+            default=argparse.SUPPRESS,
+            metavar=what.upper(),
+            help=f"a {what} that it may ask for, once for each; none given: all",
+        )
+    _add_limits(parser)
+
+
+def _add_tenant_settings(parser: CommandParser) -> None:
+    parser.add_argument("--weight", type=float, default=argparse.SUPPRESS, help="its share where tenants take turns")
+    _add_limits(parser)
+
+
+def _add_limits(parser: CommandParser) -> None:
+    limits = parser.add_argument_group("limits", "a number, or none")
+    for name in LIMIT_FIELDS:
+        option = f"--{name.replace('_', '-')}"
+        limits.add_argument(option, type=_limit, default=argparse.SUPPRESS, metavar="N")
+
+
+def _named(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
+
+
+def _limit(raw: str) -> int | None:
+    if raw == "none":
+        return None
+    if raw.isascii() and raw.isdigit():
+        return int(raw)
+    raise ArgumentTypeError(f"'{raw}' is neither a whole number nor 'none'")
+
+
+def _used(key: ApiKey) -> str:
+    used_at = selectors.last_used_at(key)
+    return f"{used_at:%Y-%m-%d %H:%M}" if used_at else "never"
 
 
 def _until(key: ApiKey) -> str:
@@ -118,13 +210,22 @@ def _record(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at.isoformat(),
         "expires_at": key.expires_at.isoformat() if key.expires_at else None,
         "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+        "last_used_at": used_at.isoformat() if (used_at := selectors.last_used_at(key)) else None,
+        "rotated_from": key.rotated_from_id,
+        **{name: getattr(key, name) for name in services.KEY_SETTINGS},
     }
+
+
+def _span(raw: str) -> timedelta:
+    if span := re.fullmatch(_SPAN, raw):
+        return int(span[1]) * _UNITS[span[2]]
+    raise ArgumentTypeError(f"'{raw}' is not a span such as 30m, 12h, 7d")
 
 
 def _expiry(raw: str) -> datetime:
     """``30d`` from now, the end of a day, or a moment; without a zone, in the server's."""
-    if span := re.fullmatch(r"([1-9][0-9]{0,3})([mhdw])", raw):
-        return timezone.now() + int(span[1]) * _UNITS[span[2]]
+    if re.fullmatch(_SPAN, raw):
+        return timezone.now() + _span(raw)
     try:
         if day := parse_date(raw):
             return timezone.make_aware(datetime(day.year, day.month, day.day) + timedelta(days=1))  # noqa: DTZ001

@@ -132,3 +132,39 @@ def test_an_unknown_tenant_is_made_as_the_refusal_says() -> None:
 
 def test_alone_it_says_what_there_is() -> None:
     assert "tenant-create" in keys()[0]
+
+
+def test_limits_are_given_changed_and_taken_away() -> None:
+    out, _ = keys("create", "--tokens-per-hour", "100", "--requests-per-minute", "6", "--allow-route", "auto")
+    number = str(selectors.keys_list().get().pk)
+    keys("update", number, "--tokens-per-hour", "none", "--max-priority", "8", "--name", "ci")
+    shown = json.loads(keys("show", number)[0])
+    assert (shown["tokens_per_hour"], shown["requests_per_minute"], shown["max_priority"]) == (None, 6, 8)
+    assert (shown["allowed_routes"], shown["allowed_models"], shown["name"]) == (["auto"], None, "ci")
+    assert out.strip() not in str(shown)
+
+
+def test_a_tenant_has_a_weight_and_limits() -> None:
+    keys("tenant-create", "acme", "--weight", "2", "--tokens-per-day", "5")
+    keys("tenant-update", "acme", "--tokens-per-day", "none", "--max-concurrent-requests", "3")
+    tenant = selectors.tenant_find(name="acme")
+    assert (tenant.weight, tenant.tokens_per_day, tenant.max_concurrent_requests) == (2.0, None, 3)
+
+
+def test_rotate_takes_an_overlap() -> None:
+    old = keys("create")[0].strip()
+    new = keys("rotate", old[:12], "--overlap", "1d")[0].strip()
+    assert {callers.digest(old), callers.digest(new)} <= selectors.callers_load().keys()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("create", "--tokens-per-hour", "-1"),
+        ("create", "--tokens-per-hour", "many"),
+        ("create", "--max-priority", "11"),
+    ],
+)
+def test_a_bad_limit_is_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError):
+        keys(*arguments)
