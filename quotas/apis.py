@@ -7,7 +7,7 @@ from rest_framework.response import Response
 
 from quotas import selectors, serializers
 from quotas.selectors import Quota
-from quotas.services import quota_restore, quota_update
+from quotas.services import emergency_set, quota_restore, quota_update
 from registry.rest import ControlView, EmptyInput, author, parsed
 from registry.services import model_named
 
@@ -50,6 +50,19 @@ class QuotaRestoreView(ControlView):
         parsed(EmptyInput, request)
         model = model_named(name=name)
         return _quota(model.name, quota_restore(model=model.name, number=number, author=author(request)))
+
+
+class EmergencyView(ControlView):
+    @extend_schema(responses=serializers.EmergencyOut, tags=["quotas"])
+    def get(self, request: Request) -> Response:
+        """Whether an operator has declared an emergency, and who did or ended it last."""
+        return Response(serializers.EmergencyOut(selectors.emergency_find()).data)
+
+    @extend_schema(request=serializers.EmergencyChange, responses=serializers.EmergencyOut, tags=["quotas"])
+    def post(self, request: Request) -> Response:
+        """Declare an emergency, in which only requests of high priority are served, or end it."""
+        emergency_set(**parsed(serializers.EmergencyChange, request), author=author(request))
+        return Response(serializers.EmergencyOut(selectors.emergency_find()).data)
 
 
 def _quota(model: str, found: Quota) -> Response:

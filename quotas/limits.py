@@ -9,6 +9,7 @@ import msgspec
 from quotas.ledger import Account, Unit
 from quotas.windows import Period
 from registry.cache.configuration import PerModelQuota
+from registry.errors import InvalidRequest
 
 
 class OnDatabaseLoss(StrEnum):
@@ -96,6 +97,8 @@ class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 NO_LIMITS = ModelLimits()
 
+_PARTS = ("soft_limits", "degradation_policy")
+
 _WINDOWS = {
     "hourly_token_limit": (Unit.TOKENS, Period.HOUR),
     "hourly_request_limit": (Unit.REQUESTS, Period.HOUR),
@@ -110,12 +113,24 @@ def of_default(default: PerModelQuota) -> ModelQuota:
 
 
 def changed(quota: ModelQuota, changes: Mapping[str, Any]) -> ModelQuota:
-    """After a partial change: what is not named stays.
+    """After a partial change: what is not named stays, also within ``soft_limits`` and ``degradation_policy``.
 
     Args:
         changes: typed values by field, as the API's and the admin's forms have parsed them; None is “no limit”.
+
+    Raises:
+        InvalidRequest: the soft limits do not ascend.
     """
-    return msgspec.convert(msgspec.to_builtins(quota) | dict(changes), ModelQuota)
+    plain: dict[str, Any] = msgspec.to_builtins(quota)
+    for name, value in changes.items():
+        plain[name] = plain[name] | dict(value) if name in _PARTS else value
+    result = msgspec.convert(plain, ModelQuota)
+    percentages = [getattr(result.soft_limits, name) for name in SoftLimits.__struct_fields__]
+    if percentages != sorted(percentages):
+        names = ", ".join(SoftLimits.__struct_fields__)
+        shown = ", ".join(f"{each:g}" for each in percentages)
+        raise InvalidRequest(f"The soft limits {names} must ascend, not be {shown}.", param="soft_limits")
+    return result
 
 
 def limits_of(*, model_pk: int, model: str, quota: ModelQuota) -> ModelLimits:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
 from quotas.models import Emergency, QuotaRevision, Window
+from quotas.modes import Level, Mode, level_after, mode_of
 from quotas.windows import Window as Span
 from quotas.windows import window_at
 from registry.cache.selectors import cache_config_load
@@ -26,6 +27,14 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
     revision: int
     quota: ModelQuota
+
+
+class EmergencyState(msgspec.Struct, frozen=True, kw_only=True):
+    enabled: bool = False
+    reason: str = ""
+    author: str = ""
+    since: datetime | None = None
+    """None: nobody ever declared one."""
 
 
 class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +62,9 @@ class QuotaReport(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     quota: ModelQuota
     windows: list[WindowUse]
+    mode: Mode
+    percent: float
+    """Used and promised of the limit that is nearest its end."""
 
 
 def limits_load() -> dict[str, ModelLimits]:
@@ -66,10 +78,16 @@ def limits_load() -> dict[str, ModelLimits]:
 
 def emergency_load() -> str:
     """Why there is an emergency, by whoever declared it last; empty: there is none."""
+    row = emergency_find()
+    return (row.reason or "an operator has declared an emergency") if row.enabled else ""
+
+
+def emergency_find() -> EmergencyState:
+    """As whoever declared or ended one last has said."""
     row = Emergency.objects.first()
-    if row is None or not row.enabled:
-        return ""
-    return row.reason or "an operator has declared an emergency"
+    if row is None:
+        return EmergencyState()
+    return EmergencyState(enabled=row.enabled, reason=row.reason, author=row.author, since=row.created_at)
 
 
 def quota_find(*, model: Model) -> Quota:
@@ -101,11 +119,17 @@ def quota_report(*, model: Model) -> QuotaReport:
     limits = limits_of(model_pk=model.pk, model=model.name, quota=found.quota)
     now = timezone.now()
     zone = ZoneInfo(settings.TIME_ZONE)
+    windows = [_window_use(account, window_at(account.period, now.timestamp(), zone)) for account in limits.accounts]
+    percent = max((window.percent for window in windows), default=0.0)
+    level = level_after(Level.NONE, percent, found.quota.soft_limits, slack=0.0)
+    throttling, emergency = found.quota.throttling_enabled, bool(emergency_load())
     return QuotaReport(
         model_id=model.name,
         revision=found.revision,
         quota=found.quota,
-        windows=[_window_use(account, window_at(account.period, now.timestamp(), zone)) for account in limits.accounts],
+        windows=windows,
+        mode=mode_of(level, throttling_enabled=throttling, emergency=emergency),
+        percent=percent,
     )
 
 

@@ -9,14 +9,17 @@ from django.db import transaction
 
 from quotas import limits, selectors
 from quotas.limits import ModelQuota
-from quotas.models import QuotaRevision
+from quotas.models import Emergency, QuotaRevision
 from quotas.selectors import Quota
 from registry.cache.configuration import MB, gb_bytes
 from registry.cache.services import cache_ceiling_set
+from registry.errors import InvalidRequest, NotFound
 from registry.models import Model
 from registry.services import model_named
 
 log = structlog.get_logger(module="quotas")
+
+_SIBLING = "degradation_policy.sibling"
 
 
 @transaction.atomic
@@ -28,19 +31,70 @@ def quota_update(*, model: str, changes: Mapping[str, Any], author: str, comment
 
     Raises:
         ModelNotFound: with the nearest ids.
+        InvalidRequest: the soft limits do not ascend, or the sibling can't stand in.
     """
     locked = _locked(model)
     before = selectors.quota_find(model=locked)
-    return _keep(locked, before, limits.changed(before.quota, changes), author=author, comment=comment)
+    quota = limits.changed(before.quota, changes)
+    if "degradation_policy" in changes:
+        quota = _sibling_checked(locked, quota)
+    return _keep(locked, before, quota, author=author, comment=comment)
 
 
 @transaction.atomic
 def quota_restore(*, model: str, number: int, author: str) -> Quota:
-    """Make earlier limits the newest ones. Raises NotFound."""
+    """Make earlier limits the newest ones.
+
+    Raises:
+        NotFound: there is no such revision.
+        InvalidRequest: its sibling can't stand in any more.
+    """
     locked = _locked(model)
-    wanted = selectors.quota_value(selectors.quota_revision_find(model=locked, number=number))
+    row = selectors.quota_revision_find(model=locked, number=number)
+    wanted = _sibling_checked(locked, selectors.quota_value(row))
     before = selectors.quota_find(model=locked)
     return _keep(locked, before, wanted, author=author, comment=f"restored from revision {number}")
+
+
+def emergency_set(*, enabled: bool, reason: str = "", author: str) -> Emergency:
+    """Declare an emergency, or end it: gateways follow within a second. Again is a row of its own: who said so last
+    counts, and all is kept."""
+    row = Emergency.objects.create(enabled=enabled, reason=reason.strip()[:500], author=author[:200])
+    say = log.warning if enabled else log.info
+    say("Emergency declared" if enabled else "Emergency ended", reason=row.reason, author=author)
+    return row
+
+
+def _sibling_checked(model: Model, quota: ModelQuota) -> ModelQuota:
+    """With the sibling's own name, where another one was given. Two models may be each other's: a request goes one step
+    only.
+
+    Raises:
+        InvalidRequest: there is no such model, it is the model itself, or it can do nothing of what that can.
+    """
+    name = quota.degradation_policy.sibling
+    if name is None:
+        return quota
+    try:
+        sibling = model_named(name=name)
+    except NotFound as unknown:
+        raise InvalidRequest(unknown.message, param=_SIBLING, code="model_not_found") from unknown
+    if sibling == model:
+        raise InvalidRequest(f"'{model.name}' can't be its own sibling: name another model.", param=_SIBLING)
+    able, wanted = _capabilities(sibling), _capabilities(model)
+    if able and wanted and able.isdisjoint(wanted):
+        raise InvalidRequest(
+            f"'{sibling.name}' does {', '.join(sorted(able))}, nothing of what '{model.name}' does: "
+            f"{', '.join(sorted(wanted))}.",
+            param=_SIBLING,
+        )
+    policy = msgspec.structs.replace(quota.degradation_policy, sibling=sibling.name)
+    return msgspec.structs.replace(quota, degradation_policy=policy)
+
+
+def _capabilities(model: Model) -> set[str]:
+    """Of the version that serves; none are known before there is one."""
+    return set(model.promoted.capabilities) if model.promoted else set()
 
 
 def _locked(name: str) -> Model:

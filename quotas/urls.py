@@ -17,6 +17,7 @@ _quotas = [
 urlpatterns = [
     *_quotas,
     path("api/v1/", include(_quotas)),
+    path("api/v1/emergency", apis.EmergencyView.as_view(), name="emergency"),
     path("api/v1/tenants", access.TenantListView.as_view(), name="tenants"),
     path("api/v1/tenants/<name:name>/erase-cache", access.TenantEraseCacheView.as_view(), name="tenant-erase-cache"),
     path("api/v1/shared-cache/erase", access.SharedCacheEraseView.as_view(), name="shared-cache-erase"),

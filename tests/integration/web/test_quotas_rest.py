@@ -1,11 +1,15 @@
 """Limits over REST: what operators send, what they get, and what is refused."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from rest_framework.test import APIClient
 
-from quotas.models import Lease, QuotaRevision, Window
+from quotas.models import Emergency, Lease, QuotaRevision, Window
+from quotas.selectors import emergency_load, limits_load
+from registry.models import Model
 
 pytestmark = pytest.mark.usefixtures("models", "keys_required")
 
@@ -25,6 +29,22 @@ GUIDES = {
     },
 }
 """The user guide's example, of a model that there is here."""
+
+
+DEFAULTS = {
+    "on_database_loss": "closed",
+    "throttling_enabled": True,
+    "soft_limits": {"info": 80, "warn": 85, "throttle": 90, "aggressive_throttle": 95},
+    "degradation_policy": {
+        "pace": True,
+        "max_tokens_cap": None,
+        "sibling": None,
+        "at_hard_limit": "reject",
+        "queue_seconds": 30,
+        "queue_length": 256,
+        "emergency_priority": 8,
+    },
+}
 
 
 def error(response: Any) -> dict[str, Any]:
@@ -47,7 +67,7 @@ def test_the_user_guides_example_is_taken(operator: APIClient, path: str) -> Non
     assert shown == GUIDES["quotas"] | {  # type: ignore[operator]
         "model_id": "org/other:F32",
         "revision": 1,
-        "on_database_loss": "closed",
+        **DEFAULTS,
     }
     assert shown == operator.get(path).json()
 
@@ -146,3 +166,87 @@ def test_the_report_says_what_is_used_promised_and_left(operator: APIClient) -> 
     tokens, requests = operator.get(f"{TINY}/report").json()["windows"]
     assert tokens == hour | {"used": 450, "reserved": 100, "remaining": 450, "percent": 55.0}
     assert (requests["name"], requests["limit"], requests["percent"]) == ("daily_request_limit", 0, 100.0)
+
+
+def test_parts_of_soft_limits_and_of_the_policy_change_and_the_others_stay(operator: APIClient) -> None:
+    operator.post(TINY, {"soft_limits": {"info": 50}, "degradation_policy": {"max_tokens_cap": 64}}, format="json")
+    body = {
+        "soft_limits": {"warn": 60},
+        "degradation_policy": {"sibling": "org/other:F32"},
+        "throttling_enabled": False,
+    }
+    shown = operator.post(TINY, body, format="json").json()
+    assert shown["soft_limits"] == {"info": 50, "warn": 60, "throttle": 90, "aggressive_throttle": 95}
+    policy = shown["degradation_policy"]
+    assert (policy["max_tokens_cap"], policy["sibling"], shown["throttling_enabled"]) == (64, "org/other:F32", False)
+    for model, limits in limits_load().items():
+        assert limits.policy.sibling in (None, "org/other:F32"), model
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"soft_limits": {"info": 86}}, "soft_limits"),
+        ({"soft_limits": {"info": 90, "warn": 80}}, "soft_limits"),
+        ({"soft_limits": {"info": 0}}, "soft_limits.info"),
+        ({"soft_limits": {"warn": 101}}, "soft_limits.warn"),
+        ({"soft_limits": {"warn": None}}, "soft_limits.warn"),
+        ({"soft_limits": {"panic": 99}}, "soft_limits.panic"),
+        ({"soft_limits": [80, 85, 90, 95]}, "soft_limits"),
+        ({"throttling_enabled": "yes"}, "throttling_enabled"),
+        ({"degradation_policy": {"sibling": "tiny"}}, "degradation_policy.sibling"),
+        ({"degradation_policy": {"sibling": "tyni"}}, "degradation_policy.sibling"),
+        ({"degradation_policy": {"max_tokens_cap": 0}}, "degradation_policy.max_tokens_cap"),
+        ({"degradation_policy": {"at_hard_limit": "cry"}}, "degradation_policy.at_hard_limit"),
+        ({"degradation_policy": {"queue_seconds": 601}}, "degradation_policy.queue_seconds"),
+        ({"degradation_policy": {"queue_length": -1}}, "degradation_policy.queue_length"),
+        ({"degradation_policy": {"emergency_priority": 11}}, "degradation_policy.emergency_priority"),
+        ({"degradation_policy": {"prayer": True}}, "degradation_policy.prayer"),
+    ],
+)
+def test_a_bad_policy_is_refused_naming_the_field(operator: APIClient, body: dict[str, Any], param: str) -> None:
+    response = operator.post(TINY, body, format="json")
+    assert (response.status_code, error(response)["param"]) == (400, param), response.json()
+
+
+def test_a_limit_below_what_is_used_is_taken_and_told(operator: APIClient) -> None:
+    operator.post(TINY, {"hourly_token_limit": 1000}, format="json")
+    lease(Model.objects.get(name="tiny").pk, spent=600)
+    operator.post(TINY, {"hourly_token_limit": 500}, format="json")
+    report = operator.get(f"{TINY}/report").json()
+    assert (report["mode"], report["percent"]) == ("hard_limit", 120.0)
+    assert (report["windows"][0]["remaining"], report["windows"][0]["used"]) == (0, 600)
+
+
+def lease(pk: int, spent: int) -> None:
+    now = timezone.now()
+    starts_at = now.replace(minute=0, second=0, microsecond=0)
+    window = Window.objects.create(
+        account=f"model:{pk}/tokens/hour",
+        unit="tokens",
+        period="hour",
+        starts_at=starts_at,
+        ends_at=starts_at + timedelta(hours=1),
+        taken=spent,
+    )
+    Lease.objects.create(window=window, gateway="g", granted=spent, spent=spent)
+
+
+def test_limits_whose_sibling_is_gone_are_not_restored(operator: APIClient) -> None:
+    operator.post(TINY, {"degradation_policy": {"sibling": "org/other:F32"}}, format="json")
+    operator.post(TINY, {"degradation_policy": {"sibling": None}}, format="json")
+    Model.objects.filter(name="org/other:F32").update(name="renamed")
+    response = operator.post(f"{TINY}/revisions/1/restore", {}, format="json")
+    assert (response.status_code, error(response)["param"]) == (400, "degradation_policy.sibling")
+
+
+def test_an_emergency_is_declared_and_ended_and_both_are_kept(operator: APIClient) -> None:
+    assert operator.get("/api/v1/emergency").json()["enabled"] is False
+    declared = operator.post("/api/v1/emergency", {"enabled": True, "reason": "the cooling failed"}, format="json")
+    assert declared.json()["author"].startswith("nok_")
+    assert emergency_load() == "the cooling failed"
+    assert operator.get(f"{TINY}/report").json()["mode"] == "emergency"
+    assert operator.post("/api/v1/emergency", {"enabled": False}, format="json").json()["enabled"] is False
+    assert (emergency_load(), Emergency.objects.count()) == ("", 2)
+    assert error(operator.post("/api/v1/emergency", {"enabled": "yes"}, format="json"))["param"] == "enabled"
+    assert error(operator.post("/api/v1/emergency", {}, format="json"))["param"] == "enabled"
