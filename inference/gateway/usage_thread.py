@@ -12,7 +12,7 @@ import threading
 
 import psycopg
 import structlog
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection
 
 from inference.gateway.usage import Counts, merge
 from quotas.usage.services import usage_record
@@ -25,7 +25,8 @@ _RETRY_SECONDS = 1.0
 
 
 class UsageThread:
-    """Writes what it is given. Runs from :meth:`start` to :meth:`stop`; both are called by the event loop."""
+    """Writes what it is given. Runs from :meth:`start` to :meth:`stop`; both, and :meth:`write`, are called by the
+    event loop, which never waits here."""
 
     def __init__(self) -> None:
         self._gateway = secrets.token_hex(16)
@@ -33,13 +34,15 @@ class UsageThread:
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
         self._batch = 1
         self._sending: Counts = {}
-        """The batch that is not written for certain: it must not change any more."""
+        """The batch that SQL may have, or not: it must not change any more."""
         self._pending: Counts = {}
+        self._failing = False
 
     def start(self) -> None:
         self._thread.start()
 
     def write(self, counts: Counts) -> None:
+        """They are the thread's from here on."""
         if counts:
             self._tasks.put(counts)
 
@@ -47,15 +50,14 @@ class UsageThread:
         """Write what is left. A server that hangs is not waited for."""
         self._tasks.put(None)
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
+        if self._thread.is_alive():
+            log.error("The last usage is lost: PostgreSQL does not answer")
 
     # From here on: in the thread.
 
     def _run(self) -> None:
-        while True:
-            task = self._next()
-            if task is None:
-                break
-            merge(self._pending, task)
+        while (counts := self._next()) is not None:
+            merge(self._pending, counts)
             self._send()
         self._send()
         if self._sending or self._pending:
@@ -63,7 +65,7 @@ class UsageThread:
         connection.close()
 
     def _next(self) -> Counts | None:
-        """Counts to write, perhaps none; None: it is the end."""
+        """What to write, perhaps nothing new; None: it is the end."""
         timeout = _RETRY_SECONDS if self._sending or self._pending else None
         with contextlib.suppress(queue.Empty):
             return self._tasks.get(timeout=timeout)
@@ -74,14 +76,29 @@ class UsageThread:
         while self._sending or self._pending:
             if not self._sending:
                 self._sending, self._pending = self._pending, {}
-            try:
-                usage_record(gateway=self._gateway, batch=self._batch, counts=self._sending)
-                self._batch += 1
-            except (DatabaseError, InterfaceError, psycopg.Error) as fault:
-                log.warning("Usage can't be written yet", reason=first_line(fault))
-                connection.close()
+            if not self._written():
                 return
-            except Exception:  # a fault of ours; what can't be written must not stop what can
-                log.exception("Usage could not be written", rows=len(self._sending))
-                connection.close()
+            self._batch += 1
             self._sending = {}
+
+    def _written(self) -> bool:
+        """Whether the batch is done with; False: it is to be sent again."""
+        try:
+            usage_record(gateway=self._gateway, batch=self._batch, counts=self._sending)
+        except (DataError, IntegrityError) as fault:
+            # Ours, and for good: what can't be written must not keep what can.
+            log.error("Usage is lost that can't be written", reason=first_line(fault), rows=len(self._sending))
+        except (DatabaseError, InterfaceError, psycopg.Error) as fault:
+            self._tell_fault(fault)
+            return False
+        except Exception:
+            log.exception("Usage is lost that can't be written", rows=len(self._sending))
+            connection.close()
+        self._failing = False
+        return True
+
+    def _tell_fault(self, fault: Exception) -> None:
+        if not self._failing:
+            log.warning("Usage can't be written: it is kept until PostgreSQL is back", reason=first_line(fault))
+        self._failing = True
+        connection.close()

@@ -1,4 +1,4 @@
-"""The tables of usage."""
+"""The tables of usage. Writes go through :mod:`quotas.usage.services`."""
 
 from django.db import models
 from django.db.models import Q
@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from quotas.windows import Period
 
-_PERIODS = [Period.HOUR, Period.DAY, Period.MONTH]
+KEPT_PERIODS = (Period.HOUR, Period.DAY, Period.MONTH)
 
 
 class Usage(models.Model):
@@ -15,7 +15,7 @@ class Usage(models.Model):
     Tenants, keys and models are named, not referred to: what was used stays accountable when they are gone.
     """
 
-    period = models.CharField(max_length=10, choices=[(each.value, each.value) for each in _PERIODS])
+    period = models.CharField(max_length=10, choices=[(each.value, each.value) for each in KEPT_PERIODS])
     starts_at = models.DateTimeField(verbose_name="from")
     tenant = models.CharField(max_length=100)
     api_key = models.BigIntegerField(null=True, help_text="Its number; none: without a key.")
@@ -29,7 +29,7 @@ class Usage(models.Model):
     refused = models.BigIntegerField(default=0, help_text="Not let in by a limit.")
 
     class Meta:
-        verbose_name_plural = "usage"
+        verbose_name = "usage record"
         ordering = ["-starts_at", "tenant", "model", "id"]
         constraints = [
             # NULL counts as a value: there is one row of requests without a key.
@@ -39,13 +39,28 @@ class Usage(models.Model):
                 name="quotas_usage_once",
             ),
             models.CheckConstraint(
-                condition=Q(period__in=[each.value for each in _PERIODS]), name="quotas_usage_period"
+                condition=Q(period__in=[each.value for each in KEPT_PERIODS]), name="quotas_usage_period"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    cached_tokens__gte=0,
+                    completion_tokens__gte=0,
+                    errors__gte=0,
+                    prompt_tokens__gte=0,
+                    refused__gte=0,
+                    requests__gte=0,
+                    seconds__gte=0,
+                ),
+                name="quotas_usage_counts",
             ),
         ]
-        indexes = [models.Index(fields=["model", "starts_at"], name="quotas_usage_model")]
+        indexes = [
+            models.Index(fields=["model", "starts_at"], name="quotas_usage_model"),
+            models.Index(fields=["api_key", "starts_at"], name="quotas_usage_key"),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.tenant}, {self.model}, {self.starts_at:%Y-%m-%d %H:%M}"
+        return f"{self.tenant}, {self.model}, {timezone.localtime(self.starts_at):%Y-%m-%d %H:%M}"
 
 
 class GatewayLife(models.Model):

@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import psycopg
 import pytest
 import pytest_asyncio
 
@@ -81,6 +83,48 @@ async def test_a_model_that_is_dropped_in_answers_and_survives_the_database(
         await gateways.until_healthy("ok")
         node.drop_model("later")
         await gateways.until_listed("later", "tiny")
+
+
+async def test_after_a_clean_stop_usage_is_exact_also_of_what_was_asked_while_the_database_was_away(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    """Two gateways, one row."""
+    async with all_that_serves_tiny(node, postgres) as gateways:
+        answers = await asyncio.gather(*(gateways.chat(model="tiny") for _ in range(20)))
+        postgres.stop()
+        answers += await asyncio.gather(*(gateways.chat(model="tiny") for _ in range(20)))
+        postgres.start()
+        await gateways.until_healthy("ok")
+        answers += await asyncio.gather(*(gateways.chat(model="tiny") for _ in range(20)))
+    used = [body["usage"] for _, body in answers]
+    counted = "sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(errors)"
+    with psycopg.connect(postgres.url) as session:
+        row = session.execute(f"SELECT {counted} FROM quotas_usage WHERE model = 'tiny'").fetchone()
+    assert row == (60, sum(each["prompt_tokens"] for each in used), sum(each["completion_tokens"] for each in used), 0)
+
+
+async def test_of_gateways_that_are_killed_whole_batches_of_usage_remain_and_none_counts_twice(
+    node: "NodeProcess", postgres: OwnPostgres
+) -> None:
+    async with all_that_serves_tiny(node, postgres) as gateways:
+        answers = [await gateways.chat(model="tiny") for _ in range(20)]
+        assert [status for status, _ in answers] == [200] * 20
+        await until_answer(partial(requests_counted, postgres), lambda counted: counted == 20)
+        asking = [asyncio.create_task(gateways.chat(model="tiny")) for _ in range(40)]
+        await asking[0]
+        for pid in gateways.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*asking, return_exceptions=True)
+        await gateways.until_listed("tiny")  # by those that come after them
+    assert 20 <= await requests_counted(postgres) <= 60
+
+
+async def requests_counted(postgres: OwnPostgres) -> int:
+    async with await psycopg.AsyncConnection.connect(postgres.url) as session:
+        cursor = await session.execute("SELECT coalesce(sum(requests), 0)::int FROM quotas_usage")
+        row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def test_a_database_that_freezes_is_noticed_and_requests_go_on(
