@@ -37,6 +37,9 @@ BEAT_SCHEDULE = {
     "scan the models directories": {"task": "registry.scan", "schedule": 60.0, "options": {"expires": 55}},
     "hash new and modified models": {"task": "registry.hash", "schedule": 60.0, "options": {"expires": 55}},
     "divide the cache by use": {"task": "registry.cache_rebalance", "schedule": 60.0, "options": {"expires": 55}},
+    "add up old usage": {"task": "quotas.usage_roll_up", "schedule": 3600.0, "options": {"expires": 3500}},
+    "forget old windows of limits": {"task": "quotas.windows_prune", "schedule": 3600.0, "options": {"expires": 3500}},
+    "forget old gateways": {"task": "quotas.gateways_prune", "schedule": 3600.0, "options": {"expires": 3500}},
 }
 
 app = Celery("nopenai")
@@ -63,7 +66,7 @@ app.conf.update(
     beat_max_loop_interval=5,
     beat_schedule=BEAT_SCHEDULE,
 )
-app.autodiscover_tasks(["registry"])
+app.autodiscover_tasks(["registry", "quotas"])
 
 
 @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]

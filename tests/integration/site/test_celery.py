@@ -87,6 +87,7 @@ def test_a_task_sent_through_redis_scans_the_models(test_environment: Environmen
 
 
 def test_every_scheduled_task_exists() -> None:
+    import quotas.tasks  # noqa: F401
     import registry.tasks  # noqa: F401
 
     assert {entry["task"] for entry in BEAT_SCHEDULE.values()} <= set(app.tasks)
