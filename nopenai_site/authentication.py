@@ -35,6 +35,8 @@ class Principal:
     name: str
     role: Role
     tenant: str | None = None
+    key_pk: int | None = None
+    """None: they came in without a key."""
     is_authenticated: ClassVar[bool] = True
 
 
@@ -56,7 +58,8 @@ class KeyAuthentication(BaseAuthentication):
             )
         if caller.expired(time.time()):
             raise AuthenticationFailed(f"The API key {caller.prefix}… has expired.")
-        return Principal(name=f"{caller.prefix}…", role=caller.role, tenant=caller.tenant), None
+        name = f"{caller.prefix}…"
+        return Principal(name=name, role=caller.role, tenant=caller.tenant, key_pk=caller.key_pk), None
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

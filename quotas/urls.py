@@ -1,9 +1,10 @@
-"""Paths of limits, tenants and keys."""
+"""Paths of limits, tenants, keys and usage."""
 
 from django.urls import include, path
 
 from quotas import apis
 from quotas.access import apis as access
+from quotas.usage import apis as usage
 from registry import converters  # noqa: F401 (registers <name:…>)
 
 _quotas = [
@@ -26,4 +27,6 @@ urlpatterns = [
     path("api/v1/keys/<int:pk>", access.KeyView.as_view(), name="key"),
     path("api/v1/keys/<int:pk>/revoke", access.KeyRevokeView.as_view(), name="key-revoke"),
     path("api/v1/keys/<int:pk>/rotate", access.KeyRotateView.as_view(), name="key-rotate"),
+    path("api/v1/usage", usage.UsageView.as_view(), name="usage"),
+    path("api/v1/usage/mine", usage.OwnUsageView.as_view(), name="own-usage"),
 ]

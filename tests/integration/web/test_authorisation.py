@@ -57,6 +57,7 @@ OPERATORS = [
     ("GET", "/api/v1/shared-prompts/support"),
     ("PATCH", "/api/v1/shared-prompts/support"),
     ("DELETE", "/api/v1/shared-prompts/support"),
+    ("GET", "/api/v1/usage"),
 ]
 ADMINS = [
     ("GET", "/api/v1/tenants"),
@@ -149,6 +150,7 @@ def test_the_matrix_above_knows_every_endpoint() -> None:
         "api/v1/shared-prompts", "api/v1/shared-prompts/<name:name>", "api/v1/shared-cache/erase",
         "api/v1/tenants", "api/v1/tenants/<name:name>", "api/v1/tenants/<name:name>/erase-cache",
         "api/v1/keys", "api/v1/keys/<int:pk>", "api/v1/keys/<int:pk>/revoke", "api/v1/keys/<int:pk>/rotate",
+        "api/v1/usage", "api/v1/usage/mine",
     }  # fmt: skip
 
 
