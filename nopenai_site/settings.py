@@ -120,7 +120,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "nOpenAI Server",
     "DESCRIPTION": (
         "Inference as OpenAI's API has it, and the control plane: models, versions, replicas, nodes, the cache, "
-        "tenants and API keys. Every error has the "
+        "tenants, API keys and usage. Every error has the "
         'shape `{"error": {"message", "type", "param", "code"}}`.'
     ),
     "VERSION": VERSION,
@@ -183,6 +183,7 @@ UNFOLD = {
                 "items": [
                     _page("Tenants", "apartment", "quotas_tenant", "quotas.view_tenant"),
                     _page("API keys", "key", "quotas_apikey", "quotas.view_apikey"),
+                    _page("Usage", "monitoring", "quotas_usage", "quotas.view_usage"),
                     _page("Users", "person", "auth_user", "auth.view_user"),
                     _page("Groups", "group", "auth_group", "auth.view_group"),
                 ],

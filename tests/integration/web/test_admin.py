@@ -10,9 +10,10 @@ from django.contrib import admin as django_admin
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from quotas.access import services as quotas
-from quotas.models import ApiKey, Tenant
+from quotas.models import ApiKey, Tenant, Usage
 from registry import services
 from registry.cache import services as cache
 from registry.models import CacheRevision, Model, Node, Replica, SharedPrompt, Version
@@ -21,7 +22,7 @@ from tests.integration.web.staff import said, staff
 
 pytestmark = pytest.mark.django_db
 
-LISTS = [Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group]
+LISTS = [Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, Usage, User, Group]
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def furnished(models: Path) -> None:
     Node.objects.create(name="gone")
     quotas.tenant_create(name="acme")
     quotas.key_create(tenant="acme", name="ci", role="admin")
+    Usage.objects.create(period="hour", starts_at=timezone.now(), tenant="acme", model="tiny", requests=3)
     Group.objects.create(name="night shift")
     cache.cache_allocation_update(changes={"global_cache_ram_gb": 2, "model_priorities": {"tiny": 7}}, author="root")
     cache.shared_prompt_create(name="support", text="You help. " * 50)
@@ -83,7 +85,7 @@ def test_what_can_be_added_has_a_form(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 200
 
 
-@pytest.mark.parametrize("model", [Model, Version, Replica, Node])
+@pytest.mark.parametrize("model", [Model, Version, Replica, Node, Usage])
 def test_what_comes_by_itself_can_not_be_added_by_hand(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 403
 
