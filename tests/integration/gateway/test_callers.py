@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 
 from quotas.caller_limits import limits_of
@@ -16,7 +17,7 @@ from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig
 from tests.waiting import until
 
-ONE = a_model("One", a_version("One", 1))
+ONE = a_model("One", a_version("One", 1, capabilities=frozenset({"chat", "completion", "embedding"})))
 TWO = a_model("Two", a_version("Two", 2))
 LINE = uuid.UUID(int=7).hex
 
@@ -214,3 +215,59 @@ async def test_a_key_in_a_url_is_refused_with_advice(start_rig: StartRig, where:
     assert (response.status, body["error"]["code"]) == (400, "key_in_url")
     assert "Authorization: Bearer" in body["error"]["message"] and "rotate" in body["error"]["message"]
     assert key not in str(body)
+
+
+STRANGERS, MEMBERS, OPERATORS = "strangers", "members", "operators"
+MATRIX = {
+    ("POST", "/v1/chat/completions"): MEMBERS,
+    ("POST", "/v1/completions"): MEMBERS,
+    ("POST", "/v1/embeddings"): MEMBERS,
+    ("GET", "/v1/models"): MEMBERS,
+    ("GET", "/v1/models/"): MEMBERS,
+    ("GET", "/cache/stats"): OPERATORS,
+    ("GET", "/metrics"): OPERATORS,
+    ("GET", "/metrics/cache"): OPERATORS,
+    ("GET", "/metrics/quotas"): OPERATORS,
+    ("GET", "/health"): STRANGERS,
+    ("GET", "/health/live"): STRANGERS,
+    ("GET", "/health/ready"): STRANGERS,
+    ("GET", "/health/model/"): STRANGERS,
+}
+"""Who may use each endpoint of the gateway, where keys are required. All roles have what those before them have."""
+
+EXPECTED = {
+    "nobody": {STRANGERS: 200, MEMBERS: 401, OPERATORS: 401},
+    "unknown": {STRANGERS: 200, MEMBERS: 401, OPERATORS: 401},
+    "expired": {STRANGERS: 200, MEMBERS: 401, OPERATORS: 401},
+    "inference": {STRANGERS: 200, MEMBERS: 200, OPERATORS: 403},
+    "operator": {STRANGERS: 200, MEMBERS: 200, OPERATORS: 200},
+    "admin": {STRANGERS: 200, MEMBERS: 200, OPERATORS: 200},
+}
+
+
+@pytest.mark.parametrize("tenant", ["acme", "other"])
+async def test_who_may_do_what_at_every_endpoint_of_the_gateway(start_rig: StartRig, tenant: str) -> None:
+    callers: dict[str, Caller] = {}
+    for pk, role in enumerate(Role, 1):
+        (known,) = a_caller(role.value, pk=pk, tenant=tenant).values()
+        callers[digest(secret(role.value))] = msgspec.structs.replace(known, role=role)
+    (expired,) = a_caller("expired", pk=9, tenant=tenant).values()
+    callers[digest(secret("expired"))] = msgspec.structs.replace(expired, role=Role.ADMIN, expires_at=1.0)
+    rig = await serving(start_rig, callers)
+    served = {(method, path) for path, (methods, _) in rig.gateway.routes.items() for method in methods}
+    served |= {(method, path) for path, (methods, _) in rig.gateway.routes_below.items() for method in methods}
+    assert {each for each in served if each[0] != "HEAD"} == MATRIX.keys()
+    for (method, path), needed in MATRIX.items():
+        for who, statuses in EXPECTED.items():
+            headers = {} if who == "nobody" else {"Authorization": f"Bearer {secret(who)}"}
+            body = BODIES.get(path)
+            where = f"{path}One" if path.endswith("/") else path
+            async with rig.client.request(method, where, json=body, headers=headers) as response:
+                assert response.status == statuses[needed], (method, path, who, await response.text())
+
+
+BODIES = {
+    "/v1/chat/completions": {"model": "One", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1},
+    "/v1/completions": {"model": "One", "prompt": "Hello!", "max_tokens": 1},
+    "/v1/embeddings": {"model": "One", "input": "Hello!"},
+}

@@ -58,16 +58,20 @@ OPERATORS = [
     ("PATCH", "/api/v1/shared-prompts/support"),
     ("DELETE", "/api/v1/shared-prompts/support"),
     ("GET", "/api/v1/usage"),
+    ("GET", "/api/v1/emergency"),
+    ("POST", "/api/v1/emergency"),
 ]
 ADMINS = [
     ("GET", "/api/v1/tenants"),
     ("POST", "/api/v1/tenants"),
     ("GET", "/api/v1/tenants/default"),
+    ("PATCH", "/api/v1/tenants/default"),
     ("POST", "/api/v1/tenants/default/erase-cache"),
     ("POST", "/api/v1/shared-cache/erase"),
     ("GET", "/api/v1/keys"),
     ("POST", "/api/v1/keys"),
     ("GET", "/api/v1/keys/1"),
+    ("PATCH", "/api/v1/keys/1"),
     ("POST", "/api/v1/keys/1/revoke"),
     ("POST", "/api/v1/keys/1/rotate"),
 ]
@@ -150,7 +154,7 @@ def test_the_matrix_above_knows_every_endpoint() -> None:
         "api/v1/shared-prompts", "api/v1/shared-prompts/<name:name>", "api/v1/shared-cache/erase",
         "api/v1/tenants", "api/v1/tenants/<name:name>", "api/v1/tenants/<name:name>/erase-cache",
         "api/v1/keys", "api/v1/keys/<int:pk>", "api/v1/keys/<int:pk>/revoke", "api/v1/keys/<int:pk>/rotate",
-        "api/v1/usage", "api/v1/usage/mine",
+        "api/v1/usage", "api/v1/usage/mine", "api/v1/emergency",
     }  # fmt: skip
 
 
