@@ -74,6 +74,7 @@ def _parse_arguments() -> argparse.Namespace:
     own.add_argument("--chatter", metavar="TEXT", help="a line for standard error that is not JSON")
     own.add_argument("--first-only", metavar="FILE", help="faults are the first process's only: it makes this file")
     own.add_argument("--tally", type=Path, metavar="DIR", help="count there all tokens it has made, of each model")
+    own.add_argument("--running-log", type=Path, metavar="FILE", help="write there how many requests run, and when")
     own.add_argument("--context-tokens", type=int, default=4096)
     own.add_argument("--max-sequences", type=int, default=16)
     arguments = parser.parse_args()

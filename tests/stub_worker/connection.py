@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         request.advance(out)
         if not request.finished:
             self.running[request.id] = request
+            self._worker.note_running()
             self._worker.announce_load()
 
     def _cancel(self, request_id: int, out: list[WorkerToGateway]) -> None:
@@ -107,6 +108,7 @@ class Connection(asyncio.Protocol):
 
     def ended(self, request_id: int) -> None:
         if self.running.pop(request_id, None):
+            self._worker.note_running()
             self._worker.announce_load()
 
     def pause(self, seconds: float, go_on: Callable[[], None]) -> None:

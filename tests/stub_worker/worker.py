@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ class Worker:
         self._cache_due = False
         self.token_seconds: float = arguments.token_seconds
         self._tally: Path | None = arguments.tally and arguments.tally / arguments.model_id
+        self._running_log: Path | None = arguments.running_log
         self.context_tokens: int = arguments.context_tokens
         self.hello = encode_frame(
             [
@@ -70,6 +72,13 @@ class Worker:
         frame = encode_frame([WorkerLoad(running=running, waiting=0)])
         for connection in self.connections:
             connection.transport.write(frame)
+
+    def note_running(self) -> None:
+        """How many run now, on all connections, and when: a line for each change."""
+        if self._running_log is not None:
+            running = sum(len(connection.running) for connection in self.connections)
+            with self._running_log.open("a") as log:
+                log.write(f"{time.monotonic()} {running}\n")
 
     def made(self, tokens: int) -> None:
         """Tokens were made, of a prompt or an answer, whoever gets them: the tally's length says how many in all."""
