@@ -14,7 +14,7 @@ CONNECTIONS = 16
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer none"
+wrk.headers["Authorization"] = "Bearer %s"
 wrk.body = '{"model": "%s", "messages": [{"role": "user", "content": "Hello!"}]}'
 """
 
@@ -33,7 +33,7 @@ def measure() -> str:
             bare = _both(url, "stub")
         with servers.litellm(upstream) as url:
             light = _both(url, "stub")
-    with servers.stub_gateway() as url:
+    with servers.stub_gateway() as (url, _):
         ours = _both(url, "stub")
     rows = [("nopenai gateway", *ours), ("bare uvicorn + aiohttp proxy", *bare), ("LiteLLM proxy", *light)]
     lines = [
@@ -49,17 +49,17 @@ def measure() -> str:
 
 
 def _both(url: str, model: str) -> tuple[Load, Load]:
-    _wrk(url, model, 1, 2)
-    return _wrk(url, model, 1, SECONDS), _wrk(url, model, CONNECTIONS, SECONDS)
+    load(url, model, 1, 2)
+    return load(url, model, 1, SECONDS), load(url, model, CONNECTIONS, SECONDS)
 
 
-def _wrk(url: str, model: str, connections: int, seconds: int) -> Load:
+def load(url: str, model: str, connections: int, seconds: int, key: str = "none") -> Load:
     """``wrk`` (Debian's package), a C client with next to no cost of its own."""
     program = shutil.which("wrk")
     if program is None:
         raise SystemExit("the benchmark needs wrk: run tests/system-packages, or apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT % model)
+        script.write(_SCRIPT % (key, model))
         script.flush()
         command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name]
         output = subprocess.run(

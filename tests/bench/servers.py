@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from nopenai_site.environment import PROJECT_ROOT, load
 from tests import gguf_files
@@ -44,8 +47,11 @@ def installation(**environment: str) -> Iterator[Installation]:
 
 
 @contextmanager
-def stub_gateway() -> Iterator[str]:
-    """Our gateway in one process with our supervisor behind it; only the worker has no model and answers at once."""
+def stub_gateway(**environment: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Our gateway in one process with our supervisor behind it; only the worker has no model and answers at once.
+
+    Gives its address, and the settings with which commands find it.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nopenai-bench-") as directory:
         Path(directory).chmod(0o755)
@@ -58,6 +64,7 @@ def stub_gateway() -> Iterator[str]:
             "NOPENAI_LOG_DIR": f"{directory}/logs",
             "NOPENAI_PORT": str(port),
             "NOPENAI_GATEWAY_WORKERS": "1",
+            **environment,
         }
         supervisor = [sys.executable, "-m", "tests.integration.supervisor.node", '{"stub": [], "policy": {}}']
         gateway = [sys.executable, "-m", "gunicorn", "--config", "python:nopenai_site.gunicorn_gateway"]
@@ -66,8 +73,8 @@ def stub_gateway() -> Iterator[str]:
             subprocess.run(prepare, cwd=PROJECT_ROOT, env=os.environ | variables, check=True, stdout=subprocess.DEVNULL)
             with _process(supervisor, variables), _process(gateway, variables) as server:
                 url = f"http://127.0.0.1:{port}"
-                server.wait_for(url + "/v1/models/stub")
-                yield url
+                server.wait_for(url + "/health/model/stub")
+                yield url, variables
 
 
 @contextmanager
@@ -117,7 +124,8 @@ def bare_proxy(upstream: str) -> Iterator[str]:
 
 
 @contextmanager
-def litellm(upstream: str) -> Iterator[str]:
+def litellm(upstream: str, *, limited: bool = False) -> Iterator[str]:
+    """``limited``: each request has a key, and the key limits."""
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "config.yaml"
@@ -126,12 +134,26 @@ def litellm(upstream: str) -> Iterator[str]:
             f"      api_base: {upstream}/v1\n      api_key: none\nlitellm_settings:\n  telemetry: false\n"
             # Without keys, as ours on loopback: nobody pays for authentication here.
             "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
+            + ("  custom_auth: litellm_auth.user_api_key_auth\n" if limited else "")
         )
+        shutil.copy(HERE / "peers" / "litellm_auth.py", directory)
         program = python_of("litellm").with_name("litellm")
         with _process([str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]) as server:
             url = f"http://127.0.0.1:{port}"
             server.wait_for(url + "/health/liveliness")
             yield url
+
+
+def metrics(url: str, path: str, key: str) -> dict[str, float]:
+    """Sums over labels, by name."""
+    request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        text = response.read().decode()
+    sums: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
 
 
 @contextmanager
