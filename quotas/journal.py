@@ -46,22 +46,26 @@ class Journal:
         self._free: list[int] = []
         self._unused = iter(range(1, 2 * SLOTS, 2))
 
-    def charge(self, balances: Iterable[Balance]) -> None:
-        """So much is spent of them and promised.
+    def open(self, lease: int) -> None:
+        """Nothing is charged to it yet, if it is not known.
 
         Raises:
-            JournalFull: one is not known yet, and there is no slot.
+            JournalFull: there is no slot for it.
         """
+        if lease not in self._slots:
+            slot = self._free.pop() if self._free else next(self._unused, None)
+            if slot is None:
+                raise JournalFull
+            self._slots[lease] = slot
+            self._words[slot] = 0
+            self._words[slot - 1] = lease
+
+    def charge(self, balances: Iterable[Balance]) -> None:
+        """So much is spent of them and promised. (Of one that has no lease, nothing can be reclaimed.)"""
         words, slots = self._words, self._slots
         for balance in balances:
-            lease = balance.lease
-            if lease is None:
-                continue
-            slot = slots.get(lease)
-            if slot is None:
-                self._begin(lease, balance.charged)
-            else:
-                words[slot] = balance.spent + balance.reserved
+            if balance.lease is not None:
+                words[slots[balance.lease]] = balance.charged
 
     def forget(self, lease: int) -> None:
         """It is closed, and SQL knows all of it."""
@@ -76,14 +80,6 @@ class Journal:
         self._words.release()
         self._map.close()
         os.close(self._file)
-
-    def _begin(self, lease: int, charged: int) -> None:
-        slot = self._free.pop() if self._free else next(self._unused, None)
-        if slot is None:
-            raise JournalFull
-        self._slots[lease] = slot
-        self._words[slot] = charged
-        self._words[slot - 1] = lease
 
 
 def reclaim_left(directory: Path, reclaim: Callable[[str, list[tuple[int, int]]], None]) -> None:

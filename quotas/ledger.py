@@ -8,9 +8,14 @@ A limit is an :class:`Account`. Of the window that a moment is in, each gateway 
 
 All leases of a window together never exceed its limit, so N processes can't overspend it, however they die. A request
 belongs to the window in which it was admitted: what it is promised later, and what it gives back, are that window's.
+
+The same is done once more within the process: requests that are held to the same limits spend from a :class:`Purse`,
+into which a little is taken of all these limits at once, as long as there is plenty. So a request costs the same
+whatever the number of its limits. What is in a purse counts as reserved; all are emptied every second, and as soon as
+anything is short.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
@@ -29,6 +34,11 @@ _PLENTY_PARTS = PARTS // 10
 
 IDLE_SECONDS = 2.0
 """What nothing was reserved from for so long is given back."""
+
+PURSE_REQUESTS = 4
+"""A purse holds enough for so many requests, or nothing."""
+
+_ENDLESS = 1 << 62
 
 
 class Unit(StrEnum):
@@ -57,6 +67,8 @@ class Balance:
         "_account",
         "asking",
         "available",
+        "closed",
+        "in_purses",
         "lease",
         "left",
         "low",
@@ -75,8 +87,12 @@ class Balance:
         self.available = 0
         self.spent = 0
         self.reserved = 0
+        self.in_purses = 0
+        """The most that purses may hold of it, which is part of what is reserved."""
         self.lease: int | None = None
         """Where SQL keeps what was granted; None: nothing was yet."""
+        self.closed = False
+        """It is forgotten: nothing may be taken of it any more."""
         self.asking = False
         """SQL was asked for more and has not answered yet."""
         self.low = 0
@@ -132,42 +148,71 @@ class Shortage(msgspec.Struct, frozen=True):
         return self.amount - self.balance.available
 
 
+class Purse:
+    """What requests of one allowance may spend without looking at its balances of one unit."""
+
+    __slots__ = ("_tightest", "balances", "free", "most", "spent")
+
+    def __init__(self, balances: tuple[Balance, ...]) -> None:
+        self.balances = balances
+        self.free = 0 if balances else _ENDLESS
+        self.spent = 0
+        """By requests that are settled; their balances count it as reserved until the purse is emptied."""
+        self.most = 0 if balances else 2 * _ENDLESS
+        """It is emptied when so much is free. 0: it is as soon as a request is settled."""
+        self._tightest: Balance | None = None
+
+    def left(self) -> tuple[Balance, int]:
+        """The balance of which least is left, and what can still be promised of it, as far as is known here. As long as
+        there is plenty of all of them, that balance is looked for once in a while."""
+        tightest = self._tightest
+        if tightest is None or not self.most:
+            tightest = self._tightest = min(self.balances, key=_left)
+        left = tightest.left + tightest.available + self.free
+        return tightest, left if left > 0 else 0
+
+    def changed(self) -> None:
+        """Its balances have, much."""
+        self._tightest = None
+
+
+def _left(balance: Balance) -> int:
+    return balance.left + balance.available
+
+
 class Allowance:
-    """What requests of one kind are held to: its accounts, and their balances in the windows of now, which are looked
-    up once for all requests of a window."""
+    """What requests of one kind are held to: its accounts, and the purses of the windows of now."""
 
     __slots__ = ("accounts", "requests", "since", "tokens", "until")
 
     def __init__(self, accounts: Iterable[Account]) -> None:
         self.accounts = tuple(accounts)
-        self.tokens: tuple[Balance, ...] = ()
-        self.requests: tuple[Balance, ...] = ()
+        self.tokens = self.requests = Purse(())
         self.since, self.until = 0.0, 0.0
-        """The balances are right as long as ``since`` ≤ now < ``until``."""
+        """The purses are right as long as ``since`` ≤ now < ``until``."""
 
 
 class Reservation:
-    """What one request was promised: so many ``tokens`` of each balance of tokens, a place among the requests of each
-    of the others. Settle it exactly once."""
+    """What one request was promised: so many ``tokens``, and a place among the requests. Settle it exactly once."""
 
-    __slots__ = ("requests", "settled", "token_balances", "tokens")
+    __slots__ = ("of_requests", "of_tokens", "settled", "tokens")
 
-    def __init__(self, allowance: Allowance, tokens: int) -> None:
-        self.token_balances = allowance.tokens
-        self.requests = allowance.requests
+    def __init__(self, of_tokens: Purse, of_requests: Purse, tokens: int) -> None:
+        self.of_tokens = of_tokens
+        self.of_requests = of_requests
         self.tokens = tokens
         self.settled = False
-
-    @property
-    def balances(self) -> tuple[Balance, ...]:
-        return self.token_balances + self.requests
 
 
 class Ledger:
     """The balances of one process. Owned by its event loop."""
 
-    def __init__(self, zone: ZoneInfo) -> None:
+    def __init__(self, zone: ZoneInfo, charge: Callable[[Iterable[Balance]], None]) -> None:
+        """``charge`` is told whenever more or less of a balance would be lost with this process."""
         self._zone = zone
+        self._charge = charge
+        self._open: set[Purse] = set()
+        """Which may hold something."""
         self._current: dict[str, Balance] = {}
         """By the account's key."""
         self._balances: dict[tuple[str, int], Balance] = {}
@@ -180,38 +225,24 @@ class Ledger:
         """Promise a request ``tokens`` and a place among the requests, of all accounts or of none."""
         if not allowance.since <= now < allowance.until:
             self._turn(allowance, now)
-        for balance in allowance.tokens:
-            if balance.available < tokens:
-                return self._shortages(allowance, tokens)
-        for balance in allowance.requests:
-            if balance.available < 1:
-                return self._shortages(allowance, tokens)
-        for balance in allowance.tokens:
-            balance.available -= tokens
-            balance.reserved += tokens
-            balance.used_at = now
-            if balance.available < balance.low:
-                self._in_good_time(balance)
-        for balance in allowance.requests:
-            balance.available -= 1
-            balance.reserved += 1
-            balance.used_at = now
-            if balance.available < balance.low:
-                self._in_good_time(balance)
-        return Reservation(allowance, tokens)
+        if (allowance.tokens.free < tokens or allowance.requests.free < 1) and (
+            short := self._fill_both(allowance, tokens, now)
+        ):
+            return short
+        of_tokens, of_requests = allowance.tokens, allowance.requests
+        of_tokens.free -= tokens
+        of_requests.free -= 1
+        return Reservation(of_tokens, of_requests, tokens)
 
     def extend(self, reservation: Reservation, tokens: int, now: float) -> list[Shortage]:
         """Promise a running request so many tokens more, of all its accounts or of none: then those that lack it."""
         assert not reservation.settled
-        short = [Shortage(balance, tokens) for balance in reservation.token_balances if balance.available < tokens]
-        if short:
-            return short
-        for balance in reservation.token_balances:
-            balance.available -= tokens
-            balance.reserved += tokens
-            balance.used_at = now
-            if balance.available < balance.low:
-                self._in_good_time(balance)
+        purse = reservation.of_tokens
+        if not self._fill(purse, tokens, now):
+            self.empty_purses()
+            if not self._fill(purse, tokens, now):
+                return _shortages(purse, tokens)
+        purse.free -= tokens
         reservation.tokens += tokens
         return []
 
@@ -219,27 +250,23 @@ class Ledger:
         """Promise what was not granted, since SQL can't be asked: it is leased as soon as that can be."""
         if not allowance.since <= now < allowance.until:
             self._turn(allowance, now)
-        for balances, amount in ((allowance.tokens, tokens), (allowance.requests, 1)):
-            for balance in balances:
-                balance.available -= amount
-                balance.reserved += amount
-                balance.used_at = now
-        return Reservation(allowance, tokens)
+        for purse, amount in ((allowance.tokens, tokens), (allowance.requests, 1)):
+            self._take(purse.balances, amount, now)
+        return Reservation(allowance.tokens, allowance.requests, tokens)
 
     def settle(self, reservation: Reservation, tokens: int | None) -> None:
         """The request is over: it used ``tokens``; None: it was never served, and costs nothing."""
         assert not reservation.settled, "settled twice"
         reservation.settled = True
-        promised, used = reservation.tokens, tokens or 0
-        for balance in reservation.token_balances:
-            balance.reserved -= promised
-            balance.spent += used
-            balance.available += promised - used
-        served = 0 if tokens is None else 1
-        for balance in reservation.requests:
-            balance.reserved -= 1
-            balance.spent += served
-            balance.available += 1 - served
+        used, served = (0, 0) if tokens is None else (tokens, 1)
+        self._put_back(reservation.of_tokens, reservation.tokens - used, used)
+        self._put_back(reservation.of_requests, 1 - served, served)
+
+    def empty_purses(self) -> None:
+        """All balances are as if there were no purses."""
+        for purse in self._open:
+            self._empty(purse)
+        self._open.clear()
 
     # --- SQL's answers, and what it is to be asked -------------------------------------------------------------------
 
@@ -277,6 +304,7 @@ class Ledger:
         balance.available += amount
         balance.left = left
         balance.low = _low(balance)
+        self._charge((balance,))  # what was promised without a lease
         if amount < ask.need:
             balance.refused_at = now
 
@@ -299,6 +327,7 @@ class Ledger:
     def retune(self, accounts: Mapping[str, Account]) -> None:
         """These are all accounts that there are now, by their keys. What was leased under another limit is to be given
         back. Allowances that were made before are void."""
+        self.empty_purses()
         for key, balance in list(self._current.items()):
             account = accounts.get(key)
             if account is None:
@@ -311,6 +340,7 @@ class Ledger:
     def give_back(self, now: float) -> list[tuple[Balance, int]]:
         """What is to be given back to SQL, and is ours no longer: what lies idle, is more than two parts, or was leased
         for a window that is over or under another limit."""
+        self.empty_purses()
         for balance in list(self._current.values()):
             if not balance.window.holds(now):
                 self._retire(balance)
@@ -332,6 +362,7 @@ class Ledger:
             and not (balance.reserved or balance.available or balance.asking)
         ]
         for balance in closed:
+            balance.closed = True
             del self._balances[balance.account.key, balance.window.starts_at]
             self._wanted.pop(balance, None)
         return closed
@@ -345,10 +376,72 @@ class Ledger:
     def _turn(self, allowance: Allowance, now: float) -> None:
         """Find the balances of the windows that have begun: or begun again, where the clock went back."""
         balances = [self._balance(account, now) for account in allowance.accounts]
-        allowance.tokens = tuple(balance for balance in balances if balance.account.unit is Unit.TOKENS)
-        allowance.requests = tuple(balance for balance in balances if balance.account.unit is Unit.REQUESTS)
+        allowance.tokens, allowance.requests = (
+            Purse(tuple(balance for balance in balances if balance.account.unit is unit)) for unit in Unit
+        )
         allowance.since = max((balance.window.starts_at for balance in balances), default=float("-inf"))
         allowance.until = min((balance.window.ends_at for balance in balances), default=float("inf"))
+
+    def _fill_both(self, allowance: Allowance, tokens: int, now: float) -> list[Shortage]:
+        """Have enough for a request in both purses, or in none, and say what there is not enough of."""
+        of_tokens, of_requests = allowance.tokens, allowance.requests
+        if any(balance.closed for balance in of_tokens.balances + of_requests.balances):  # the clock went back
+            self._turn(allowance, now)
+            of_tokens, of_requests = allowance.tokens, allowance.requests
+        for _ in range(2):
+            if self._fill(of_tokens, tokens, now) and self._fill(of_requests, 1, now):
+                return []
+            self.empty_purses()  # the first time, since others may hold what is missing
+        return [*_shortages(of_tokens, tokens), *_shortages(of_requests, 1)]
+
+    def _fill(self, purse: Purse, amount: int, now: float) -> bool:
+        """Have so much in it, or more. False: there is not so much of one of its balances."""
+        missing = amount - purse.free
+        if missing <= 0:
+            return True
+        for balance in purse.balances:
+            if balance.available < missing:
+                return False
+        for balance in purse.balances:
+            balance.in_purses -= purse.most
+        room = min(min(b.part // 2 - b.in_purses, (b.available - missing) // 4) for b in purse.balances)
+        purse.most = room if room >= PURSE_REQUESTS * amount else 0
+        for balance in purse.balances:
+            balance.in_purses += purse.most
+        taken = missing + purse.most // 2
+        purse.free += taken
+        purse.changed()
+        self._open.add(purse)
+        self._take(purse.balances, taken, now)
+        return True
+
+    def _take(self, balances: Sequence[Balance], amount: int, now: float) -> None:
+        for balance in balances:
+            balance.available -= amount
+            balance.reserved += amount
+            balance.used_at = now
+            if balance.available < balance.low:
+                self._in_good_time(balance)
+        self._charge(balances)
+
+    def _put_back(self, purse: Purse, unused: int, used: int) -> None:
+        purse.free += unused
+        purse.spent += used
+        if purse.free >= purse.most:
+            self._empty(purse)
+        else:
+            self._open.add(purse)
+
+    def _empty(self, purse: Purse) -> None:
+        if not purse.balances:
+            return
+        for balance in purse.balances:
+            balance.reserved -= purse.free + purse.spent
+            balance.spent += purse.spent
+            balance.available += purse.free
+            balance.in_purses -= purse.most
+        purse.free = purse.spent = purse.most = 0
+        self._charge(purse.balances)
 
     def _balance(self, account: Account, now: float) -> Balance:
         old = self._current.get(account.key)
@@ -368,11 +461,6 @@ class Ledger:
         balance.stale = True
         del self._current[balance.account.key]
 
-    def _shortages(self, allowance: Allowance, tokens: int) -> list[Shortage]:
-        return [Shortage(balance, tokens) for balance in allowance.tokens if balance.available < tokens] + [
-            Shortage(balance, 1) for balance in allowance.requests if balance.available < 1
-        ]
-
     def _in_good_time(self, balance: Balance) -> None:
         """Have the next part asked for, so that few requests wait for SQL."""
         self._wanted.setdefault(balance, balance.part)
@@ -382,6 +470,10 @@ class Ledger:
             balance.stale = self._current.get(balance.account.key) is not balance
             return balance.available
         return max(0, balance.available - 2 * balance.part)
+
+
+def _shortages(purse: Purse, amount: int) -> list[Shortage]:
+    return [Shortage(balance, amount) for balance in purse.balances if balance.available < amount]
 
 
 def _low(balance: Balance) -> int:

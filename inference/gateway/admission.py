@@ -131,8 +131,7 @@ class Admission:
     def headers(self, model: str, caller: Caller | None) -> HeaderList:
         """How a caller stands with a model's limits and their own, whatever becomes of the request."""
         now = time.time()
-        terms = self._terms.of(model, caller)
-        headers = [] if terms.free else self._promises.headers(terms.allowance, now)
+        headers = self._promises.headers(self._terms.of(model, caller).allowance, now)
         mode = Mode.EMERGENCY if self.emergency else self._promises.standings.of(model, now).mode
         if mode is not Mode.NORMAL:
             headers.append((b"x-nopenai-quota-mode", mode.value.encode()))

@@ -76,6 +76,7 @@ class ClientWatch:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
         self._watch.cancel()
+        del self._watch  # it ends with an error that refers to us: a circle, for which garbage would be collected
 
     async def take(self, body: bytes, more: bool) -> None:
         """A piece of the body that arrived meanwhile; there is none once it has been read."""

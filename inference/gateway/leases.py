@@ -84,8 +84,12 @@ class LeaseThread:
         for ask in asks:
             self._tasks.put(ask)
 
+    def opened(self, lease: int) -> None:
+        """It is ours, and what is charged to it is kept account of from now on. Raises JournalFull."""
+        self._journal.open(lease)
+
     def charge(self, balances: Iterable[Balance]) -> None:
-        """So much of them is spent and promised. Raises JournalFull."""
+        """So much of them is spent and promised."""
         self._journal.charge(balances)
 
     def reached(self, reached: Reached) -> None:

@@ -17,7 +17,7 @@ from inference.gateway.asgi import HeaderList
 from inference.gateway.leases import Answered, Upkeep
 from inference.gateway.standings import Reached, Standings
 from quotas.journal import JournalFull
-from quotas.ledger import Account, Allowance, Ask, Balance, Ledger, Reservation, Shortage, Unit
+from quotas.ledger import Account, Allowance, Ask, Balance, Ledger, Purse, Reservation, Shortage, Unit
 from quotas.limits import ModelLimits
 from quotas.treasury import Holding, Leased, Reading
 from quotas.windows import Period
@@ -28,12 +28,16 @@ log = structlog.get_logger(module="quotas")
 LEASE_SECONDS = 2.0
 """How long a request waits for PostgreSQL when the lease is spent."""
 
+_TOKENS_HEADERS = b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"
+_REQUESTS_HEADERS = b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"
+
 
 class LeaseFeed(Protocol):
     """What speaks to SQL: :class:`inference.gateway.leases.LeaseThread`."""
 
     def start(self, answered: Answered) -> None: ...
     def ask(self, asks: Sequence[Ask]) -> None: ...
+    def opened(self, lease: int) -> None: ...
     def charge(self, balances: Iterable[Balance]) -> None: ...
     def reached(self, reached: Reached) -> None: ...
     def keep_up(self, upkeep: Upkeep) -> None: ...
@@ -44,7 +48,7 @@ class Promises:
     """Owned by the event loop."""
 
     def __init__(self, leases: LeaseFeed, zone: ZoneInfo) -> None:
-        self._ledger = Ledger(zone)
+        self._ledger = Ledger(zone, leases.charge)
         self._zone = zone
         self._leases = leases
         self._waiting: dict[Balance, list[asyncio.Future[bool]]] = {}
@@ -83,9 +87,7 @@ class Promises:
         promised = self._ledger.reserve(allowance, tokens, time.time())
         if not isinstance(promised, Reservation):
             return None
-        self._charge(promised)
-        if self._ledger.wants_more:
-            self._ask()
+        self._ask()
         return promised
 
     async def reserve(self, allowance: Callable[[], Allowance], tokens: int, *, owing: bool) -> Reservation | Shortage:
@@ -114,7 +116,6 @@ class Promises:
                     )
                 promised = self._ledger.owe(allowance(), tokens, time.time())
                 break
-        self._charge(promised)
         self._ask()
         return promised
 
@@ -125,14 +126,11 @@ class Promises:
                 return False
             if reservation.settled:  # its client has left meanwhile
                 return False
-        self._leases.charge(reservation.balances)
         return True
 
     def settle(self, reservation: Reservation, tokens: int | None) -> None:
         """It used so many; None: it was never served."""
         self._ledger.settle(reservation, tokens)
-        self._leases.charge(reservation.token_balances)
-        self._leases.charge(reservation.requests)
 
     def refusal(self, reservation: Reservation, tokens: int) -> QuotaExceeded | None:
         """Why a request can't be promised so many more; None: it could by now."""
@@ -160,20 +158,13 @@ class Promises:
 
     def headers(self, allowance: Allowance, now: float) -> HeaderList:
         """Of the tightest limit on tokens, and of that on requests: what can still be promised."""
-        if not allowance.since <= now < allowance.until:
-            return []  # nothing was asked of these windows yet
-        return [*_headers(allowance.tokens, b"tokens", now), *_headers(allowance.requests, b"requests", now)]
-
-    def _charge(self, reservation: Reservation) -> None:
-        """Before the work is sent: whatever becomes of us, what was promised counts."""
-        try:
-            self._leases.charge(reservation.token_balances)
-            self._leases.charge(reservation.requests)
-        except JournalFull:
-            self._ledger.settle(reservation, None)
-            raise Unavailable(
-                "More limits are in use than a gateway can keep account of.", code="quota_unavailable"
-            ) from None
+        headers: HeaderList = []
+        if allowance.since <= now < allowance.until:  # else nothing was asked of these windows yet
+            if allowance.tokens.balances:
+                _add_headers(headers, allowance.tokens, _TOKENS_HEADERS, now)
+            if allowance.requests.balances:
+                _add_headers(headers, allowance.requests, _REQUESTS_HEADERS, now)
+        return headers
 
     async def _leased(self, balance: Balance) -> bool:
         """Wait until SQL was asked for more of a balance. False: it can't be asked."""
@@ -212,15 +203,28 @@ class Promises:
     def leased(self, ask: Ask, leased: Leased | None) -> None:
         balance = ask.balance
         self.away = leased is None
+        fault = None
         if leased is None:
             self._ledger.unanswered(ask)
         else:
-            self._ledger.granted(ask, leased.amount, leased.left, time.time(), lease=leased.lease)
+            amount = leased.amount
+            try:
+                self._leases.opened(leased.lease)
+            except JournalFull:  # what could not be charged may not be promised: it goes back
+                amount = 0
+                fault = Unavailable(
+                    "More limits are in use than a gateway can keep account of.", code="quota_unavailable"
+                )
+            self._ledger.granted(ask, amount, leased.left, time.time(), lease=leased.lease)
             self._told.pop(leased.lease, None)  # SQL has another number now, even if all of it is given back at once
             self._by_lease[leased.lease] = balance
             self.standings.leased(balance)
         for waiter in self._waiting.pop(balance, ()):
-            if not waiter.done():
+            if waiter.done():
+                continue
+            if fault is not None:
+                waiter.set_exception(fault)
+            else:
                 waiter.set_result(leased is not None)
         self._ask()
 
@@ -234,19 +238,14 @@ class Promises:
         self.standings.read(readings)
 
 
-def _headers(balances: Sequence[Balance], name: bytes, now: float) -> HeaderList:
-    if not balances:
-        return []
-    tightest, remaining = balances[0], balances[0].left + balances[0].available
-    for balance in balances:
-        left = balance.left + balance.available
-        if left < remaining:
-            tightest, remaining = balance, left
-    return [
-        (b"x-ratelimit-limit-" + name, b"%d" % tightest.account.limit),
-        (b"x-ratelimit-remaining-" + name, b"%d" % max(0, remaining)),
-        (b"x-ratelimit-reset-" + name, b"%ds" % max(1, tightest.window.ends_at - now)),
-    ]
+def _add_headers(headers: HeaderList, purse: Purse, names: tuple[bytes, bytes, bytes], now: float) -> None:
+    tightest, left = purse.left()
+    seconds = int(tightest.window.ends_at - now)
+    headers += (
+        (names[0], b"%d" % tightest.account.limit),
+        (names[1], b"%d" % left),
+        (names[2], b"%ds" % (seconds if seconds > 0 else 1)),
+    )
 
 
 def _remaining(balance: Balance) -> int:

@@ -131,6 +131,9 @@ class GivenLeases:
             self.asked += 1
             asyncio.get_running_loop().call_soon(self._answered.leased, ask, None if self.away else self._lease(ask))
 
+    def opened(self, lease: int) -> None:
+        pass
+
     def charge(self, balances: Iterable[Balance]) -> None:
         pass
 

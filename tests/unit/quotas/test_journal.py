@@ -20,6 +20,8 @@ from quotas.journal import Journal
 from tests.unit.quotas.test_journal import leased
 journal = Journal(pathlib.Path(sys.argv[1]))
 balances = [leased(lease, 100) for lease in range(1, 4)]
+for balance in balances:
+    journal.open(balance.lease)
 journal.charge(balances)
 balances[1].spent = 2**40
 journal.charge(balances)
@@ -45,6 +47,7 @@ def reclaimed(directory: Path) -> list[tuple[str, list[tuple[int, int]]]]:
 def died(directory: Path) -> None:
     """A process that had charged something, as the kernel leaves it."""
     dead = Journal(directory)
+    dead.open(7)
     dead.charge([leased(7)])
     fcntl.flock(dead._file, fcntl.LOCK_UN)
 
@@ -82,6 +85,7 @@ def test_what_could_not_be_reclaimed_is_found_again(tmp_path: Path) -> None:
 
 def test_a_process_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
     ends = Journal(tmp_path)
+    ends.open(1)
     ends.charge([leased(1)])
     ends.close()
     assert list(tmp_path.iterdir()) == []
@@ -92,10 +96,10 @@ def test_slots_are_used_again_and_when_all_are_taken_that_is_said(
 ) -> None:
     monkeypatch.setattr(journal, "SLOTS", 2)
     mine = Journal(tmp_path)
-    mine.charge([leased(1)])
-    mine.charge([leased(2)])
+    mine.open(1)
+    mine.open(2)
     with pytest.raises(JournalFull):
-        mine.charge([leased(3)])
+        mine.open(3)
     mine.forget(1)
-    mine.charge([leased(3)])
+    mine.open(3)
     mine.close()

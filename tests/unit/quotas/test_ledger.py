@@ -1,5 +1,6 @@
 """Reserving, settling and giving back of what was leased."""
 
+from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -7,7 +8,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quotas.ledger import IDLE_SECONDS, PARTS, REFUSED_SECONDS, Account, Allowance, Ask, Ledger, Reservation, Unit
+from quotas.ledger import (
+    IDLE_SECONDS,
+    PARTS,
+    REFUSED_SECONDS,
+    Account,
+    Allowance,
+    Ask,
+    Balance,
+    Ledger,
+    Reservation,
+    Unit,
+)
 from quotas.windows import Period
 
 UTC = ZoneInfo("UTC")
@@ -46,21 +58,34 @@ class Process:
 
     def __init__(self, sql: Sql) -> None:
         self.sql = sql
-        self.ledger = Ledger(UTC)
+        self.charged: dict[tuple[str, int], int] = {}
+        """What its journal says, by the account's key and the window's start."""
+        self.charges = 0
+        self.ledger = Ledger(UTC, self._charge)
         self.reservations: list[Reservation] = []
+        self._allowances: dict[tuple[Account, ...], Allowance] = {}
 
     def refill(self, now: float) -> None:
         for ask in self.ledger.take_asks():
             self.ledger.granted(ask, *self.sql.lease(ask), now)
 
     def admit(self, accounts: list[Account], tokens: int, now: float) -> Reservation | None:
-        allowance = Allowance(accounts)
+        allowance = self._allowances.setdefault(tuple(accounts), Allowance(accounts))
         while isinstance(promised := self.ledger.reserve(allowance, tokens, now), list):
             if self.ledger.want(promised, now):
                 return None
             self.refill(now)
         self.reservations.append(promised)
         return promised
+
+    def retune(self, accounts: list[Account]) -> None:
+        self.ledger.retune({each.key: each for each in accounts})
+        self._allowances.clear()
+
+    def _charge(self, balances: Iterable[Balance]) -> None:
+        self.charges += 1
+        for balance in balances:
+            self.charged[balance.account.key, balance.window.starts_at] = balance.charged
 
 
 @pytest.fixture
@@ -161,7 +186,7 @@ def test_what_was_leased_under_another_limit_is_given_back_and_what_was_used_cou
     assert process.admit([account(1000)], 400, NOON)
     assert process.admit([account(1000)], 200, NOON)
     process.ledger.settle(process.reservations.pop(), 0)
-    process.ledger.retune({each.key: each for each in ([account(limit)] if limit else [])})
+    process.retune([account(limit)] if limit else [])
     process.sql.give_back(process.ledger, NOON)
     assert process.sql.taken == {("model:1/tokens/hour", int(NOON)): 400}
     if limit:
@@ -186,6 +211,30 @@ def test_an_extension_is_promised_by_all_accounts_or_by_none(process: Process) -
         "dayly_tokens_limit": 350,
         "hourly_requests_limit": 1,
     }
+
+
+def test_as_long_as_there_is_plenty_few_requests_look_at_their_limits(process: Process) -> None:
+    accounts = [account(10**9, unit, period) for unit in Unit for period in Period]
+    assert process.admit(accounts, 300, NOON)
+    process.charges = 0
+    for _ in range(1000):
+        reservation = process.admit(accounts, 300, NOON)
+        assert reservation is not None
+        process.ledger.settle(reservation, 200)
+    assert process.charges <= 4
+    process.ledger.empty_purses()
+    spent = {(balance.account.unit, balance.spent) for balance in process.ledger.balances()}
+    assert spent == {(Unit.TOKENS, 200_000), (Unit.REQUESTS, 1000)}
+
+
+def test_what_one_allowance_holds_in_advance_another_one_gets_when_it_is_short(process: Process) -> None:
+    mine, own, other = account(100_000), account(10**6, Unit.REQUESTS), account(10**6, Unit.REQUESTS, Period.DAY)
+    assert process.admit([mine, own], 10, NOON)
+    (shared,) = (balance for balance in process.ledger.balances() if balance.account == mine)
+    held = shared.reserved - 10
+    assert held > 0, "in its purse"
+    assert isinstance(process.ledger.reserve(Allowance([mine, other]), shared.available + held + 1, NOON), list)
+    assert shared.reserved == 10
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -240,8 +289,15 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2))
     def tick(self, which: int) -> None:
-        self.sql.give_back(self.processes[which].ledger, self.now)
-        self.processes[which].ledger.take_closed()
+        process = self.processes[which]
+        self.sql.give_back(process.ledger, self.now)
+        for balance in process.ledger.balances():
+            assert balance.reserved == sum(
+                reservation.tokens * (balance in reservation.of_tokens.balances)
+                + (balance in reservation.of_requests.balances)
+                for reservation in process.reservations
+            ), "all purses are empty"
+        process.ledger.take_closed()
 
     @rule(which=st.integers(0, 2), reclaimed=st.booleans())
     def die(self, which: int, reclaimed: bool) -> None:
@@ -265,7 +321,7 @@ class Ledgers(RuleBasedStateMachine):
         if limit > self.limit:
             self.limit = limit
             for process in self.processes:
-                process.ledger.retune({each.key: each for each in self.accounts})
+                process.retune(self.accounts)
 
     @invariant()
     def never_above_the_limit(self) -> None:
@@ -276,24 +332,36 @@ class Ledgers(RuleBasedStateMachine):
 
     @invariant()
     def what_is_granted_adds_up(self) -> None:
-        for process in self.processes:
-            for balance in process.ledger.balances():
-                assert balance.available >= 0 and balance.reserved >= 0
-                assert balance.reserved == sum(
-                    reservation.tokens if balance in reservation.token_balances else 1
-                    for reservation in process.reservations
-                    if balance in reservation.balances
-                )
         held: dict[tuple[str, int], int] = {}
         for process in self.processes:
+            promised: dict[Balance, int] = {}
+            for reservation in process.reservations:
+                for balance in reservation.of_tokens.balances:
+                    promised[balance] = promised.get(balance, 0) + reservation.tokens
+                for balance in reservation.of_requests.balances:
+                    promised[balance] = promised.get(balance, 0) + 1
             for balance in process.ledger.balances():
                 key = balance.account.key, balance.window.starts_at
                 held[key] = held.get(key, 0) + balance.granted
+                assert balance.available >= 0
+                assert balance.reserved >= promised.get(balance, 0), "the rest is in purses"
+                assert balance.charged == process.charged.get(key, 0), "the journal says what a kill would lose"
         for key, granted in held.items():
             assert granted <= self.sql.taken.get(key, 0)
 
+    @invariant()
+    def what_purses_hold_is_little(self) -> None:
+        """It is lost with its process."""
+        for process in self.processes:
+            free: dict[Balance, int] = {}
+            for purse in process.ledger._open:
+                for balance in purse.balances:
+                    free[balance] = free.get(balance, 0) + purse.free
+            for balance, amount in free.items():
+                assert 0 <= amount <= balance.in_purses <= balance.part // 2
+
     def _use(self, reservation: Reservation, tokens: int) -> None:
-        for balance in reservation.token_balances:
+        for balance in reservation.of_tokens.balances:
             start = balance.window.starts_at
             self.used[start] = self.used.get(start, 0) + tokens
 
