@@ -218,8 +218,11 @@ class Admission:
         if self.standing(applicant.model).level >= Level.THROTTLE:
             return None
         held = None
-        if terms.permits and (held := self._permits.acquire_idle(terms.permits)) is None:
-            return None
+        if terms.permits:
+            if not terms.pools:
+                terms.pools = self._permits.pools(terms.permits)
+            if (held := self._permits.acquire_idle(terms.pools)) is None:
+                return None
         if terms.free:
             return Promise(terms, held, None, None)
         grants = first_grants(applicant.request, terms.limits.burst)

@@ -7,7 +7,6 @@ back, and each that is released: the supervisor then decides who is next, over a
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from inference.protocol import (
@@ -29,23 +28,27 @@ IDLE_SECONDS = 1.0
 """Permits that nobody used for so long go back."""
 
 
-class _Pool:
-    """Of one subject."""
+class Pool:
+    """Of one subject: what is here of its permits."""
 
-    __slots__ = ("held", "in_use", "limit", "used_at")
+    __slots__ = ("contended", "held", "in_use", "limit", "subject", "used_at")
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: PermitLimit) -> None:
+        self.subject = limit.subject
+        self.limit = limit.limit
         self.held = 0
         self.in_use = 0
         self.used_at = 0.0
+        self.contended = False
+        """Somebody waits for it, here or at another gateway."""
 
 
 class _Ticket:
-    __slots__ = ("acquire", "answer")
+    __slots__ = ("acquire", "answer", "pools")
 
-    def __init__(self, acquire: Acquire, answer: "asyncio.Future[bool]") -> None:
+    def __init__(self, acquire: Acquire, pools: tuple[Pool, ...], answer: "asyncio.Future[bool]") -> None:
         self.acquire = acquire
+        self.pools = pools
         self.answer = answer
         """True: it may run; False: too many wait."""
 
@@ -53,17 +56,17 @@ class _Ticket:
 class Held:
     """A running request's permits."""
 
-    __slots__ = ("_limits", "_permits")
+    __slots__ = ("_permits", "_pools")
 
-    def __init__(self, permits: "Permits", limits: tuple[PermitLimit, ...]) -> None:
+    def __init__(self, permits: "Permits", pools: tuple[Pool, ...]) -> None:
         self._permits = permits
-        self._limits = limits
+        self._pools = pools
 
     def release(self) -> None:
         """It is over. Again is no error."""
-        limits, self._limits = self._limits, ()
-        if limits:
-            self._permits.released([limit.subject for limit in limits])
+        pools, self._pools = self._pools, ()
+        if pools:
+            self._permits.released(pools)
 
 
 class Permits:
@@ -74,9 +77,7 @@ class Permits:
         """Requests for which the supervisor was asked."""
         self._send: Callable[[Iterable[GatewayToSupervisor]], None] | None = None
         """None: the supervisor is away."""
-        self._pools: dict[str, _Pool] = {}
-        self._contended: set[str] = set()
-        """Subjects that somebody waits for, of those that we hold or held permits of."""
+        self._pools: dict[str, Pool] = {}
         self._tickets: dict[int, _Ticket] = {}
         self._last_ticket = 0
         self._revision = 0
@@ -89,9 +90,18 @@ class Permits:
         pool = self._pools.get(subject)
         return 0 if pool is None else pool.in_use
 
-    def acquire_idle(self, wanted: tuple[PermitLimit, ...]) -> Held | None:
+    def pools(self, wanted: tuple[PermitLimit, ...]) -> tuple[Pool, ...]:
+        """Of each subject: as good as these limits, until :meth:`retune`."""
+        return tuple(self._pool(limit) for limit in wanted)
+
+    def acquire_idle(self, pools: tuple[Pool, ...]) -> Held | None:
         """Permits that lie idle here, if there is one of each subject."""
-        return Held(self, wanted) if self._take_idle(wanted) else None
+        for pool in pools:
+            if pool.in_use >= pool.held or pool.held > pool.limit:
+                return None
+        for pool in pools:
+            pool.in_use += 1
+        return Held(self, pools)
 
     async def acquire(
         self,
@@ -108,8 +118,9 @@ class Permits:
         Raises:
             QuotaExceeded: a limit is 0, too many wait already, or it has lasted too long.
         """
-        if self._take_idle(wanted):
-            return Held(self, wanted)
+        pools = self.pools(wanted)
+        if (held := self.acquire_idle(pools)) is not None:
+            return held
         for limit in wanted:
             if limit.limit <= 0:
                 raise _refused(limit, "so none may run.", retry_after=None)
@@ -126,51 +137,47 @@ class Permits:
             raise
         if not admitted:
             raise _refused(wanted[0], "and too many wait for their turn already.")
-        return Held(self, wanted)
+        return Held(self, pools)
 
-    def released(self, subjects: Iterable[str]) -> None:
-        back = []
+    def released(self, pools: Iterable[Pool]) -> None:
+        contended = []
         now = time.monotonic()
-        for subject in subjects:
-            pool = self._pools[subject]
+        for pool in pools:
             pool.in_use -= 1
             pool.used_at = now
-            if subject in self._contended:
-                pool.held -= 1
-                back.append((subject, 1))
-        if back:
-            self._give_back(back)
+            if pool.contended:
+                contended.append(pool)
+        if contended:
+            self._give_back_idle(contended)
 
     def retune(self, revision: int, limits: Mapping[str, PermitLimit]) -> None:
         """These are all limits that there are now, by their subjects."""
         self._revision = revision
         changed = []
-        for subject, pool in self._pools.items():
+        for subject, pool in list(self._pools.items()):
             known = limits.get(subject)
-            if known is not None and known.limit != pool.limit:
+            if known is None:
+                if not pool.held and not self._tickets:  # which may bring some
+                    del self._pools[subject]
+            elif known.limit != pool.limit:
                 pool.limit = known.limit
-                changed.append((subject, known.limit))
+                changed.append(pool)
         if changed and self._send is not None:
-            self._give_back([(subject, self._idle(subject)) for subject, _ in changed])
-            self._send([Limits(revision, tuple(changed))])
+            self._give_back_idle(changed)
+            self._send([Limits(revision, tuple((pool.subject, pool.limit) for pool in changed))])
 
     def keep_up(self) -> None:
         """To be called every second."""
-        now = time.monotonic()
-        idle = [subject for subject, pool in self._pools.items() if now - pool.used_at > IDLE_SECONDS]
-        self._give_back([(subject, self._idle(subject)) for subject in idle])
-        for subject in idle:
-            if not self._pools[subject].held:
-                del self._pools[subject]
+        before = time.monotonic() - IDLE_SECONDS
+        self._give_back_idle([pool for pool in self._pools.values() if pool.held and pool.used_at < before])
 
     # The supervisor's side: see inference.gateway.replicas.
 
     def connected(self, send: Callable[[Iterable[GatewayToSupervisor]], None]) -> None:
         """To a supervisor that knows nothing of us. What lay idle is its own; who waits, waits there from now on."""
         self._send = send
-        self._contended.clear()
         for pool in self._pools.values():
-            pool.held = pool.in_use
+            pool.held, pool.contended = pool.in_use, False
         holding = tuple((subject, pool.held) for subject, pool in self._pools.items() if pool.held)
         if holding:
             send([Holding(holding)])
@@ -190,37 +197,25 @@ class Permits:
                 if (ticket := self._tickets.pop(number, None)) is not None and not ticket.answer.done():
                     ticket.answer.set_result(False)
             case Contended(subject=subject, waiting=waiting):
-                if not waiting:
-                    self._contended.discard(subject)
-                    return
-                self._contended.add(subject)
-                if subject in self._pools:
-                    self._give_back([(subject, self._idle(subject))])
+                if (pool := self._pools.get(subject)) is not None:
+                    pool.contended = waiting
+                    if waiting:
+                        self._give_back_idle([pool])
 
     def _permitted(self, permitted: Permitted) -> None:
         ticket = self._tickets.pop(permitted.ticket, None)
         if ticket is None:  # it was withdrawn a moment ago
-            self._give_back([(subject, 1) for subject in permitted.subjects])
+            self._release([(subject, 1) for subject in permitted.subjects])
             return
-        for subject, limit in ticket.acquire.needs:
-            pool = self._pools.setdefault(subject, _Pool(limit))
+        now = time.monotonic()
+        for pool in ticket.pools:
             pool.held += 1
             pool.in_use += 1
-            pool.used_at = time.monotonic()
+            pool.used_at = now
         if ticket.answer.done():  # its waiter was cancelled in this turn, and has not run yet
-            self.released(permitted.subjects)
+            self.released(ticket.pools)
         else:
             ticket.answer.set_result(True)
-
-    def _take_idle(self, wanted: tuple[PermitLimit, ...]) -> bool:
-        pools = self._pools
-        for limit in wanted:
-            pool = pools.get(limit.subject)
-            if pool is None or pool.in_use >= pool.held or pool.held > limit.limit:
-                return False
-        for limit in wanted:
-            pools[limit.subject].in_use += 1
-        return True
 
     def _ask(
         self, wanted: tuple[PermitLimit, ...], tenant: str, weight: float, priority: int, most_waiting: int
@@ -236,7 +231,9 @@ class Permits:
             priority=priority,
             most_waiting=most_waiting,
         )
-        ticket = self._tickets[acquire.ticket] = _Ticket(acquire, asyncio.get_running_loop().create_future())
+        ticket = self._tickets[acquire.ticket] = _Ticket(
+            acquire, self.pools(wanted), asyncio.get_running_loop().create_future()
+        )
         if self._send is not None:
             self._send([acquire])
         return ticket
@@ -248,20 +245,23 @@ class Permits:
             if self._send is not None:
                 self._send([Withdraw(number)])
         elif ticket.answer.done() and not ticket.answer.cancelled() and ticket.answer.result():
-            self.released(subject for subject, _ in ticket.acquire.needs)
+            self.released(ticket.pools)
 
-    def _idle(self, subject: str) -> int:
-        """How many lie idle; they are not ours any more."""
-        pool = self._pools[subject]
-        idle = pool.held - pool.in_use
-        pool.held = pool.in_use
-        return idle
+    def _pool(self, limit: PermitLimit) -> Pool:
+        pool = self._pools.get(limit.subject)
+        if pool is None:
+            pool = self._pools[limit.subject] = Pool(limit)
+        return pool
 
-    def _give_back(self, counts: Iterable[tuple[str, int]]) -> None:
-        given: Counter[str] = Counter()
-        for subject, count in counts:
-            given[subject] += count
-        back = tuple((subject, count) for subject, count in given.items() if count)
+    def _give_back_idle(self, pools: Iterable[Pool]) -> None:
+        idle = []
+        for pool in pools:
+            idle.append((pool.subject, pool.held - pool.in_use))
+            pool.held = pool.in_use
+        self._release(idle)
+
+    def _release(self, counts: Iterable[tuple[str, int]]) -> None:
+        back = tuple((subject, count) for subject, count in counts if count)
         if back and self._send is not None:
             self._send([Release(back)])
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+from inference.gateway.permits import Pool
 from quotas.callers import Caller
 from quotas.ledger import Allowance
 from quotas.limits import NO_LIMITS, ModelLimits
 
 
 class Terms:
-    __slots__ = ("allowance", "free", "limits", "permits")
+    __slots__ = ("allowance", "free", "limits", "permits", "pools")
 
     def __init__(self, limits: ModelLimits, caller: Caller | None) -> None:
         self.limits = limits
@@ -17,6 +18,8 @@ class Terms:
         """Windows of the model, of its caller's key and of the key's tenant."""
         own = () if limits.permit is None else (limits.permit,)
         self.permits = own + (caller.permits if caller is not None else ())
+        self.pools: tuple[Pool, ...] = ()
+        """Of these permits, once one was asked for."""
         self.free = not self.allowance.accounts and limits.burst is None
         """Tokens and requests are not limited."""
 
