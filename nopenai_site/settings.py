@@ -183,6 +183,8 @@ UNFOLD = {
                 "items": [
                     _page("Tenants", "apartment", "quotas_tenant", "quotas.view_tenant"),
                     _page("API keys", "key", "quotas_apikey", "quotas.view_apikey"),
+                    _page("Limits", "speed", "quotas_limitedmodel", "quotas.view_limitedmodel"),
+                    _page("Emergencies", "emergency_home", "quotas_emergency", "quotas.view_emergency"),
                     _page("Usage", "monitoring", "quotas_usage", "quotas.view_usage"),
                     _page("Users", "person", "auth_user", "auth.view_user"),
                     _page("Groups", "group", "auth_group", "auth.view_group"),

@@ -133,6 +133,32 @@ def changed(quota: ModelQuota, changes: Mapping[str, Any]) -> ModelQuota:
     return result
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """Between two revisions of a model's limits."""
+
+    name: str
+    """``soft_limits.warn``."""
+    before: Any
+    after: Any
+
+
+def differences(before: ModelQuota, after: ModelQuota) -> list[Difference]:
+    """In the order in which the fields are documented."""
+    old, new = flat(before), flat(after)
+    return [Difference(name, old[name], value) for name, value in new.items() if value != old[name]]
+
+
+def flat(quota: ModelQuota) -> dict[str, Any]:
+    """Plain values by name; those of a part with its name before theirs: ``soft_limits.warn``."""
+    values: dict[str, Any] = {}
+    for name, value in msgspec.to_builtins(quota).items():
+        if name in _PARTS:
+            values |= {f"{name}.{inner}": each for inner, each in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
 def limits_of(*, model_pk: int, model: str, quota: ModelQuota) -> ModelLimits:
     owner = f"The model '{model}'"
     concurrent = quota.max_concurrent_requests

@@ -18,6 +18,7 @@ from quotas.ledger import Unit
 from quotas.sealing import SEALED_BYTES
 from quotas.usage.models import GatewayLife, Usage
 from quotas.windows import Period
+from registry.models import Model
 
 __all__ = [
     "ApiKey",
@@ -25,6 +26,7 @@ __all__ = [
     "GatewayLife",
     "KeyUse",
     "Lease",
+    "LimitedModel",
     "Partition",
     "QuotaRevision",
     "Tenant",
@@ -185,6 +187,15 @@ class Emergency(models.Model):
 
     def __str__(self) -> str:
         return f"{'declared' if self.enabled else 'ended'} {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class LimitedModel(Model):
+    """A model, as the page of limits has it."""
+
+    class Meta:
+        proxy = True
+        verbose_name = "limits of a model"
+        verbose_name_plural = "limits"
 
 
 class QuotaRevision(models.Model):

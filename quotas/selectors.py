@@ -1,6 +1,8 @@
 """Reads of models' limits, and of how they stand with them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -13,8 +15,8 @@ from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
 from quotas.models import Emergency, QuotaRevision, Window
 from quotas.modes import Level, Mode, level_after, mode_of
+from quotas.windows import Period, window_at
 from quotas.windows import Window as Span
-from quotas.windows import window_at
 from registry.cache.selectors import cache_config_load
 from registry.errors import NotFound
 from registry.models import Model
@@ -43,6 +45,7 @@ class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """``hourly_token_limit``."""
     unit: Unit
+    period: Period
     limit: int
     used: int
     """By requests that are over."""
@@ -70,7 +73,7 @@ class QuotaReport(msgspec.Struct, frozen=True, kw_only=True):
 def limits_load() -> dict[str, ModelLimits]:
     """The limits of every model that has some, by its id; see :func:`quota_find` for where they come from."""
     own = {row.model_id: quota_value(row) for row in _newest_revisions()}
-    default = of_default(cache_config_load().per_model_quota)
+    default = quota_default_load()
     models = Model.objects.filter(alias_of=None).values_list("pk", "name")
     limits = {name: limits_of(model_pk=pk, model=name, quota=own.get(pk, default)) for pk, name in models}
     return {name: each for name, each in limits.items() if each.accounts or each.permit or each.burst is not None}
@@ -94,8 +97,13 @@ def quota_find(*, model: Model) -> Quota:
     """The limits in force of a model: its own or, where it has none, the default ones of the cache's configuration."""
     row = quota_revisions_list(model=model).first()
     if row is None:
-        return Quota(revision=0, quota=of_default(cache_config_load().per_model_quota))
+        return Quota(revision=0, quota=quota_default_load())
     return Quota(revision=row.number, quota=quota_value(row))
+
+
+def quota_default_load() -> ModelQuota:
+    """The limits of a model that has none of its own."""
+    return of_default(cache_config_load().per_model_quota)
 
 
 def quota_revisions_list(*, model: Model) -> QuerySet[QuotaRevision]:
@@ -115,35 +123,68 @@ def quota_revision_find(*, model: Model, number: int) -> QuotaRevision:
 
 def quota_report(*, model: Model) -> QuotaReport:
     """How a model stands with its limits in the windows of now."""
-    found = quota_find(model=model)
-    limits = limits_of(model_pk=model.pk, model=model.name, quota=found.quota)
-    now = timezone.now()
-    zone = ZoneInfo(settings.TIME_ZONE)
-    windows = [_window_use(account, window_at(account.period, now.timestamp(), zone)) for account in limits.accounts]
+    return quota_reports(models=[model])[model.pk]
+
+
+def quota_reports(*, models: Sequence[Model]) -> dict[int, QuotaReport]:
+    """Of several models, by their number, with as many queries as for one."""
+    own = {row.model_id: row for row in _newest_revisions().filter(model__in=models)}
+    default = quota_default_load()
+    quotas = {
+        model.pk: Quota(revision=row.number, quota=quota_value(row))
+        if (row := own.get(model.pk))
+        else Quota(revision=0, quota=default)
+        for model in models
+    }
+    limits = {
+        model.pk: limits_of(model_pk=model.pk, model=model.name, quota=quotas[model.pk].quota) for model in models
+    }
+    uses = _windows_now([account for each in limits.values() for account in each.accounts])
+    emergency = bool(emergency_load())
+    return {
+        model.pk: _report(
+            model, quotas[model.pk], [uses[account.key] for account in limits[model.pk].accounts], emergency
+        )
+        for model in models
+    }
+
+
+def _report(model: Model, found: Quota, windows: list[WindowUse], emergency: bool) -> QuotaReport:
     percent = max((window.percent for window in windows), default=0.0)
     level = level_after(Level.NONE, percent, found.quota.soft_limits, slack=0.0)
-    throttling, emergency = found.quota.throttling_enabled, bool(emergency_load())
     return QuotaReport(
         model_id=model.name,
         revision=found.revision,
         quota=found.quota,
         windows=windows,
-        mode=mode_of(level, throttling_enabled=throttling, emergency=emergency),
+        mode=mode_of(level, throttling_enabled=found.quota.throttling_enabled, emergency=emergency),
         percent=percent,
     )
 
 
-def _window_use(account: Account, window: Span) -> WindowUse:
-    row = (
-        Window.objects.filter(account=account.key, starts_at=_moment(window.starts_at))
-        .annotate(spent=Sum("leases__spent", default=0), reserved=Sum("leases__reserved", default=0))
-        .first()
-    )
+def _windows_now(accounts: Sequence[Account]) -> dict[str, WindowUse]:
+    """How the windows that are open stand, by account."""
+    now, zone = timezone.now().timestamp(), ZoneInfo(settings.TIME_ZONE)
+    spans = {account.key: window_at(account.period, now, zone) for account in accounts}
+    rows = Window.objects.filter(
+        account__in=spans, starts_at__in={_moment(span.starts_at) for span in spans.values()}
+    ).annotate(spent=Sum("leases__spent", default=0), reserved=Sum("leases__reserved", default=0))
+    found = {(row.account, row.starts_at): row for row in rows}
+    return {
+        account.key: _window_use(account, span, found.get((account.key, _moment(span.starts_at))))
+        for account in accounts
+        for span in (spans[account.key],)
+    }
+
+
+def _window_use(account: Account, window: Span, row: Any) -> WindowUse:
+    """``row``: None where nothing was leased of it yet."""
     used = row.earlier + row.spent if row else 0
     reserved = row.reserved if row else 0
     return WindowUse(
         name=account.name,
         unit=account.unit,
+        period=account.period,
         limit=account.limit,
         used=used,
         reserved=reserved,

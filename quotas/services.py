@@ -35,10 +35,13 @@ def quota_update(*, model: str, changes: Mapping[str, Any], author: str, comment
     """
     locked = _locked(model)
     before = selectors.quota_find(model=locked)
-    quota = limits.changed(before.quota, changes)
-    if "degradation_policy" in changes:
-        quota = _sibling_checked(locked, quota)
-    return _keep(locked, before, quota, author=author, comment=comment)
+    return _keep(locked, before, _changed(locked, before, changes), author=author, comment=comment)
+
+
+def quota_checked(*, model: str, changes: Mapping[str, Any]) -> ModelQuota:
+    """What :func:`quota_update` would make of a model's limits. Raises as that does."""
+    found = model_named(name=model)
+    return _changed(found, selectors.quota_find(model=found), changes)
 
 
 @transaction.atomic
@@ -63,6 +66,11 @@ def emergency_set(*, enabled: bool, reason: str = "", author: str) -> Emergency:
     say = log.warning if enabled else log.info
     say("Emergency declared" if enabled else "Emergency ended", reason=row.reason, author=author)
     return row
+
+
+def _changed(model: Model, before: Quota, changes: Mapping[str, Any]) -> ModelQuota:
+    quota = limits.changed(before.quota, changes)
+    return _sibling_checked(model, quota) if "degradation_policy" in changes else quota
 
 
 def _sibling_checked(model: Model, quota: ModelQuota) -> ModelQuota:

@@ -49,9 +49,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "constraints": [
-                    models.UniqueConstraint(
-                        fields=("tenant",), name="quotas_partition_one_each", nulls_distinct=False
-                    ),
+                    models.UniqueConstraint(fields=("tenant",), name="quotas_partition_one_each", nulls_distinct=False),
                     models.CheckConstraint(
                         condition=models.Q(("name__regex", "\\A[0-9a-f]{32}\\Z")), name="quotas_partition_name_form"
                     ),

@@ -88,9 +88,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["model", "-number"],
-                "constraints": [
-                    models.UniqueConstraint(fields=("model", "number"), name="quotas_quotarevision_once")
-                ],
+                "constraints": [models.UniqueConstraint(fields=("model", "number"), name="quotas_quotarevision_once")],
             },
         ),
         migrations.CreateModel(
