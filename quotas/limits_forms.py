@@ -21,6 +21,8 @@ from registry.errors import ApiError
 _SEPARATOR = "__"
 """``soft_limits.warn`` is ``soft_limits__warn`` in the form."""
 
+_ABBREVIATIONS = {"ram": "RAM", "ssd": "SSD", "mb": "MiB", "gb": "GiB"}
+
 
 def _fields(serializer: serializers.Serializer[Any], prefix: str = "") -> Iterator[tuple[str, forms.Field]]:
     for name, field in serializer.fields.items():
@@ -32,7 +34,7 @@ def _fields(serializer: serializers.Serializer[Any], prefix: str = "") -> Iterat
 
 def _form_field(name: str, field: serializers.Field[Any, Any, Any, Any]) -> forms.Field:
     shown: dict[str, Any] = {
-        "label": name.replace("_", " ").replace("mb", "MiB").replace("gb", "GiB").capitalize(),
+        "label": _label(name),
         "help_text": field.help_text,
         "required": not (field.allow_null or isinstance(field, serializers.BooleanField)),
     }
@@ -48,6 +50,12 @@ def _form_field(name: str, field: serializers.Field[Any, Any, Any, Any]) -> form
         case serializers.CharField(max_length=longest):
             return forms.CharField(max_length=longest, empty_value=None, widget=UnfoldAdminTextInputWidget, **shown)
     raise TypeError(f"There is no form for {name}, {type(field).__name__}")
+
+
+def _label(name: str) -> str:
+    """“Max RAM MiB”."""
+    words = [_ABBREVIATIONS.get(word, word) for word in name.split("_")]
+    return " ".join([words[0].capitalize(), *words[1:]])
 
 
 FIELDS = dict(_fields(QuotaChange()))
@@ -75,7 +83,13 @@ class LimitsForm(_Declared):  # type: ignore[misc, valid-type] # its base is mad
         ),
         (
             "Soft limits",
-            {"fields": (tuple(name for name in FIELDS if name.startswith("soft_limits")), "throttling_enabled")},
+            {
+                "fields": (
+                    ("soft_limits__info", "soft_limits__warn"),
+                    ("soft_limits__throttle", "soft_limits__aggressive_throttle"),
+                    "throttling_enabled",
+                )
+            },
         ),
         (
             "Beyond them",

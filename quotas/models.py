@@ -194,7 +194,7 @@ class LimitedModel(Model):
 
     class Meta:
         proxy = True
-        verbose_name = "limits of a model"
+        verbose_name = "model's limits"
         verbose_name_plural = "limits"
 
 

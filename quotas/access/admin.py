@@ -83,7 +83,7 @@ class ApiKeyAdmin(ServiceAdmin):
     actions_detail = ("revoke", "rotate", "rotate_slowly")
     _may = ("What it may ask for", {"fields": (("allowed_models", "allowed_routes"), "max_priority")})
     _limits = ("Limits of this key", {"fields": LIMIT_ROWS, "description": LIMITS_HINT})
-    add_fieldsets = ((None, {"fields": (("tenant", "name"), ("role", "expires_at"))}), _may, _limits)
+    add_fieldsets = ((None, {"fields": (("tenant", "name"), "role", "expires_at")}), _may, _limits)
     fieldsets = (
         (None, {"fields": (("shown_prefix", "state"), ("tenant", "role"), "name")}),
         _may,

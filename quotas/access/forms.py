@@ -15,8 +15,11 @@ NONE = "-"
 """Stands for an empty list; an empty field for all."""
 
 LIMIT_ROWS = (
-    tuple(name for name, (unit, _) in WINDOWS.items() if unit is Unit.REQUESTS),
-    tuple(name for name, (unit, _) in WINDOWS.items() if unit is Unit.TOKENS),
+    *zip(
+        (name for name, (unit, _) in WINDOWS.items() if unit is Unit.REQUESTS),
+        (name for name, (unit, _) in WINDOWS.items() if unit is Unit.TOKENS),
+        strict=True,
+    ),
     CONCURRENT,
 )
 LIMITS_HINT = "Empty: no limit. What was used in a window counts when its limit changes."

@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
             name="LimitedModel",
             fields=[],
             options={
-                "verbose_name": "limits of a model",
+                "verbose_name": "model's limits",
                 "verbose_name_plural": "limits",
                 "proxy": True,
                 "indexes": [],

@@ -71,6 +71,7 @@ class CacheRevisionAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         shown = {
             "title": "KV cache",
+            "has_add_permission": False,  # the button “Change” does the same, and says what
             "tiers": [tier for node in services.cache_nodes_current() for tier in _bars(node)],
         }
         return super().changelist_view(request, {**(extra_context or {}), **shown})

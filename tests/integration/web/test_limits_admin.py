@@ -116,7 +116,8 @@ def test_the_history_says_what_each_revision_changed_and_restores_it(root: Clien
     quota_update(model="tiny", changes={"hourly_token_limit": 5000, "soft_limits": {"info": 50.0}}, author="bob")
     page = root.get(reverse(f"{LIMITS}_change", args=[tiny.pk])).content.decode()
     assert "hourly_token_limit: no limit → 1,000" in page
-    assert "hourly_token_limit: 1,000 → 5,000<br>soft_limits.info: 80.0 → 50.0" in page
+    assert "hourly_token_limit: 1,000 → 5,000" in page and "soft_limits.info: 80.0 → 50.0" in page
+    assert "by ada" in page and "first" in page
     restore = reverse(f"{LIMITS}_restore", args=[tiny.pk, 1])
     assert page.count(restore) == 1 and reverse(f"{LIMITS}_restore", args=[tiny.pk, 2]) not in page
     root.get(restore)

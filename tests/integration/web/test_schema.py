@@ -14,6 +14,7 @@ from inference.gateway import parse
 from inference.gateway.app import Gateway, GatewayConfig
 from nopenai_site import data_plane
 from nopenai_site.schema import DocsView, SchemaView
+from tests.integration.gateway.rig import GivenLeases, GivenUsage
 
 Schema = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
@@ -47,7 +48,7 @@ def test_the_schema_names_every_endpoint_of_the_gateway_with_its_methods(schema:
 def a_gateway() -> Gateway:
     nowhere = Path("/nowhere")
     config = GatewayConfig(node_name="n", supervisor_socket=nowhere, web_socket=nowhere, require_api_key=False)
-    return Gateway(config, feed=lambda state: None, leases=None, usage=None)  # type: ignore[arg-type, return-value]
+    return Gateway(config, feed=lambda state: None, leases=GivenLeases(), usage=GivenUsage())  # type: ignore[arg-type, return-value]
 
 
 def operations_of(methods: Iterable[str]) -> set[str]:
