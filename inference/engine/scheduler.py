@@ -18,22 +18,26 @@ knows what is left to compute:
 
 5. **Decode** one token of every sequence whose prompt is computed, and that is allowed another one.
 6. **Prefill** with what the step's budget has left: while others decode ``prefill_beside_decode`` tokens for each
-   prompt (so that one long prompt never stalls them, and many short ones do not queue up behind each other), else up
-   to the whole batch. The oldest prompt gets a block, so that none starves, then those of which the least is left: 16
-   that are computed evenly would all have their first token when the last one has it. Chunks end at multiples of the
-   cache's block, so that a prompt is cut the same way whether its beginning was cached or not.
+   prompt (so that one long prompt never stalls them, and many short ones do not queue up behind each other), but for
+   all prompts of a tenant together where others' sequences decode (so that many of mine stall only mine); else up to
+   the whole batch. First come the tenants that have had the fewest tokens of late: whoever floods us computes when
+   they leave something. Of a tenant's prompts the oldest gets a block, so that none starves, then those of which the
+   least is left: 16 that are computed evenly would all have their first token when the last one has it. Chunks end at
+   multiples of the cache's block, so that a prompt is cut the same way whether its beginning was cached or not.
 7. **Guess**, where no prompt is waiting to be computed: tokens that probably follow are computed behind the one that is
    known (:mod:`inference.engine.speculation`), if that is cheaper than a step for each.
 
 *Order* of waiting sequences: tenants by priority, where waiting raises it, so that nothing starves; among equals they
 take turns (:mod:`inference.engine.turns`), and within a tenant it is first come, first served. Within a pool nobody
-overtakes: a smaller request behind must not starve the one that does not fit yet.
+overtakes: a smaller request behind must not starve the one that does not fit yet. The last few lanes are for tenants
+that have none, so that they need not wait for somebody else's answer to end.
 
 The long pool never deadlocks: the sequence that is preempted last, the one of highest priority and greatest age, runs
 alone if need be, and alone each fits (:meth:`Scheduler.add` refuses what does not).
 """
 
 import heapq
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from inference.engine.cache.names import BLOCK_TOKENS
@@ -44,6 +48,9 @@ from inference.engine.turns import Turns, effective_priority
 HEADROOM_TOKENS = 64
 """Cells of the long pool kept free for each sequence in it when another is placed: room to grow without a preemption
 at once."""
+
+SPARE_LANES = 16
+"""One of so many lanes is kept free for a tenant that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,7 @@ class Scheduler:
         """``token`` was chosen to be its next one, which its tenant is charged for."""
         sequence.tokens.append(token)
         self._turns.charge(sequence.tenant, 1)
+        self._turns.computed(sequence, 1)
         if sequence.lookup is not None:
             sequence.lookup.appended()
         elif self._draft_cost < 1.0:
@@ -198,7 +206,13 @@ class Scheduler:
         if not self._free[pool]:
             return
         waiting = {sequence: None for sequence in self._waiting if self._pool_for(sequence) is pool}
+        spare = self.limits.lanes // SPARE_LANES if pool is Pool.LANES else 0
         while waiting and self._free[pool]:
+            if len(self._free[pool]) <= spare:
+                served = {sequence.tenant for sequence in self._running if sequence.pool is pool}
+                waiting = {sequence: None for sequence in waiting if sequence.tenant not in served}
+                if not waiting:
+                    return
             sequence = self._turns.next(waiting, now)
             if pool is Pool.LONG and not self._long_has_room(sequence):
                 return
@@ -243,7 +257,7 @@ class Scheduler:
         prompts = [sequence for sequence in running if sequence.pending > 1]
         guesses = {} if prompts else self._guesses(decoding)
         chunks = [Chunk(sequence, 1, guesses.get(sequence, ())) for sequence in decoding]
-        chunks += self._prefill(prompts, self._prefill_budget(len(prompts), decoding))
+        chunks += self._prefill(prompts, self._prefill_budget(prompts, decoding))
         batch: Batch = {pool: [] for pool in Pool}
         for chunk in chunks:
             assert chunk.sequence.pool is not None
@@ -280,24 +294,38 @@ class Scheduler:
         )
         return min(draft_tokens(sequence.lookup.accuracy, together, self._draft_cost), room)
 
-    def _prefill_budget(self, prompts: int, decoding: list[Sequence]) -> int:
+    def _prefill_budget(self, prompts: list[Sequence], decoding: list[Sequence]) -> int:
         # Pools are computed one after the other: beside the fuller one there is room for a block in any case.
         room = self.limits.batch_tokens - max(sum(each.pool is pool for each in decoding) for pool in Pool)
-        return min(self.limits.prefill_beside_decode * prompts, room) if decoding else room
+        if not decoding:
+            return room
+        decode = {sequence.tenant for sequence in decoding}
+        of_tenant = Counter(sequence.tenant for sequence in prompts)
+        shares = sum(count if decode == {tenant} else 1 for tenant, count in of_tenant.items())
+        return min(self.limits.prefill_beside_decode * shares, room)
 
     def _prefill(self, prompts: list[Sequence], budget: int) -> list[Chunk]:
-        """A block each, the oldest first, then by what is left; and again, until the budget is spent."""
-        prompts = prompts[:1] + sorted(prompts[1:], key=lambda each: each.pending)
+        """Block after block to the tenant that has had least, until the budget is spent; within a tenant one to each:
+        the oldest first, then by what is left."""
+        queues: dict[str, deque[Sequence]] = {}
+        for sequence in prompts[:1] + sorted(prompts[1:], key=lambda each: each.pending):
+            queues.setdefault(sequence.tenant, deque()).append(sequence)
+        had = self._turns.had()
         counts = dict.fromkeys(prompts, 0)
-        while prompts and budget > 0:
-            for sequence in prompts:
-                count = _block_count(sequence, counts[sequence], budget)
+        while queues:
+            tenant = min(queues, key=had.__getitem__)
+            sequence = queues[tenant].popleft()
+            if count := _block_count(sequence, counts[sequence], budget):
                 counts[sequence] += count
                 budget -= count
-            prompts = [
-                each for each in prompts if counts[each] < each.pending and _block_count(each, counts[each], budget)
-            ]
-        return [Chunk(sequence, count) for sequence, count in counts.items() if count]
+                had[tenant] += count / sequence.weight
+                queues[tenant].append(sequence)
+            elif not queues[tenant]:
+                del queues[tenant]
+        chunks = [Chunk(sequence, count) for sequence, count in counts.items() if count]
+        for chunk in chunks:
+            self._turns.computed(chunk.sequence, chunk.count)
+        return chunks
 
 
 def _expires(sequence: Sequence, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Whose turn it is to be placed, of those who wait.
+"""Whose turn it is to be placed, of those who wait, and to have their prompt computed.
 
 Between tenants the highest priority goes first: that of the tenant's next sequence, raised by one for every
 :data:`AGING_SECONDS` in which the tenant got no place although it waited. (It is the tenant that ages, not the
@@ -21,7 +21,8 @@ AGING_SECONDS = 5.0
 QUANTUM_TOKENS = 512
 MOST_DEBT_TOKENS = 16 * QUANTUM_TOKENS
 """A tenant that was alone for long owes no more than this when another one comes."""
-
+AHEAD_TOKENS = 1024
+"""Of the prompts of a tenant that comes anew, so much is computed before others get their share again."""
 
 HIGHEST_PRIORITY = 10
 
@@ -42,10 +43,13 @@ class Turns:
         """Of each tenant that has any here."""
         self._placed_at: dict[str, float] = {}
         """When each of them last got a place."""
+        self._had: dict[str, float] = {}
 
     def enter(self, tenant: str) -> None:
         """One more sequence of this tenant is here, to wait or to run."""
         self._sequences[tenant] += 1
+        if tenant not in self._had:
+            self._had[tenant] = max(self._had.values(), default=0.0) - AHEAD_TOKENS
 
     def leave(self, tenant: str) -> None:
         """One of them has ended. A tenant who has nothing here neither saves up nor owes."""
@@ -53,6 +57,7 @@ class Turns:
         if not self._sequences[tenant]:
             del self._sequences[tenant]
             self._deficits.pop(tenant, None)
+            del self._had[tenant]
             self._placed_at.pop(tenant, None)
 
     def next(self, waiting: Iterable[Sequence], now: float) -> Sequence:
@@ -74,6 +79,16 @@ class Turns:
 
     def charge(self, tenant: str, tokens: int) -> None:
         self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
+
+    def computed(self, sequence: Sequence, tokens: int) -> None:
+        """So many of its tokens are in a step."""
+        self._had[sequence.tenant] += tokens / sequence.weight
+
+    def had(self) -> dict[str, float]:
+        """Of each tenant that is here, the tokens that were computed for it, by its weight: who has had fewest comes
+        next. Who comes anew is :data:`AHEAD_TOKENS` ahead of the one who has had most, and has had as much as that one
+        soon: start-time fair queueing (Goyal, Vin and Cheng 1996) with a credit for who comes seldom."""
+        return dict(self._had)
 
     def _highest(self, waiting: Iterable[Sequence], now: float) -> dict[str, Sequence]:
         """Each tenant's first, of the tenants of the highest priority."""

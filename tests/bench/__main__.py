@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import cache, footprint, limits, overhead, throughput
+from tests.bench import cache, footprint, limits, overhead, tenants, throughput
 from tests.bench.environments import DoesNotRun
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -24,6 +24,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "cache": ("What was seen before, SmolLM2-135M Q4_1", cache.measure),
     "overhead": ("Gateway overhead, a worker that answers at once", overhead.measure),
     "limits": ("What limits cost, a worker that answers at once", limits.measure),
+    "tenants": ("One tenant floods a model, SmolLM2-135M Q4_1", tenants.measure),
     "footprint": ("At rest, no model loaded", footprint.measure),
 }
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from quotas.access import services as quotas
-from quotas.models import ApiKey, Tenant, Usage
+from quotas.models import ApiKey, Emergency, LimitedModel, Tenant, Usage
 from registry import services
 from registry.cache import services as cache
 from registry.models import CacheRevision, Model, Node, Replica, SharedPrompt, Version
@@ -22,7 +22,10 @@ from tests.integration.web.staff import said, staff
 
 pytestmark = pytest.mark.django_db
 
-LISTS = [Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, Usage, User, Group]
+LISTS = [
+    Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, LimitedModel, Emergency, Usage, User,
+    Group,
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from inference.engine.cache.names import BLOCK_TOKENS
 from inference.engine.scheduler import Scheduler
 from inference.engine.sequences import Limits, Pool, Sequence
-from inference.engine.turns import AGING_SECONDS
+from inference.engine.turns import AGING_SECONDS, AHEAD_TOKENS
 from tests.unit.engine.scheduling import LIMITS, added, counts, sequence, step
 
 # --- Computing -------------------------------------------------------------------------------------------------------
@@ -57,9 +57,9 @@ def test_prompts_that_come_while_another_sequence_decodes_get_a_block_each() -> 
 def test_a_prompt_comes_along_beside_as_many_sequences_as_there_can_be() -> None:
     limits = Limits(lanes=64, lane_tokens=128, long_slots=8, long_tokens=4096, batch_tokens=128)
     others = [sequence(200 if number < 8 else 10, 100, name=str(number)) for number in range(8 + 63)]
-    scheduler = added(Scheduler(limits), *others, sequence(100, name="prompt"))
+    scheduler = added(Scheduler(limits), *others, sequence(100, name="prompt", tenant="another"))
     scheduler.admit(0)
-    for other in others:
+    for other in others[: 8 + 60]:
         other.computed = len(other.tokens) - 1
     assert counts(scheduler.batch())["prompt"] == 64
 
@@ -73,6 +73,45 @@ def test_of_many_prompts_few_are_computed_at_a_time_and_all_in_the_end() -> None
     for _ in range(20):
         step(scheduler)
     assert all(len(each.tokens) > 128 for each in prompts)
+
+
+def test_who_has_had_least_of_late_has_their_prompt_computed_first() -> None:
+    limits = Limits(lanes=64, lane_tokens=512, long_slots=1, long_tokens=0, batch_tokens=256)
+    flood = [sequence(300, name=f"flood{number}", tenant="flood") for number in range(40)]
+    scheduler = added(Scheduler(limits), *flood)
+    step(scheduler)
+    added(scheduler, sequence(300, name="quiet", tenant="quiet"))
+    seen = [counts(step(scheduler)[1]).get("quiet", 0) for _ in range(2)]
+    assert seen == [256, 44]
+
+
+def test_tenants_that_flood_alike_have_their_prompts_computed_alike_by_weight() -> None:
+    limits = Limits(lanes=64, lane_tokens=512, long_slots=1, long_tokens=0, batch_tokens=256)
+    scheduler = added(
+        Scheduler(limits),
+        *(sequence(500, name=f"light{number}", tenant="light") for number in range(20)),
+        *(sequence(500, name=f"heavy{number}", tenant="heavy", weight=3.0) for number in range(20)),
+    )
+    for _ in range(3 * AHEAD_TOKENS // 256):  # who came last is ahead for so long
+        step(scheduler)
+    seen = [counts(step(scheduler)[1]) for _ in range(20)]
+    tokens = sum(sum(each.values()) for each in seen)
+    heavy = sum(count for each in seen for name, count in each.items() if str(name).startswith("heavy"))
+    assert 0.7 <= heavy / tokens <= 0.8
+
+
+def test_a_tenants_many_prompts_stall_only_its_own_answers() -> None:
+    limits = Limits(lanes=16, lane_tokens=512, long_slots=1, long_tokens=0, batch_tokens=256)
+    flood = [sequence(500, name=f"flood{number}", tenant="flood") for number in range(4)]
+    for tenant, tokens in (("flood", 255), ("quiet", 64)):
+        scheduler = added(Scheduler(limits), sequence(10, 50, name="decoding", tenant=tenant))
+        step(scheduler)
+        for each in flood:
+            each.computed, each.pool = 0, None
+        added(scheduler, *flood)
+        seen = counts(step(scheduler)[1])
+        assert seen.pop("decoding") == 1
+        assert sum(seen.values()) <= tokens and sum(seen.values()) > tokens - BLOCK_TOKENS
 
 
 def test_a_short_prompt_behind_a_long_one_takes_turns_with_it() -> None:
@@ -191,6 +230,17 @@ def one_at_a_time(sequences: list[Sequence], now: float = 0.0, steps: int = 1) -
 def test_a_higher_priority_comes_first() -> None:
     low, high = sequence(10, name="low", priority=2), sequence(10, name="high", priority=8, arrived=1)
     assert one_at_a_time([low, high]) == ["high", "low"]
+
+
+def test_one_tenant_takes_all_lanes_but_a_few_which_are_for_others() -> None:
+    limits = Limits(lanes=32, lane_tokens=64, long_slots=1, long_tokens=0)
+    scheduler = added(Scheduler(limits), *(sequence(10, name=f"a{number}", tenant="a") for number in range(40)))
+    assert len(scheduler.admit(0).placed) == 30
+    added(scheduler, *(sequence(10, name=f"b{number}", tenant="b") for number in range(2)))
+    assert [each.key for each in scheduler.admit(0).placed] == ["b0"], "with one it has its share"
+    added(scheduler, sequence(10, name="c", tenant="c"))
+    assert [each.key for each in scheduler.admit(0).placed] == ["c"]
+    assert scheduler.admit(0).placed == []
 
 
 def test_waiting_raises_the_priority() -> None:
