@@ -61,14 +61,14 @@ async def _measure(ours: Installation) -> str:
     others = statistics.mean(answer.whole for answer in answers)
     return "\n".join(
         [
-            f"| {PROMPT_TOKENS}-token prompts, {TOKENS} tokens an answer, one at a time | first token, median, ms | p95, ms "
-            "| whole answer, median, s |",
+            f"| prompts of {PROMPT_TOKENS} tokens, answers of {TOKENS}, one at a time | first token, median, ms "
+            "| p95, ms | whole answer, median, s |",
             "| --- | ---: | ---: | ---: |",
             _row("alone", alone),
             _row(f"beside another tenant with {FLOOD} requests at once", beside),
-            f"\nThat tenant's own requests, {FLOOD_PROMPT_TOKENS} tokens and {FLOOD_TOKENS} of answer, took {others:.1f} s "
-            f"on average, their wait included. Bar: p95 ≤ 2 × p95 alone + one prefill chunk ({BATCH_TOKENS} tokens, "
-            f"{1000 * chunk:,.0f} ms) = {1000 * bar:,.0f} ms.",
+            f"\nThat tenant's own requests, {FLOOD_PROMPT_TOKENS} tokens and {FLOOD_TOKENS} of answer, took "
+            f"{others:.1f} s on average, their wait included. Bar: p95 ≤ 2 × p95 alone + one prefill chunk "
+            f"({BATCH_TOKENS} tokens, {1000 * chunk:,.0f} ms) = {1000 * bar:,.0f} ms.",
         ]
     )
 
