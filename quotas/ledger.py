@@ -151,7 +151,7 @@ class Shortage(msgspec.Struct, frozen=True):
 class Purse:
     """What requests of one allowance may spend without looking at its balances of one unit."""
 
-    __slots__ = ("_tightest", "balances", "free", "most", "spent")
+    __slots__ = ("balances", "free", "most", "read_at", "spent", "tightest")
 
     def __init__(self, balances: tuple[Balance, ...]) -> None:
         self.balances = balances
@@ -160,20 +160,10 @@ class Purse:
         """By requests that are settled; their balances count it as reserved until the purse is emptied."""
         self.most = 0 if balances else 2 * _ENDLESS
         """It is emptied when so much is free. 0: it is as soon as a request is settled."""
-        self._tightest: Balance | None = None
-
-    def left(self) -> tuple[Balance, int]:
-        """The balance of which least is left, and what can still be promised of it, as far as is known here. As long as
-        there is plenty of all of them, that balance is looked for once in a while."""
-        tightest = self._tightest
-        if tightest is None or not self.most:
-            tightest = self._tightest = min(self.balances, key=_left)
-        left = tightest.left + tightest.available + self.free
-        return tightest, left if left > 0 else 0
-
-    def changed(self) -> None:
-        """Its balances have, much."""
-        self._tightest = None
+        self.tightest: Balance | None = None
+        """Of which least was left when its balances were looked at last."""
+        self.read_at = -1
+        """That was at this change of any balance."""
 
 
 def _left(balance: Balance) -> int:
@@ -213,6 +203,8 @@ class Ledger:
         self._charge = charge
         self._open: set[Purse] = set()
         """Which may hold something."""
+        self._changes = 0
+        """Of balances, so far."""
         self._current: dict[str, Balance] = {}
         """By the account's key."""
         self._balances: dict[tuple[str, int], Balance] = {}
@@ -262,6 +254,13 @@ class Ledger:
         self._put_back(reservation.of_tokens, reservation.tokens - used, used)
         self._put_back(reservation.of_requests, 1 - served, served)
 
+    def left(self, purse: Purse) -> tuple[Balance, int]:
+        """The balance of which least is left, and what can still be promised of it, as far as is known here."""
+        if purse.read_at != self._changes or purse.tightest is None:
+            purse.tightest, purse.read_at = min(purse.balances, key=_left), self._changes
+        tightest = purse.tightest
+        return tightest, max(0, tightest.left + tightest.available + purse.free)
+
     def empty_purses(self) -> None:
         """All balances are as if there were no purses."""
         for purse in self._open:
@@ -304,6 +303,7 @@ class Ledger:
         balance.available += amount
         balance.left = left
         balance.low = _low(balance)
+        self._changes += 1
         self._charge((balance,))  # what was promised without a lease
         if amount < ask.need:
             balance.refused_at = now
@@ -311,6 +311,7 @@ class Ledger:
     def told(self, balance: Balance, left: int) -> None:
         """SQL has said, beside something else, what nobody has leased now."""
         balance.left = left
+        self._changes += 1
         if not balance.asking:
             balance.low = _low(balance)
 
@@ -328,6 +329,7 @@ class Ledger:
         """These are all accounts that there are now, by their keys. What was leased under another limit is to be given
         back. Allowances that were made before are void."""
         self.empty_purses()
+        self._changes += 1
         for key, balance in list(self._current.items()):
             account = accounts.get(key)
             if account is None:
@@ -350,6 +352,7 @@ class Ledger:
             if surplus > 0:
                 balance.available -= surplus
                 balance.left += surplus
+                self._changes += 1
                 back.append((balance, surplus))
         return back
 
@@ -410,12 +413,12 @@ class Ledger:
             balance.in_purses += purse.most
         taken = missing + purse.most // 2
         purse.free += taken
-        purse.changed()
         self._open.add(purse)
         self._take(purse.balances, taken, now)
         return True
 
     def _take(self, balances: Sequence[Balance], amount: int, now: float) -> None:
+        self._changes += 1
         for balance in balances:
             balance.available -= amount
             balance.reserved += amount
@@ -441,6 +444,7 @@ class Ledger:
             balance.available += purse.free
             balance.in_purses -= purse.most
         purse.free = purse.spent = purse.most = 0
+        self._changes += 1
         self._charge(purse.balances)
 
     def _balance(self, account: Account, now: float) -> Balance:

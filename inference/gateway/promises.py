@@ -161,10 +161,15 @@ class Promises:
         headers: HeaderList = []
         if allowance.since <= now < allowance.until:  # else nothing was asked of these windows yet
             if allowance.tokens.balances:
-                _add_headers(headers, allowance.tokens, _TOKENS_HEADERS, now)
+                headers += self._headers(allowance.tokens, _TOKENS_HEADERS, now)
             if allowance.requests.balances:
-                _add_headers(headers, allowance.requests, _REQUESTS_HEADERS, now)
+                headers += self._headers(allowance.requests, _REQUESTS_HEADERS, now)
         return headers
+
+    def _headers(self, purse: Purse, names: tuple[bytes, bytes, bytes], now: float) -> HeaderList:
+        tightest, left = self._ledger.left(purse)
+        seconds = max(1, int(tightest.window.ends_at - now))
+        return [(names[0], b"%d" % tightest.account.limit), (names[1], b"%d" % left), (names[2], b"%ds" % seconds)]
 
     async def _leased(self, balance: Balance) -> bool:
         """Wait until SQL was asked for more of a balance. False: it can't be asked."""
@@ -236,16 +241,6 @@ class Promises:
     def read(self, readings: Sequence[Reading]) -> None:
         self.away = False
         self.standings.read(readings)
-
-
-def _add_headers(headers: HeaderList, purse: Purse, names: tuple[bytes, bytes, bytes], now: float) -> None:
-    tightest, left = purse.left()
-    seconds = int(tightest.window.ends_at - now)
-    headers += (
-        (names[0], b"%d" % tightest.account.limit),
-        (names[1], b"%d" % left),
-        (names[2], b"%ds" % (seconds if seconds > 0 else 1)),
-    )
 
 
 def _remaining(balance: Balance) -> int:

@@ -70,13 +70,16 @@ class Process:
             self.ledger.granted(ask, *self.sql.lease(ask), now)
 
     def admit(self, accounts: list[Account], tokens: int, now: float) -> Reservation | None:
-        allowance = self._allowances.setdefault(tuple(accounts), Allowance(accounts))
+        allowance = self.allowance(accounts)
         while isinstance(promised := self.ledger.reserve(allowance, tokens, now), list):
             if self.ledger.want(promised, now):
                 return None
             self.refill(now)
         self.reservations.append(promised)
         return promised
+
+    def allowance(self, accounts: list[Account]) -> Allowance:
+        return self._allowances.setdefault(tuple(accounts), Allowance(accounts))
 
     def retune(self, accounts: list[Account]) -> None:
         self.ledger.retune({each.key: each for each in accounts})
@@ -235,6 +238,20 @@ def test_what_one_allowance_holds_in_advance_another_one_gets_when_it_is_short(p
     assert held > 0, "in its purse"
     assert isinstance(process.ledger.reserve(Allowance([mine, other]), shared.available + held + 1, NOON), list)
     assert shared.reserved == 10
+
+
+def test_what_is_said_to_be_left_is_what_can_be_promised_whoever_else_has_spent(process: Process) -> None:
+    model = account(100_000)
+    mine, other = ([model, account(200_000, period=period)] for period in (Period.DAY, Period.MONTH))
+    assert process.admit(mine, 10, NOON)
+    for tokens in (20_000, 30_000, 49_000):
+        assert process.admit(other, tokens, NOON)
+        balance, left = process.ledger.left(process.allowance(mine).tokens)
+        assert balance.account == model
+        assert process.admit(mine, left + 1, NOON) is None
+        promised = process.admit(mine, left, NOON)
+        assert promised is not None
+        process.ledger.settle(promised, None)
 
 
 class Ledgers(RuleBasedStateMachine):
