@@ -67,6 +67,15 @@ def keys_list() -> QuerySet[ApiKey]:
     return ApiKey.objects.select_related("tenant", "use")
 
 
+def key_lineage(*, key_pk: int) -> list[int]:
+    """The key, and those that it replaced by rotation: to their holder they are one."""
+    replaced = dict(ApiKey.objects.filter(tenant__api_keys=key_pk).values_list("pk", "rotated_from"))
+    lineage = [key_pk]
+    while (older := replaced.get(lineage[-1])) is not None:
+        lineage.append(older)
+    return lineage
+
+
 def last_used_at(key: ApiKey) -> datetime | None:
     """None: never."""
     return key.use.used_at if hasattr(key, "use") else None

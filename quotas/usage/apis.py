@@ -15,6 +15,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from quotas.access.selectors import key_lineage
 from quotas.usage import selectors, tables
 from quotas.usage.downloads import csv_response
 from quotas.usage.questions import Dimension, Format, Question, question
@@ -79,7 +80,7 @@ class OwnUsageView(ControlView):
 
     @extend_schema(parameters=_parameters(_OWN), responses=_ANSWERS, tags=["usage"])
     def get(self, request: Request) -> HttpResponseBase:
-        """What the key that asks has used itself."""
+        """What the key that asks has used itself, and those that it has replaced by rotation."""
         key_pk: int | None = getattr(request.user, "key_pk", None)
         if key_pk is None:
             raise InvalidRequest(
@@ -87,7 +88,7 @@ class OwnUsageView(ControlView):
                 "tells operators of all."
             )
         asked = _question(request, _OWN)
-        return _answer(asked, selectors.usage_sums(asked, zone=_zone(), key_pk=key_pk))
+        return _answer(asked, selectors.usage_sums(asked, zone=_zone(), keys=key_lineage(key_pk=key_pk)))
 
 
 def _question(request: Request, dimensions: Sequence[Dimension]) -> Question:

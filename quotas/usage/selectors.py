@@ -1,6 +1,6 @@
 """Reads of usage, as plain values."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -38,20 +38,20 @@ class WindowUsage(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
 
 
-def usage_sums(question: Question, *, zone: ZoneInfo, key_pk: int | None = None) -> Iterator[UsageSum]:
+def usage_sums(question: Question, *, zone: ZoneInfo, keys: Collection[int] | None = None) -> Iterator[UsageSum]:
     """The answer, in the order of time and names, as it comes from SQL. Without ``by`` and ``period`` it is one sum.
 
     What was added up to a day or a month counts where that began.
 
     Args:
         zone: where days and months begin.
-        key_pk: of this key only.
+        keys: of these only, by their numbers; None: of all, and without a key.
     """
     names = (["at"] if question.period else []) + [_COLUMN_OF[each] for each in question.by]
     sums = {f"sum_{name}": Sum(name, default=0) for name in COUNTED}
     rows = Usage.objects.filter(starts_at__gte=question.start, starts_at__lt=question.end).order_by()
-    if key_pk is not None:
-        rows = rows.filter(api_key=key_pk)
+    if keys is not None:
+        rows = rows.filter(api_key__in=keys)
     if not names:
         yield _sum({}, list(rows.aggregate(**sums).values()), {})
         return

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from quotas.access.services import key_create, tenant_create
+from quotas.access.services import key_create, key_rotate, tenant_create
 from quotas.models import ApiKey, Usage
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("keys_required")]
@@ -240,6 +240,18 @@ def test_a_key_sees_what_it_used_itself_and_nothing_else(ada: Key, bob: Key) -> 
 @pytest.mark.parametrize("part", ["tenant", "key", "model,key"])
 def test_ones_own_usage_has_no_parts_that_tell_of_others(ada: Key, part: str) -> None:
     assert "allowed: model." in refusal(ada[1], MINE, by=part)["message"]
+
+
+def test_a_rotated_key_goes_on_telling_what_its_predecessors_used(ada: Key, bob: Key) -> None:
+    used(ada[0], requests=3)
+    used(bob[0], requests=500)
+    second, _ = key_rotate(key_pk=ada[0].pk)
+    used(second, requests=4)
+    third, secret = key_rotate(key_pk=second.pk)
+    used(third, requests=5)
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
+    assert [row["requests"] for row in rows(client, MINE)] == [12]
 
 
 @pytest.mark.parametrize("parameter", ["key", "key_pk", "tenant", "scope"])
