@@ -61,7 +61,7 @@ class DegradationChange(StrictInput):
 class QuotaChange(StrictInput):
     """A partial update: what is not named stays; null takes a limit away."""
 
-    max_ram_mb = _limit("Caps its part of the cache in RAM, in MiB.")
+    max_ram_mb = _limit("Of memory, in MiB: for its part of the cache, and for its weights, or it is not loaded.")
     max_ssd_gb = StrictNumber(
         required=False,
         allow_null=True,

@@ -114,6 +114,10 @@ class Caching:
             log.warning("A model has no SSD cache: its directory can't be made", model_id=spec.model, reason=str(fault))
         return directory
 
+    def most_ram(self, model: str) -> int | None:
+        """What its limits let a model have of the node's memory, in bytes; None: they don't say."""
+        return self._reading.ram.ceilings.get(model)
+
     def started(self, worker: int, spec: ModelSpec, tell: Callable[[CacheBudget], None]) -> None:
         name = cache_disk.directory_name(spec.model, spec.version)
         cache = self._version(name, spec.model, spec.version)

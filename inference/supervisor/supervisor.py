@@ -179,6 +179,7 @@ class Supervisor:
             report_counts=partial(self._metering.worker_counted, number, spec.model),
             parameters=self._tunings.parameters(spec),
             report_tuned=self._tunings.reporter(spec),
+            most_ram=self._caching.most_ram(spec.model),
         )
         self._caching.started(number, spec, worker.set_budget)
 

@@ -43,6 +43,7 @@ engine_log = structlog.get_logger(module="engine")
 
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 1 << 20
+_MIB = 1024**2
 _LAST_LINES = 20
 _PIPES_SECONDS = 1.0
 """How long we read on after an exit: a grandchild may hold the pipes open for ever."""
@@ -86,12 +87,14 @@ class Worker:
         parameters: EngineParameters = EngineParameters(),  # noqa: B008 - it is frozen
         report_tuned: Callable[[Tuned], None] | None = None,
         report_counts: Callable[[WorkerCounts], None] | None = None,
+        most_ram: int | None = None,
     ) -> None:
         """
         Args:
             cache_dir: where it keeps the blocks of its SSD tier; it is there and belongs to this version alone.
             parameters: what it is to compute with.
             report_tuned: is told what it finds to be fastest. None: it does not measure.
+            most_ram: with weights of more bytes it is not started.
         """
         self._number = number
         self._spec = spec
@@ -103,6 +106,7 @@ class Worker:
         self._parameters = parameters
         self._report_tuned = report_tuned
         self._report_counts = report_counts
+        self._most_ram = most_ram
         self._budget = LatestLine()
         self._unwanted = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,12 +129,11 @@ class Worker:
         reason = "it was stopped before it started"
         try:
             if not self._unwanted:
+                size_bytes = self._fitting_bytes()
                 self._process = self._spawn()
                 assert self._process.stdin is not None
                 self._budget.open(self._process.stdin.fileno())
-                self._post(
-                    WorkerSpawned(worker=self._number, pid=self._process.pid, size_bytes=_size_bytes(self._spec.files))
-                )
+                self._post(WorkerSpawned(worker=self._number, pid=self._process.pid, size_bytes=size_bytes))
                 await self._listen(self._process)
                 reason = explain(self._process.wait(), self._last_lines)
                 self._tell_last_words(self._process.returncode)
@@ -154,6 +157,16 @@ class Worker:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._socket.unlink(missing_ok=True)
+
+    def _fitting_bytes(self) -> int:
+        """Of its files. Raises ValueError where they are more than it may have."""
+        size_bytes = _size_bytes(self._spec.files)
+        if self._most_ram is not None and size_bytes > self._most_ram:
+            raise ValueError(
+                f"its weights take {size_bytes / _MIB:,.0f} MiB, and the max_ram_mb of its limits is "
+                f"{self._most_ram / _MIB:,.0f}: raise that, or serve a smaller quantization"
+            )
+        return size_bytes
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

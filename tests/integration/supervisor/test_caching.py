@@ -1,6 +1,8 @@
 """Shares from PostgreSQL become budgets of workers; what workers count comes back. Workers are stubs."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +21,11 @@ from inference.protocol import (
     read_messages,
 )
 from nopenai_site.environment import load
+from quotas.services import quota_update
 from registry.cache.models import CacheUse
 from registry.cache.services import cache_allocation_update
 from registry.models import Model, Node
-from tests.integration.supervisor.running import NodeProcess, eventually, in_sql
+from tests.integration.supervisor.running import NodeProcess, eventually, in_sql, replica_row
 from tests.waiting import PATIENCE_SECONDS
 
 READY, COLD = ReplicaState.READY, ReplicaState.COLD
@@ -152,3 +155,25 @@ async def test_blocks_of_a_deleted_model_go(node: NodeProcess) -> None:
 async def test_the_node_tells_what_its_disk_has(node: NodeProcess) -> None:
     await node.start()
     await eventually(lambda: Node.objects.filter(name="here", disk_bytes__gt=0).exists())
+
+
+async def test_a_model_whose_weights_are_beyond_its_limit_on_memory_is_not_loaded_until_that_is_raised(
+    node: NodeProcess,
+) -> None:
+    await node.start(proven=0.0)
+    spec = await node.discovered("Tiny")
+    gateway = await node.gateway()
+    await gateway.loaded(spec)
+    pid = (await in_sql(lambda: replica_row(spec))).pid
+    await in_sql(lambda: quota_update(model="Tiny", changes={"max_ram_mb": 0}, author="ada"))
+    await gateway.until_cached(spec, lambda cache: cache.ram.limit_bytes == 0)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    gateway.demand(spec)
+    while "max_ram_mb of its limits is 0" not in (reason := (await gateway.until(spec, ReplicaState.FAILED)).reason):
+        assert "SIGKILL" in reason
+        gateway.demand(spec)
+    assert "its weights take" in reason
+    await in_sql(lambda: quota_update(model="Tiny", changes={"max_ram_mb": 100}, author="ada"))
+    gateway.demand(spec)
+    await gateway.until(spec, READY)
