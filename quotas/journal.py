@@ -61,11 +61,11 @@ class Journal:
             self._words[slot - 1] = lease
 
     def charge(self, balances: Iterable[Balance]) -> None:
-        """So much is spent of them and promised. (Of one that has no lease, nothing can be reclaimed.)"""
+        """So much is spent of them and promised. (Of one whose lease is not open, nothing can be reclaimed.)"""
         words, slots = self._words, self._slots
         for balance in balances:
-            if balance.lease is not None:
-                words[slots[balance.lease]] = balance.charged
+            if balance.lease is not None and (slot := slots.get(balance.lease)) is not None:
+                words[slot] = balance.charged
 
     def forget(self, lease: int) -> None:
         """It is closed, and SQL knows all of it."""

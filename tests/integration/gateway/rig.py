@@ -47,6 +47,7 @@ from inference.protocol import (
 from inference.supervisor.permitting import Permitting
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
+from quotas.journal import JournalFull
 from quotas.ledger import Ask, Balance
 from quotas.limits import ModelLimits
 from quotas.treasury import Leased
@@ -117,6 +118,7 @@ class GivenLeases:
         self.taken: dict[tuple[str, int], int] = {}
         """What is leased, by the account's key and the window's start."""
         self.away = False
+        self.journal_full = False
         self.reached_levels: list[Reached] = []
         self.asked = 0
         self._leases: dict[int, tuple[str, int]] = {}
@@ -132,7 +134,8 @@ class GivenLeases:
             asyncio.get_running_loop().call_soon(self._answered.leased, ask, None if self.away else self._lease(ask))
 
     def opened(self, lease: int) -> None:
-        pass
+        if self.journal_full:
+            raise JournalFull
 
     def charge(self, balances: Iterable[Balance]) -> None:
         pass

@@ -107,6 +107,17 @@ async def test_what_was_leased_for_one_that_is_refused_is_there_for_the_next(sta
     assert (await rig.chat(max_tokens=3))[0].status == 200
 
 
+async def test_what_cannot_be_kept_account_of_is_not_promised_and_goes_back(start_rig: StartRig) -> None:
+    rig = await limited(start_rig, hourly_token_limit=10_000)
+    rig.leases.journal_full = True
+    response, body = await rig.chat(max_tokens=3)
+    assert (response.status, error(body)) == (503, "quota_unavailable")
+    rig.gateway.promises.keep_up()
+    assert set(rig.leases.taken.values()) == {0}
+    rig.leases.journal_full = False
+    assert (await rig.chat(max_tokens=3))[0].status == 200
+
+
 async def test_a_limit_of_zero_serves_nobody(start_rig: StartRig) -> None:
     rig = await limited(start_rig, daily_token_limit=0)
     assert (await rig.chat(max_tokens=1))[0].status == 429
