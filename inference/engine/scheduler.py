@@ -29,8 +29,8 @@ knows what is left to compute:
 
 *Order* of waiting sequences: tenants by priority, where waiting raises it, so that nothing starves; among equals they
 take turns (:mod:`inference.engine.turns`), and within a tenant it is first come, first served. Within a pool nobody
-overtakes: a smaller request behind must not starve the one that does not fit yet. The last few lanes are for tenants
-that have none, so that they need not wait for somebody else's answer to end.
+overtakes: a smaller request behind must not starve the one that does not fit yet. Where there are several tenants, the
+last few lanes are for those that have none, so that they need not wait for somebody else's answer to end.
 
 The long pool never deadlocks: the sequence that is preempted last, the one of highest priority and greatest age, runs
 alone if need be, and alone each fits (:meth:`Scheduler.add` refuses what does not).
@@ -50,7 +50,7 @@ HEADROOM_TOKENS = 64
 at once."""
 
 SPARE_LANES = 16
-"""One of so many lanes is kept free for a tenant that has none."""
+"""Where there are several tenants, one of so many lanes is kept free for who has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +206,8 @@ class Scheduler:
         if not self._free[pool]:
             return
         waiting = {sequence: None for sequence in self._waiting if self._pool_for(sequence) is pool}
-        spare = self.limits.lanes // SPARE_LANES if pool is Pool.LANES else 0
         while waiting and self._free[pool]:
-            if len(self._free[pool]) <= spare:
+            if len(self._free[pool]) <= self._spare(pool, now):
                 served = {sequence.tenant for sequence in self._running if sequence.pool is pool}
                 waiting = {sequence: None for sequence in waiting if sequence.tenant not in served}
                 if not waiting:
@@ -224,6 +223,10 @@ class Scheduler:
             self._occupy(sequence, pool)
             self._running.append(sequence)
             admission.placed.append(sequence)
+
+    def _spare(self, pool: Pool, now: float) -> int:
+        """So many slots are kept for tenants that have none."""
+        return self.limits.lanes // SPARE_LANES if pool is Pool.LANES and self._turns.several(now) else 0
 
     def _pool_for(self, sequence: Sequence) -> Pool:
         return Pool.LONG if sequence.long or len(sequence.tokens) > self.limits.lane_tokens else Pool.LANES

@@ -24,6 +24,9 @@ MOST_DEBT_TOKENS = 16 * QUANTUM_TOKENS
 AHEAD_TOKENS = 1024
 """Of the prompts of a tenant that comes anew, so much is computed before others get their share again."""
 
+SEVERAL_SECONDS = 600.0
+"""A tenant that got no place for so long is not reckoned with any more."""
+
 HIGHEST_PRIORITY = 10
 
 
@@ -44,6 +47,8 @@ class Turns:
         self._placed_at: dict[str, float] = {}
         """When each of them last got a place."""
         self._had: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
+        """When who was here of late last got a place, the longest ago first."""
 
     def enter(self, tenant: str) -> None:
         """One more sequence of this tenant is here, to wait or to run."""
@@ -76,6 +81,14 @@ class Turns:
     def placed(self, tenant: str, now: float) -> None:
         """One of its sequences got a place."""
         self._placed_at[tenant] = now
+        self._seen.pop(tenant, None)
+        self._seen[tenant] = now
+
+    def several(self, now: float) -> bool:
+        """Whether more than one tenant got a place of late."""
+        while self._seen and now - (oldest := next(iter(self._seen.items())))[1] > SEVERAL_SECONDS:
+            del self._seen[oldest[0]]
+        return len(self._seen) > 1
 
     def charge(self, tenant: str, tokens: int) -> None:
         self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from inference.engine.cache.names import BLOCK_TOKENS
 from inference.engine.scheduler import Scheduler
 from inference.engine.sequences import Limits, Pool, Sequence
-from inference.engine.turns import AGING_SECONDS, AHEAD_TOKENS
+from inference.engine.turns import AGING_SECONDS, AHEAD_TOKENS, SEVERAL_SECONDS
 from tests.unit.engine.scheduling import LIMITS, added, counts, sequence, step
 
 # --- Computing -------------------------------------------------------------------------------------------------------
@@ -57,9 +57,9 @@ def test_prompts_that_come_while_another_sequence_decodes_get_a_block_each() -> 
 def test_a_prompt_comes_along_beside_as_many_sequences_as_there_can_be() -> None:
     limits = Limits(lanes=64, lane_tokens=128, long_slots=8, long_tokens=4096, batch_tokens=128)
     others = [sequence(200 if number < 8 else 10, 100, name=str(number)) for number in range(8 + 63)]
-    scheduler = added(Scheduler(limits), *others, sequence(100, name="prompt", tenant="another"))
+    scheduler = added(Scheduler(limits), *others, sequence(100, name="prompt"))
     scheduler.admit(0)
-    for other in others[: 8 + 60]:
+    for other in others:
         other.computed = len(other.tokens) - 1
     assert counts(scheduler.batch())["prompt"] == 64
 
@@ -232,15 +232,23 @@ def test_a_higher_priority_comes_first() -> None:
     assert one_at_a_time([low, high]) == ["high", "low"]
 
 
-def test_one_tenant_takes_all_lanes_but_a_few_which_are_for_others() -> None:
+def test_where_there_are_several_tenants_a_few_lanes_are_for_those_that_have_none() -> None:
     limits = Limits(lanes=32, lane_tokens=64, long_slots=1, long_tokens=0)
-    scheduler = added(Scheduler(limits), *(sequence(10, name=f"a{number}", tenant="a") for number in range(40)))
+    scheduler = added(Scheduler(limits), visit := sequence(10, name="visit", tenant="b"))
+    scheduler.admit(0)
+    scheduler.remove(visit)
+    added(scheduler, *(sequence(10, name=f"a{number}", tenant="a") for number in range(40)))
     assert len(scheduler.admit(0).placed) == 30
     added(scheduler, *(sequence(10, name=f"b{number}", tenant="b") for number in range(2)))
-    assert [each.key for each in scheduler.admit(0).placed] == ["b0"], "with one it has its share"
-    added(scheduler, sequence(10, name="c", tenant="c"))
-    assert [each.key for each in scheduler.admit(0).placed] == ["c"]
-    assert scheduler.admit(0).placed == []
+    assert [each.key for each in scheduler.admit(2).placed] == ["b0"]
+    assert scheduler.admit(SEVERAL_SECONDS).placed == [], "the last one is for a third"
+    assert len(scheduler.admit(SEVERAL_SECONDS + 3).placed) == 1, "nobody came anew for long"
+
+
+def test_who_is_alone_has_all_lanes() -> None:
+    limits = Limits(lanes=32, lane_tokens=64, long_slots=1, long_tokens=0)
+    scheduler = added(Scheduler(limits), *(sequence(10, name=f"a{number}", tenant="a") for number in range(40)))
+    assert len(scheduler.admit(0).placed) == 32
 
 
 def test_waiting_raises_the_priority() -> None:
