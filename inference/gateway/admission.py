@@ -2,50 +2,34 @@
 
 What limits it is prepared when the configuration changes (:mod:`inference.gateway.terms`), and how its model stands
 with its soft limits when that changes. So nearly every request is admitted at once, from memory; see
-:meth:`Admission.admit` for what becomes of the others, and :mod:`inference.gateway.promises` for what asks SQL.
+:meth:`Admission.admit` and :mod:`inference.gateway.degradation` for what becomes of the others, and
+:mod:`inference.gateway.promises` for what asks SQL.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from zoneinfo import ZoneInfo
-
-import msgspec
 
 from inference.gateway.admitted import Admitted, Applicant, Promise, Used
 from inference.gateway.asgi import HeaderList
+from inference.gateway.degradation import Degradation, NothingLeft, place_of
 from inference.gateway.estimates import first_grants
-from inference.gateway.parse import InferenceRequest
 from inference.gateway.permits import Held, Permits
 from inference.gateway.promises import Promises
-from inference.gateway.standings import Standing
 from inference.gateway.terms import Terms, TermsBook
-from inference.gateway.turnstile import Place, Turnstile
 from inference.gateway.usage import UsageBook
 from inference.protocol import GatewayCounts
 from inference.stopwatch import Stopwatch
 from quotas.callers import Caller
 from quotas.ledger import Reservation, Shortage
-from quotas.limits import AtHardLimit, ModelLimits
+from quotas.limits import ModelLimits
 from quotas.modes import Level, Mode
 from quotas.usage.counts import UsageCounts
 from quotas.windows import Period, Window, window_at
-from registry.errors import QuotaExceeded, Unavailable
-from routing.decision import Decision
-
-RETRY_SECONDS = 0.25
-"""Who waits at a hard limit looks so often whether others have given back."""
-
-Reroute = Callable[[Applicant, str], Decision | None]
-
-
-class NothingLeft(QuotaExceeded):
-    """Of a limit of the model's own."""
-
-    @classmethod
-    def like(cls, exceeded: QuotaExceeded) -> "NothingLeft":
-        return cls(exceeded.message, param=exceeded.param, code=exceeded.code, retry_after=exceeded.retry_after)
+from registry.errors import QuotaExceeded
 
 
 class Admission:
@@ -57,38 +41,28 @@ class Admission:
         permits: Permits,
         usage: UsageBook,
         zone: ZoneInfo,
-        reroute: Reroute,
-        pressure: Callable[[], str] = str,
+        degradation: Degradation,
         *,
         profile: bool = False,
     ) -> None:
-        """
-        Args:
-            reroute: the decision for another model, if that can do what an applicant asks, who may use it.
-            pressure: why the node is about to run out of memory; empty: it is not.
-            profile: whether it is measured how long this takes.
-        """
+        """``profile``: whether it is measured how long this takes."""
         self._promises = promises
         self._permits = permits
         self._usage = usage
         self._zone = zone
-        self._reroute = reroute
-        self._pressure = pressure
+        self._degradation = degradation
         self._terms = TermsBook()
-        self._turnstiles: dict[str, Turnstile] = {}
         self._hour = Window(0, 0)
         self._profile = profile
         self._reserving = Stopwatch()
         self._settling = Stopwatch()
         self._counted = GatewayCounts()
-        self.declared = ""
-        """Why an operator declared an emergency; empty: nobody did."""
         self.tasks: set[asyncio.Task[None]] = set()
 
     def retune(self, limits: Mapping[str, ModelLimits]) -> None:
         """These are all limits of models that there are now; those of callers come with them."""
         self._terms.retune(limits)
-        self._turnstiles = {model: each for model, each in self._turnstiles.items() if not each.idle}
+        self._degradation.retune()
 
     async def admit(self, applicant: Applicant) -> Admitted:
         """The request may be served, once this has returned: at once, if none of these holds.
@@ -108,31 +82,23 @@ class Admission:
             promise = self._at_once(applicant)
         if promise is not None:
             return Admitted(self, applicant, promise)
-        limits = self._terms.limits(applicant.model)
-        if self.emergency and applicant.request.priority < limits.policy.emergency_priority:
-            raise self._emergency(limits)  # (1)
-        if self.standing(applicant.model).slowed and (sibling := self._sibling(applicant, limits)) is not None:
+        degradation, limits = self._degradation, self._terms.limits(applicant.model)
+        degradation.refuse_in_emergency(applicant, limits)  # (1)
+        slowed = degradation.standing(applicant.model).slowed
+        if slowed and (sibling := degradation.sibling(applicant, limits)) is not None:
             return await self._serve(sibling, "sibling")  # (2)
         try:
             return await self._serve(applicant)
         except NothingLeft:
-            if (sibling := self._sibling(applicant, limits)) is None:
+            if (sibling := degradation.sibling(applicant, limits)) is None:
                 raise
             return await self._serve(sibling, "sibling")  # (5)
-
-    @property
-    def emergency(self) -> str:
-        """Why there is one; empty: there is none."""
-        return self.declared or self._pressure()
-
-    def standing(self, model: str) -> Standing:
-        return self._promises.standings.of(model, time.time())
 
     def headers(self, model: str, caller: Caller | None) -> HeaderList:
         """How a caller stands with a model's limits and their own, whatever becomes of the request."""
         now = time.time()
         headers = self._promises.headers(self._terms.of(model, caller).allowance, now)
-        mode = Mode.EMERGENCY if self.emergency else self._promises.standings.of(model, now).mode
+        mode = Mode.EMERGENCY if self._degradation.emergency else self._promises.standings.of(model, now).mode
         if mode is not Mode.NORMAL:
             headers.append((b"x-nopenai-quota-mode", mode.value.encode()))
         return headers
@@ -177,7 +143,9 @@ class Admission:
                 return Promise(terms, held, promised, grants)
             if held is not None:
                 held.release()
-            await self._nothing_left(applicant, promised)
+            # What it waits for is not promised yet then: a place among those that run must be had first.
+            limits, there = self._terms.limits(applicant.model), partial(self._is_there, applicant)
+            await self._degradation.wait_for_more(applicant, limits, promised, there)
 
     async def extend(self, reservation: Reservation, tokens: int) -> bool:
         return await self._promises.extend(reservation, tokens)
@@ -194,8 +162,8 @@ class Admission:
         applicant = admitted.applicant
         with self._timed(self._settling):
             self._settle(promise, used.tokens or None)
-        if self._turnstiles and promise.reservation is not None:
-            self._hasten(applicant.model, promise.reservation.tokens - used.tokens)
+        if promise.reservation is not None:
+            self._degradation.hasten(applicant.model, promise.reservation.tokens - used.tokens)
         counts = UsageCounts(
             requests=1,
             prompt_tokens=used.prompt_tokens,
@@ -210,12 +178,12 @@ class Admission:
 
     def _at_once(self, applicant: Applicant) -> Promise | None:
         """What nearly every request gets without waiting; None: this one needs a closer look."""
-        if self.declared or self._pressure():
+        if self._degradation.emergency:
             return None
         terms = self._terms.of(applicant.model, applicant.caller)
         if terms.free and not terms.permits:
             return Promise(terms, None, None, None)
-        if self.standing(applicant.model).level >= Level.THROTTLE:
+        if self._degradation.standing(applicant.model).level >= Level.THROTTLE:
             return None
         held = None
         if terms.permits:
@@ -235,29 +203,16 @@ class Admission:
 
     async def _serve(self, applicant: Applicant, *ways: str) -> Admitted:
         limits = self._terms.limits(applicant.model)
-        standing = self.standing(applicant.model)
-        cap = limits.policy.max_tokens_cap
-        if standing.mode is Mode.THROTTLED and cap is not None and not _shorter(applicant.request, cap):
-            request = msgspec.structs.replace(applicant.request, max_tokens=cap)
-            applicant = msgspec.structs.replace(applicant, request=request)
-            ways += ("capped",)
-        if standing.paces and limits.policy.pace and await self._keep_pace(applicant, limits, standing):
-            ways += ("paced",)  # (3)
+        if (capped := self._degradation.capped(applicant, limits)) is not None:
+            applicant, ways = capped, (*ways, "capped")
+        if await self._degradation.keep_pace(applicant, limits):
+            ways = (*ways, "paced")  # (3)
         return Admitted(self, applicant, await self.promise(applicant), ways)  # (4), (5)
-
-    async def _keep_pace(self, applicant: Applicant, limits: ModelLimits, standing: Standing) -> bool:
-        """Whether it had to wait for it."""
-        tokens = sum(first_grants(applicant.request, limits.burst))
-        turnstile = self._turnstile(applicant.model)
-        waited = await turnstile.enter(_place(applicant, limits), standing.paces)
-        turnstile.passed(standing.paces, tokens)
-        turnstile.leave(standing.paces)
-        return waited
 
     async def _permit(self, applicant: Applicant, terms: Terms) -> Held | None:
         if not terms.permits:
             return None
-        place = _place(applicant, terms.limits)
+        place = place_of(applicant, terms.limits)
         return await self._permits.acquire(
             terms.permits,
             tenant=place.tenant,
@@ -272,68 +227,20 @@ class Admission:
         owing = self._terms.limits(model).open_without_database
         return await self._promises.reserve(lambda: self._terms.of(model, caller).allowance, tokens, owing=owing)
 
-    async def _nothing_left(self, applicant: Applicant, shortage: Shortage) -> None:
-        """Wait until so much could be promised, in fair order, if the policy says so. (It is not promised here: a place
-        among those that run must be had first.)
-
-        Raises:
-            NothingLeft: of the model's limit; its sibling may have some.
-            QuotaExceeded: it is the caller's own, or more than the limit ever has.
-        """
-        limits = self._terms.limits(applicant.model)
-        exceeded = self._promises.exceeded(shortage)
-        account = shortage.balance.account
-        if shortage.amount > account.limit or account not in limits.accounts:
-            raise exceeded
-        if limits.policy.at_hard_limit is AtHardLimit.REJECT or self._sibling(applicant, limits) is not None:
-            raise NothingLeft.like(exceeded)
-        place = _place(applicant, limits)
-        turnstile = self._turnstile(applicant.model)
-        deadline = time.monotonic() + place.seconds
-        await turnstile.enter(place)
-        try:
-            while time.monotonic() < deadline:
-                promised = await self._reserve(applicant, sum(first_grants(applicant.request, limits.burst)))
-                if not isinstance(promised, Shortage):
-                    self._promises.settle(promised, None)
-                    return
-                await asyncio.sleep(RETRY_SECONDS)
-        finally:
-            turnstile.leave()
-        raise exceeded
-
-    def _sibling(self, applicant: Applicant, limits: ModelLimits) -> Applicant | None:
-        """The same request to its model's sibling, if that can take it. One step only: siblings may go in a circle."""
-        name = limits.policy.sibling
-        if name is None or not limits.throttling_enabled or self.standing(name).slowed:
-            return None
-        decision = self._reroute(applicant, name)
-        return None if decision is None else msgspec.structs.replace(applicant, decision=decision)
-
-    def _emergency(self, limits: ModelLimits) -> Unavailable:
-        return Unavailable(
-            f"Only requests with a priority of {limits.policy.emergency_priority} and above are served now: "
-            f"{self.emergency}. Try again later.",
-            code="emergency",
-            retry_after=30,
-        )
+    async def _is_there(self, applicant: Applicant) -> bool:
+        """As much as it needs."""
+        burst = self._terms.limits(applicant.model).burst
+        promised = await self._reserve(applicant, sum(first_grants(applicant.request, burst)))
+        if isinstance(promised, Shortage):
+            return False
+        self._promises.settle(promised, None)
+        return True
 
     def _settle(self, promise: Promise, tokens: int | None) -> None:
         if promise.held is not None:
             promise.held.release()
         if promise.reservation is not None:
             self._promises.settle(promise.reservation, tokens)
-
-    def _hasten(self, model: str, unused: int) -> None:
-        """Who waits for a pace waits less when others give back."""
-        if (turnstile := self._turnstiles.get(model)) is not None:
-            turnstile.unused(self.standing(model).paces, unused)
-
-    def _turnstile(self, model: str) -> Turnstile:
-        turnstile = self._turnstiles.get(model)
-        if turnstile is None:
-            turnstile = self._turnstiles[model] = Turnstile(model)
-        return turnstile
 
     def _count(self, applicant: Applicant, hour: int, counts: UsageCounts) -> None:
         key_pk = None if applicant.caller is None else applicant.caller.key_pk
@@ -344,17 +251,3 @@ class Admission:
 
 
 _UNTIMED = nullcontext()
-
-
-def _place(applicant: Applicant, limits: ModelLimits) -> Place:
-    return Place(
-        tenant=applicant.origin.tenant,
-        weight=applicant.origin.weight,
-        priority=applicant.request.priority,
-        seconds=limits.policy.queue_seconds,
-        length=limits.policy.queue_length,
-    )
-
-
-def _shorter(request: InferenceRequest, cap: int) -> bool:
-    return bool(request.inputs) or (request.max_tokens is not None and request.max_tokens <= cap)

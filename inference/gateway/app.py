@@ -18,6 +18,7 @@ from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope,
 from inference.gateway.auth import authenticate, refuse_key_in_url, require_role
 from inference.gateway.cache_api import CacheApi
 from inference.gateway.call import Call
+from inference.gateway.degradation import Degradation
 from inference.gateway.dispatch import LOAD_WAIT_SECONDS, MAX_WAITING, Dispatcher
 from inference.gateway.embeddings_api import EmbeddingsHandler
 from inference.gateway.handlers import TextHandler
@@ -111,14 +112,9 @@ class Gateway:
         self.permits = Permits()
         self._usage = UsageBook()
         self._usage_feed = usage
+        self.degradation = Degradation(self.promises, self._reroute, lambda: self.replicas.pressure)
         self.admission = Admission(
-            self.promises,
-            self.permits,
-            self._usage,
-            zone,
-            self._reroute,
-            lambda: self.replicas.pressure,
-            profile=config.profile,
+            self.promises, self.permits, self._usage, zone, self.degradation, profile=config.profile
         )
         self.state = GatewayState(self._retune)
         self._feed = feed(self.state)
@@ -139,11 +135,11 @@ class Gateway:
         )
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
-        self._health = HealthApi(self.state, self.replicas, self.promises, self.admission)
+        self._health = HealthApi(self.state, self.replicas, self.promises, self.degradation)
         self._caches = CacheApi(
             self.state, self.replicas, self.workers, node_name=config.node_name, profile=config.profile
         )
-        self._quotas = QuotasApi(self.state, self.admission, self.promises, self.replicas, profile=config.profile)
+        self._quotas = QuotasApi(self.state, self.degradation, self.promises, self.replicas, profile=config.profile)
         self._metrics = MetricsApi(self.state, self.replicas, self.workers, self._quotas, config.build)
         self._upkeep: list[asyncio.Task[None]] = []
         self.routes = self._make_routes()
@@ -298,7 +294,7 @@ class Gateway:
         self.promises.retune(snapshot.limits, snapshot.accounts)
         self.permits.retune(snapshot.catalogue.revision, snapshot.permits)
         self.admission.retune(snapshot.limits)
-        self.admission.declared = snapshot.emergency
+        self.degradation.declared = snapshot.emergency
 
     def _reroute(self, applicant: Applicant, model: str) -> Decision | None:
         request, caller = applicant.request, applicant.caller

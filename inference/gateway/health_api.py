@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from inference.gateway.admission import Admission
 from inference.gateway.asgi import JSON
 from inference.gateway.call import Call
+from inference.gateway.degradation import Degradation
 from inference.gateway.models_api import counts_by_state, timestamp
 from inference.gateway.promises import Promises
 from inference.gateway.replicas import ReplicaClient
@@ -26,10 +26,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HealthApi:
-    def __init__(self, state: GatewayState, replicas: ReplicaClient, promises: Promises, admission: Admission) -> None:
+    def __init__(
+        self, state: GatewayState, replicas: ReplicaClient, promises: Promises, degradation: Degradation
+    ) -> None:
         self._state = state
         self._promises = promises
-        self._admission = admission
+        self._degradation = degradation
         self._replicas = replicas
 
     async def live(self, call: Call) -> None:
@@ -68,7 +70,7 @@ class HealthApi:
             "quotas": {
                 "leasing": not self._promises.away,
                 "on_database_loss": self._on_database_loss(),
-                "emergency": self._admission.emergency,
+                "emergency": self._degradation.emergency,
             },
             "models": {
                 "total": len(models),
@@ -94,7 +96,7 @@ class HealthApi:
         return told
 
     def _emergency_reasons(self) -> list[str]:
-        emergency = self._admission.emergency
+        emergency = self._degradation.emergency
         return [f"Only urgent requests are served: {emergency}."] if emergency else []
 
     def _on_database_loss(self) -> dict[str, str]:

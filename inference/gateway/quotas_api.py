@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from inference.gateway.admission import Admission
 from inference.gateway.asgi import JSON
 from inference.gateway.cache_api import PROFILING_OFF, detailed
 from inference.gateway.call import Call
+from inference.gateway.degradation import Degradation
 from inference.gateway.promises import Promises
 from inference.gateway.quota_report import LimitUse, counts_report, limit_uses, model_report, timings_report
 from inference.gateway.replicas import ReplicaClient
@@ -23,14 +23,14 @@ class QuotasApi:
     def __init__(
         self,
         state: GatewayState,
-        admission: Admission,
+        degradation: Degradation,
         promises: Promises,
         supervisor: ReplicaClient,
         *,
         profile: bool,
     ) -> None:
         self._state = state
-        self._admission = admission
+        self._degradation = degradation
         self._promises = promises
         self._supervisor = supervisor
         self._profile = profile
@@ -49,18 +49,18 @@ class QuotasApi:
 
     def modes(self) -> dict[str, Mode]:
         """Of each model that is limited."""
-        if self._admission.emergency:
+        if self._degradation.emergency:
             return dict.fromkeys(self._state.current().limits, Mode.EMERGENCY)
-        return {model: self._admission.standing(model).mode for model in self._state.current().limits}
+        return {model: self._degradation.standing(model).mode for model in self._state.current().limits}
 
     def _report(self) -> dict[str, Any]:
         snapshot, uses = self._state.current(), self.uses()
-        emergency = self._admission.emergency
+        emergency = self._degradation.emergency
         models = [model.id for model in snapshot.catalogue.models.values() if model.alias_of is None]
         per_model = {}
         for model in models:
             limits = snapshot.limits.get(model, NO_LIMITS)
-            per_model[model] = model_report(uses.get(model, []), self._admission.standing(model), limits)
+            per_model[model] = model_report(uses.get(model, []), self._degradation.standing(model), limits)
             if emergency:
                 per_model[model]["mode"] = Mode.EMERGENCY.value
         return {

@@ -93,7 +93,7 @@ async def test_throttled_requests_keep_half_of_the_even_pace(start_rig: StartRig
 async def test_who_would_wait_too_long_for_the_pace_is_refused_and_told_when(start_rig: StartRig) -> None:
     rig = await degrading(start_rig, 96.0, "--hang-after", "1", policy={"queue_seconds": 0.5})
     first = asyncio.create_task(ask(rig, max_tokens=3000))
-    await until(lambda: bool(rig.gateway.admission._turnstiles))
+    await until(lambda: bool(rig.gateway.degradation._turnstiles))
     response, body = await ask(rig)
     assert (response.status, body["error"]["code"]) == (429, "rate_limited")
     assert 60 < int(response.headers["Retry-After"]) < 140, "3,000 tokens at 25 a second"
@@ -187,7 +187,7 @@ async def test_in_an_emergency_only_urgent_requests_are_served(start_rig: StartR
     assert (await ask(rig, priority=8))[0].status == 200
     rig.feed.declare_emergency("")
     rig.supervisor.press("")
-    await until(lambda: not rig.gateway.admission.emergency)
+    await until(lambda: not rig.gateway.degradation.emergency)
     assert (await ask(rig))[0].status == 200
 
 
