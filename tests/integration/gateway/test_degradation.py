@@ -40,14 +40,14 @@ async def degrading(start_rig: StartRig, percent: float, *stub: str, **quota: An
 
 def read(rig: Rig, percent: float) -> None:
     reading = a_reading(rig, percent)
-    rig.leases.taken[reading.account, reading.window.starts_at] = reading.taken
+    rig.leases.taken[reading.account, reading.window.starts_at] = reading.used
     rig.gateway.promises.read([reading])
 
 
 def a_reading(rig: Rig, percent: float, pk: int = 1) -> Reading:
     used = int(LIMIT * percent / 100)
     account = f"model:{pk}/tokens/hour"
-    return Reading(account=account, window=hour(rig), used=used, reserved=0, taken=used, gateways=1)
+    return Reading(account=account, window=hour(rig), used=used, reserved=0, gateways=1)
 
 
 def hour(rig: Rig) -> Window:
