@@ -14,7 +14,7 @@ from django.utils import timezone
 from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
 from quotas.models import Emergency, QuotaRevision, Window
-from quotas.modes import Level, Mode, level_after, mode_of
+from quotas.modes import Level, Mode, level_after, mode_of, percent_of
 from quotas.windows import Period, window_at
 from quotas.windows import Window as Span
 from registry.cache.selectors import cache_config_load
@@ -189,7 +189,7 @@ def _window_use(account: Account, window: Span, row: Any) -> WindowUse:
         used=used,
         reserved=reserved,
         remaining=max(0, account.limit - used - reserved),
-        percent=100.0 * (used + reserved) / account.limit if account.limit else 100.0,
+        percent=percent_of(account.limit, used + reserved),
         starts_at=_moment(window.starts_at),
         ends_at=_moment(window.ends_at),
     )
