@@ -49,7 +49,7 @@ HEADROOM_TOKENS = 64
 """Cells of the long pool kept free for each sequence in it when another is placed: room to grow without a preemption
 at once."""
 
-SPARE_LANES = 16
+LANES_PER_SPARE = 16
 """One of so many lanes is kept free for a tenant that has none."""
 
 
@@ -206,7 +206,7 @@ class Scheduler:
         if not self._free[pool]:
             return
         waiting = {sequence: None for sequence in self._waiting if self._pool_for(sequence) is pool}
-        spare = self.limits.lanes // SPARE_LANES if pool is Pool.LANES else 0
+        spare = self.limits.lanes // LANES_PER_SPARE if pool is Pool.LANES else 0
         while waiting and self._free[pool]:
             if len(self._free[pool]) <= spare:
                 served = {sequence.tenant for sequence in self._running if sequence.pool is pool}

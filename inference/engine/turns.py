@@ -44,6 +44,7 @@ class Turns:
         self._placed_at: dict[str, float] = {}
         """When each of them last got a place."""
         self._had: dict[str, float] = {}
+        """See :meth:`had`."""
 
     def enter(self, tenant: str) -> None:
         """One more sequence of this tenant is here, to wait or to run."""
@@ -78,6 +79,7 @@ class Turns:
         self._placed_at[tenant] = now
 
     def charge(self, tenant: str, tokens: int) -> None:
+        """A prompt that was placed, or a token that was generated, takes from its next turns."""
         self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
 
     def computed(self, sequence: Sequence, tokens: int) -> None:
