@@ -10,7 +10,6 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _OWN = Path("/proc/self/status")
 
-
 _KEPT_FREE_PART = 16
 """One part in so many of what is available is not given to one process: the kernel and the others need it, too."""
 

@@ -100,11 +100,3 @@ def secret_within(text: str) -> str:
 def secrets_cut(text: str) -> str:
     """The text with only the beginnings of keys that it holds."""
     return _SECRET.sub(lambda found: f"{prefix(found[0])}…", text) if SECRET_PREFIX in text else text
-
-
-def key_in_url(prefix: str) -> str:
-    """What to tell whoever sent a key in a URL."""
-    return (
-        f"There is an API key in this URL ({prefix}…). URLs end up in logs and histories: send it as "
-        "'Authorization: Bearer nok_…', and rotate this key, which must be taken as known to others."
-    )

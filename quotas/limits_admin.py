@@ -30,8 +30,6 @@ _COLOURS: dict[str, str] = {
     Mode.HARD_LIMIT: "danger",
     Mode.EMERGENCY: "danger",
 }
-
-
 _BARS = {
     Level.NONE: "bg-green-600 dark:bg-green-500",
     Level.INFO: "bg-blue-600 dark:bg-blue-500",

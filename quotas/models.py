@@ -43,7 +43,7 @@ def _limit(help_text: str) -> "models.BigIntegerField[int | None, int | None]":
     )
 
 
-class CallerLimits(models.Model):
+class LimitedCaller(models.Model):
     """What callers are held to, each key by itself and all keys of a tenant together. None: no such limit."""
 
     requests_per_minute = _limit("From minute to minute. Empty: no limit.")
@@ -61,14 +61,14 @@ class CallerLimits(models.Model):
 
 
 def _limits_in_range(table: str) -> models.CheckConstraint:
-    ranges = {f"{field.name}__range": (0, HIGHEST_LIMIT) for field in CallerLimits._meta.local_fields}
+    ranges = {f"{field.name}__range": (0, HIGHEST_LIMIT) for field in LimitedCaller._meta.local_fields}
     return models.CheckConstraint(
         condition=reduce(and_, (Q(**{name: value}) for name, value in sorted(ranges.items()))),
         name=f"quotas_{table}_limits",
     )
 
 
-class Tenant(CallerLimits):
+class Tenant(LimitedCaller):
     """Who a key belongs to. Cache partitions, limits and usage hang on tenants."""
 
     name = models.CharField(max_length=100, unique=True)
@@ -120,7 +120,7 @@ class Partition(models.Model):
         return self.name
 
 
-class ApiKey(CallerLimits):
+class ApiKey(LimitedCaller):
     """A secret that authenticates requests. Only its SHA-256 is stored: 256 random bits need no slow hash."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="api_keys")

@@ -82,6 +82,11 @@ def pace(limit: int, window_seconds: float, level: Level) -> float | None:
     return None if part is None or limit <= 0 else part * limit / window_seconds
 
 
+def percent_of(limit: int, amount: int) -> float:
+    """How much of a limit an amount is. Of a limit of 0 anything is all."""
+    return 100.0 * amount / limit if limit else 100.0
+
+
 def log_level(level: Level) -> int:
     """Of :mod:`logging`, at which reaching it is said."""
     return _LOG_LEVELS.get(level, logging.ERROR)

@@ -14,7 +14,7 @@ from django.utils import timezone
 from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
 from quotas.models import Emergency, QuotaRevision, Window
-from quotas.modes import Level, Mode, level_after, mode_of
+from quotas.modes import Level, Mode, level_after, mode_of, percent_of
 from quotas.windows import Period, window_at
 from quotas.windows import Window as Span
 from registry.cache.selectors import cache_config_load
@@ -96,9 +96,7 @@ def emergency_find() -> EmergencyState:
 def quota_find(*, model: Model) -> Quota:
     """The limits in force of a model: its own or, where it has none, the default ones of the cache's configuration."""
     row = quota_revisions_list(model=model).first()
-    if row is None:
-        return Quota(revision=0, quota=quota_default_load())
-    return Quota(revision=row.number, quota=quota_value(row))
+    return _default() if row is None else _own(row)
 
 
 def quota_default_load() -> ModelQuota:
@@ -121,6 +119,15 @@ def quota_revision_find(*, model: Model, number: int) -> QuotaRevision:
     return row
 
 
+def quota_value(row: QuotaRevision) -> ModelQuota:
+    """A revision's limits. The services let nothing else into SQL; who writes past them must not take limits away."""
+    try:
+        return msgspec.convert(row.quota, ModelQuota)
+    except msgspec.ValidationError as fault:
+        log.error("Limits that can't be read: the model answers nobody", model_id=row.model.name, reason=str(fault))
+        return ModelQuota(hourly_request_limit=0)
+
+
 def quota_report(*, model: Model) -> QuotaReport:
     """How a model stands with its limits in the windows of now."""
     return quota_reports(models=[model])[model.pk]
@@ -128,14 +135,9 @@ def quota_report(*, model: Model) -> QuotaReport:
 
 def quota_reports(*, models: Sequence[Model]) -> dict[int, QuotaReport]:
     """Of several models, by their number, with as many queries as for one."""
-    own = {row.model_id: row for row in _newest_revisions().filter(model__in=models)}
-    default = quota_default_load()
-    quotas = {
-        model.pk: Quota(revision=row.number, quota=quota_value(row))
-        if (row := own.get(model.pk))
-        else Quota(revision=0, quota=default)
-        for model in models
-    }
+    own = {row.model_id: _own(row) for row in _newest_revisions().filter(model__in=models)}
+    default = _default()
+    quotas = {model.pk: own.get(model.pk, default) for model in models}
     limits = {
         model.pk: limits_of(model_pk=model.pk, model=model.name, quota=quotas[model.pk].quota) for model in models
     }
@@ -147,6 +149,14 @@ def quota_reports(*, models: Sequence[Model]) -> dict[int, QuotaReport]:
         )
         for model in models
     }
+
+
+def _own(row: QuotaRevision) -> Quota:
+    return Quota(revision=row.number, quota=quota_value(row))
+
+
+def _default() -> Quota:
+    return Quota(revision=0, quota=quota_default_load())
 
 
 def _report(model: Model, found: Quota, windows: list[WindowUse], emergency: bool) -> QuotaReport:
@@ -165,16 +175,17 @@ def _report(model: Model, found: Quota, windows: list[WindowUse], emergency: boo
 def _windows_now(accounts: Sequence[Account]) -> dict[str, WindowUse]:
     """How the windows that are open stand, by account."""
     now, zone = timezone.now().timestamp(), ZoneInfo(settings.TIME_ZONE)
-    spans = {account.key: window_at(account.period, now, zone) for account in accounts}
+    spans = {period: window_at(period, now, zone) for period in Period}
     rows = Window.objects.filter(
-        account__in=spans, starts_at__in={_moment(span.starts_at) for span in spans.values()}
+        account__in=[account.key for account in accounts],
+        starts_at__in={_moment(spans[account.period].starts_at) for account in accounts},
     ).annotate(spent=Sum("leases__spent", default=0), reserved=Sum("leases__reserved", default=0))
     found = {(row.account, row.starts_at): row for row in rows}
-    return {
-        account.key: _window_use(account, span, found.get((account.key, _moment(span.starts_at))))
-        for account in accounts
-        for span in (spans[account.key],)
-    }
+    uses = {}
+    for account in accounts:
+        span = spans[account.period]
+        uses[account.key] = _window_use(account, span, found.get((account.key, _moment(span.starts_at))))
+    return uses
 
 
 def _window_use(account: Account, window: Span, row: Any) -> WindowUse:
@@ -189,7 +200,7 @@ def _window_use(account: Account, window: Span, row: Any) -> WindowUse:
         used=used,
         reserved=reserved,
         remaining=max(0, account.limit - used - reserved),
-        percent=100.0 * (used + reserved) / account.limit if account.limit else 100.0,
+        percent=percent_of(account.limit, used + reserved),
         starts_at=_moment(window.starts_at),
         ends_at=_moment(window.ends_at),
     )
@@ -202,12 +213,3 @@ def _moment(seconds: int) -> datetime:
 def _newest_revisions() -> QuerySet[QuotaRevision]:
     """Of each model the one in force."""
     return QuotaRevision.objects.select_related("model").order_by("model_id", "-number").distinct("model_id")
-
-
-def quota_value(row: QuotaRevision) -> ModelQuota:
-    """A revision's limits. The services let nothing else into SQL; who writes past them must not take limits away."""
-    try:
-        return msgspec.convert(row.quota, ModelQuota)
-    except msgspec.ValidationError as fault:
-        log.error("Limits that can't be read: the model answers nobody", model_id=row.model.name, reason=str(fault))
-        return ModelQuota(hourly_request_limit=0)

@@ -4,20 +4,18 @@ from typing import Any
 
 from rest_framework import serializers
 
+from quotas.caller_limits import HIGHEST_LIMIT
 from quotas.callers import HIGHEST_PRIORITY
 from quotas.ledger import Unit
 from quotas.limits import AtHardLimit, OnDatabaseLoss
 from quotas.modes import Mode
 from registry.rest import StrictBoolean, StrictChoice, StrictInput, StrictInteger, StrictNumber, StrictString
 
-_MOST = 2**53
-"""JSON numbers are exact up to here."""
-
 _ON_DATABASE_LOSS = [each.value for each in OnDatabaseLoss]
 
 
 def _limit(help_text: str) -> StrictInteger:
-    return StrictInteger(required=False, allow_null=True, min_value=0, max_value=_MOST, help_text=help_text)
+    return StrictInteger(required=False, allow_null=True, min_value=0, max_value=HIGHEST_LIMIT, help_text=help_text)
 
 
 def _percent(what: str) -> StrictNumber:
@@ -38,7 +36,11 @@ class DegradationChange(StrictInput):
 
     pace = StrictBoolean(required=False, help_text="Throttled: requests are spaced, so that the limit lasts.")
     max_tokens_cap = StrictInteger(
-        required=False, allow_null=True, min_value=1, max_value=_MOST, help_text="Throttled: answers are cut there."
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=HIGHEST_LIMIT,
+        help_text="Throttled: answers are cut there.",
     )
     sibling = StrictString(
         required=False,

@@ -1,7 +1,8 @@
 """The windows of limits in SQL: leased in parts, given back, told of, and reclaimed of who died.
 
-Each call is one statement and its own transaction. The sum of all leases of a window is its ``taken``, which a lease
-can't raise above the limit: see :data:`_LEASE`.
+Each call is one statement and its own transaction; only a lease that opens its window takes a few, each harmless by
+itself. The sum of all leases of a window is its ``taken``, which a lease can't raise above the limit: see
+:data:`_LEASE`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -37,8 +38,6 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """By requests that are over."""
     reserved: int
     """Promised to requests that run."""
-    taken: int
-    """Leased, and not given back."""
     gateways: int
     """That hold a lease of it."""
 
@@ -130,7 +129,7 @@ UPDATE quotas_window SET earlier = earlier + sums.spent FROM sums WHERE quotas_w
 """
 
 _READ = """
-SELECT account, starts_at, ends_at, taken, earlier + coalesce(sum(spent), 0), coalesce(sum(reserved), 0),
+SELECT account, starts_at, ends_at, earlier + coalesce(sum(spent), 0), coalesce(sum(reserved), 0),
     count(quotas_lease.id)
 FROM quotas_window LEFT JOIN quotas_lease ON quotas_lease.window_id = quotas_window.id
 WHERE ends_at > %(now)s AND starts_at <= %(now)s AND account LIKE 'model:%%'
@@ -224,10 +223,9 @@ def readings(now: float) -> list[Reading]:
             window=Span(int(starts_at.timestamp()), int(ends_at.timestamp())),
             used=int(used),
             reserved=int(reserved),
-            taken=taken,
             gateways=gateways,
         )
-        for account, starts_at, ends_at, taken, used, reserved, gateways in rows
+        for account, starts_at, ends_at, used, reserved, gateways in rows
     ]
 
 

@@ -55,12 +55,19 @@ class Router:
             raise not_allowed("route", AUTO, allowed.routes)
         pool = table.pool(needed, allowed.models)
         if not pool:
-            raise self._nobody(table, needed)
+            raise self._nobody(table, needed, allowed.models)
         index = self._strategy.choose(needed, pool)
         return Decision(asked=AUTO, strategy=self._strategy.name, candidates=pool, index=index)
 
-    def _nobody(self, table: RouteTable, needed: frozenset[str]) -> Unavailable:
-        refusals = table.refusals(needed)
+    def _nobody(self, table: RouteTable, needed: frozenset[str], models: frozenset[str] | None) -> Unavailable:
+        """Nothing is said of models that the client may not ask for."""
+        refusals = table.refusals(needed, models)
+        if not refusals and models is not None:
+            return Unavailable(
+                "There is none of the models that this API key may use: have it allowed another.",
+                code="no_healthy_model",
+                retry_after=30,
+            )
         if not refusals:
             return Unavailable("No model is registered yet: put a GGUF into the models directory.", retry_after=5)
         reasons = "; ".join(f"'{refusal.model}' {refusal.reason}" for refusal in refusals[:_MOST_REASONS])

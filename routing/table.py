@@ -21,7 +21,8 @@ from routing.decision import Refusal
 AUTO = "auto"
 
 _POOLS = 1024
-"""Remembered sets of capabilities; more are computed each time. Clients name them, so something must bound them."""
+"""Remembered pools; more are chosen each time. Clients name capabilities, and keys models, so something must bound
+them."""
 
 _NEAREST_AMONG = 2000
 """Ids compared with a misspelt one, at most: a wrong name must not stop the event loop for longer than a few ms."""
@@ -87,12 +88,14 @@ class RouteTable:
         model = self._catalogue.models.get(model_id)
         return model_id in models or (model is not None and model.alias_of in models)
 
-    def refusals(self, capabilities: frozenset[str]) -> list[Refusal]:
-        """Why each model that is not in the pool is not. Made on demand: for errors, explanations and debug logs."""
-        pool = {version.pk for version in self.pool(capabilities)}
+    def refusals(self, capabilities: frozenset[str], models: frozenset[str] | None = None) -> list[Refusal]:
+        """Why each of these models that is not in the pool is not. Made on demand: for errors, explanations and debug
+        logs."""
+        pool = {version.pk for version in self.pool(capabilities, models)}
         return [
             self._refusal(model, capabilities)
             for model in self._catalogue.models.values()
+            if models is None or self.allows(models, model.id)
             if model.promoted is None or model.promoted.pk not in pool or model.alias_of is not None
         ]
 

@@ -49,7 +49,7 @@ HEADROOM_TOKENS = 64
 """Cells of the long pool kept free for each sequence in it when another is placed: room to grow without a preemption
 at once."""
 
-SPARE_LANES = 16
+LANES_PER_SPARE = 16
 """Where there are several tenants, one of so many lanes is kept free for who has none."""
 
 
@@ -226,7 +226,7 @@ class Scheduler:
 
     def _spare(self, pool: Pool, now: float) -> int:
         """So many slots are kept for tenants that have none."""
-        return self.limits.lanes // SPARE_LANES if pool is Pool.LANES and self._turns.several(now) else 0
+        return self.limits.lanes // LANES_PER_SPARE if pool is Pool.LANES and self._turns.several(now) else 0
 
     def _pool_for(self, sequence: Sequence) -> Pool:
         return Pool.LONG if sequence.long or len(sequence.tokens) > self.limits.lane_tokens else Pool.LANES

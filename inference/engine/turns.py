@@ -47,6 +47,7 @@ class Turns:
         self._placed_at: dict[str, float] = {}
         """When each of them last got a place."""
         self._had: dict[str, float] = {}
+        """See :meth:`had`."""
         self._seen: dict[str, float] = {}
         """When who was here of late last got a place, the longest ago first."""
 
@@ -91,6 +92,7 @@ class Turns:
         return len(self._seen) > 1
 
     def charge(self, tenant: str, tokens: int) -> None:
+        """A prompt that was placed, or a token that was generated, takes from its next turns."""
         self._deficits[tenant] = max(self._deficits.get(tenant, 0.0) - tokens, -MOST_DEBT_TOKENS)
 
     def computed(self, sequence: Sequence, tokens: int) -> None:

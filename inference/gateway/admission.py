@@ -161,7 +161,7 @@ class Admission:
         """What it used is charged and counted; what it did not use can be promised to others."""
         applicant = admitted.applicant
         with self._timed(self._settling):
-            self._settle(promise, used.tokens or None)
+            self._settle(promise, used.tokens or None)  # of which nothing was begun, that costs nothing
         if promise.reservation is not None:
             self._degradation.hasten(applicant.model, promise.reservation.tokens - used.tokens)
         counts = UsageCounts(

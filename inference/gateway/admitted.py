@@ -163,6 +163,7 @@ class Admitted:
         self.failed = not isinstance(fault, ApiError) or fault.status >= 500
 
     def ended(self, part: "PartMeter", used: Used) -> None:
+        """A worker has said so, or is gone."""
         if part in self._open:  # else it was of an earlier attempt
             self._open.discard(part)
             self._used = used if self._used is NOTHING else _sum(self._used, used)
@@ -177,9 +178,9 @@ class Admitted:
         wanted = max(least, STEP_TOKENS * self.request.n)
         if burst is not None:
             wanted = min(wanted, burst - reservation.tokens)
-        if wanted < least:
-            self.refused = burst_exceeded(burst or 0, reservation.tokens + least)
-            return False
+            if wanted < least:
+                self.refused = burst_exceeded(burst, reservation.tokens + least)
+                return False
         for tokens in dict.fromkeys((wanted, least)):
             if not reservation.settled and await self._desk.extend(reservation, tokens):
                 part.granted = (part.granted or 0) + tokens
@@ -188,7 +189,8 @@ class Admitted:
             self.refused = self._desk.refusal(reservation, least)
         return False
 
-    def later(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
+    def wants(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
+        """Its worker asks for so many tokens more, at least; it is answered when that is decided."""
         task = asyncio.get_running_loop().create_task(self._answer(part, least, connection, request_id))
         self._desk.tasks.add(task)
         task.add_done_callback(self._desk.tasks.discard)
@@ -223,7 +225,7 @@ class PartMeter(Meter):
         elif isinstance(message, Accepted):
             self._prompt_tokens = message.prompt_tokens
         elif isinstance(message, Wants):
-            self._request.later(self, message.tokens - (self.granted or 0), connection, message.id)
+            self._request.wants(self, message.tokens - (self.granted or 0), connection, message.id)
         elif isinstance(message, Finished):
             begun = message.completion_tokens or message.prefill_seconds or message.reason is not FinishReason.CANCELLED
             self._request.ended(self, _of(message) if begun else NOTHING)

@@ -15,7 +15,7 @@ from inference.gateway import parse
 from inference.gateway.admission import Admission
 from inference.gateway.admitted import Applicant
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
-from inference.gateway.auth import authenticate, refuse_key_in_url, require_role
+from inference.gateway.auth import allowed_of, authenticate, refuse_key_in_url, require_role
 from inference.gateway.cache_api import CacheApi
 from inference.gateway.call import Call
 from inference.gateway.degradation import Degradation
@@ -36,14 +36,13 @@ from inference.gateway.usage import Counts, UsageBook
 from inference.gateway.workers import WorkerPool
 from inference.protocol import Counted
 from quotas.callers import Role
-from registry.catalogue import ALL
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
 from routing.decision import Decision
 
 log = structlog.get_logger(module="gateway")
 
 _UPKEEP_SECONDS = 2.0
-_LEDGER_SECONDS = 1.0
+_ACCOUNTS_SECONDS = 1.0
 _NOTHING_COUNTED = Counted(models={})
 _LAST_WORDS_SECONDS = 0.5
 
@@ -77,7 +76,7 @@ class SnapshotFeed(Protocol):
     async def stop(self) -> None: ...
     def wake(self) -> None: ...
     def hang_up(self) -> None: ...
-    def add_usage(self, counts: dict[str, int]) -> None: ...
+    def add_use_counts(self, counts: dict[str, int]) -> None: ...
 
 
 class UsageFeed(Protocol):
@@ -252,7 +251,7 @@ class Gateway:
         self._usage_feed.start()
         self._feed.start()
         self.replicas.start()
-        self._upkeep = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._keep_ledger())]
+        self._upkeep = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._keep_accounts())]
         await send({"type": "lifespan.startup.complete"})
         await receive()  # shutdown
         await self._stop()
@@ -266,7 +265,7 @@ class Gateway:
         await asyncio.gather(self.promises.stop(), self._usage_feed.stop())
         await self.replicas.stop()
         await self._proxy.stop()
-        self._feed.add_usage(self.state.take_used())
+        self._feed.add_use_counts(self.state.take_used())
         await self._feed.stop()
 
     async def _keep_up(self) -> None:
@@ -275,13 +274,14 @@ class Gateway:
             await asyncio.sleep(_UPKEEP_SECONDS)
             self.workers.follow(self.replicas.view.values())
             if self.state.used:
-                self._feed.add_usage(self.state.take_used())
+                self._feed.add_use_counts(self.state.take_used())
             if self.state.database.silent(time.time()) and not self.state.database.fault:
                 self._feed.hang_up()
 
-    async def _keep_ledger(self) -> None:
+    async def _keep_accounts(self) -> None:
+        """What others are told every second: what is spent and promised, which permits lie idle, what was used."""
         while True:
-            await asyncio.sleep(_LEDGER_SECONDS)
+            await asyncio.sleep(_ACCOUNTS_SECONDS)
             self.promises.keep_up()
             self.permits.keep_up()
             self._usage_feed.write(self._usage.take())
@@ -297,10 +297,9 @@ class Gateway:
         self.degradation.declared = snapshot.emergency
 
     def _reroute(self, applicant: Applicant, model: str) -> Decision | None:
-        request, caller = applicant.request, applicant.caller
+        request = applicant.request
         try:
-            allowed = ALL if caller is None else caller.allowed
-            return self.state.router.route(model, request.kind, request.capabilities, allowed)
+            return self.state.router.route(model, request.kind, request.capabilities, allowed_of(applicant.caller))
         except ApiError:
             return None
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
 from inference.gateway.asgi import Headers
-from quotas.callers import SECRET_PREFIX, Caller, Role, digest, key_in_url, secret_within
+from quotas.callers import SECRET_PREFIX, Caller, Role, digest, secret_within
+from registry.catalogue import ALL, Allowed
 from registry.errors import Forbidden, InvalidRequest, Unauthorized
 
 
@@ -37,10 +38,19 @@ def refuse_key_in_url(path: str, query: bytes) -> None:
     Raises:
         InvalidRequest: there is an API key in it, where proxies, browsers and logs keep it.
     """
-    if SECRET_PREFIX in path or b"nok" in query:
+    if SECRET_PREFIX in path or query:  # in which any of its characters may be written as %XX
         prefix = secret_within(f"{path}?{unquote_to_bytes(query).decode('latin-1')}")
         if prefix:
-            raise InvalidRequest(key_in_url(prefix), code="key_in_url")
+            raise InvalidRequest(
+                f"There is an API key in this URL ({prefix}…). URLs end up in logs and histories: send it as "
+                "'Authorization: Bearer nok_…', and rotate this key, which must be taken as known to others.",
+                code="key_in_url",
+            )
+
+
+def allowed_of(caller: Caller | None) -> Allowed:
+    """What a caller may ask for. Who needs no key may ask for all."""
+    return ALL if caller is None else caller.allowed
 
 
 def require_role(caller: Caller | None, needed: Role) -> None:

@@ -38,7 +38,7 @@ class Call:
         self.request_id = _valid_request_id(self.headers.get(b"x-request-id")) or f"req_{self.hex}"
         """The client's own, if it is fit for headers and logs, else ours."""
         self.caller: Caller | None = None
-        """Who calls, once that is known; None: without a key."""
+        """Who was let in, by an endpoint that looks at the key alone; None: without a key."""
         self.started = False
         """Whether the head of an answer was sent."""
         self.gone = False

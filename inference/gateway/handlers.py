@@ -12,7 +12,7 @@ import structlog
 from inference.gateway.admission import Admission
 from inference.gateway.admitted import Admitted, Applicant
 from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
-from inference.gateway.auth import authenticate
+from inference.gateway.auth import allowed_of, authenticate
 from inference.gateway.call import Call, ClientWatch
 from inference.gateway.counting import CountedRequest
 from inference.gateway.dispatch import Answer, Dispatcher, fault_of
@@ -23,7 +23,6 @@ from inference.gateway.state import GatewayState
 from inference.gateway.workers import StreamMessage, WorkerLost
 from inference.protocol import Delta, Failed, Finished
 from quotas.callers import Caller
-from registry.catalogue import ALL
 from registry.errors import ApiError, QuotaExceeded, Unavailable
 from routing.decision import Decision
 
@@ -84,8 +83,7 @@ class InferenceHandler(ABC):
 
     def _route(self, call: Call, request: InferenceRequest, caller: Caller | None) -> Decision:
         began = time.perf_counter()
-        allowed = ALL if caller is None else caller.allowed
-        decision = self._state.router.route(request.model, request.kind, request.capabilities, allowed)
+        decision = self._state.router.route(request.model, request.kind, request.capabilities, allowed_of(caller))
         microseconds = (time.perf_counter() - began) * 1e6
         router_log.debug(
             "Routed request to model",

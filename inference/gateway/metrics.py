@@ -286,7 +286,7 @@ def _limits(known: Known) -> Iterator[Metric]:
         "nopenai_quota_usage_percent",
         "gauge",
         "Percent of a model's limit that is used or promised in the window of now: hourly and daily tokens, "
-        f"hourly_requests, daily_requests; concurrent: of this node. {everywhere}",
+        f"hourly_requests, daily_requests. {everywhere} But concurrent is this node's own.",
         [(_of(model, type=use.type), use.percent) for model, uses in known.limits.items() for use in uses],
     )
     left = {model: remaining_tokens(uses) for model, uses in known.limits.items()}
@@ -299,7 +299,8 @@ def _limits(known: Known) -> Iterator[Metric]:
     yield Metric(
         "nopenai_quota_mode",
         "gauge",
-        f"1 for the mode that a limited model is in, 0 for the others. {everywhere}",
+        "1 for the mode that a limited model is in, 0 for the others. As this gateway sees it: a node that is short of "
+        "memory has an emergency of its own.",
         [(_of(model, mode=each.value), float(each is mode)) for model, mode in known.modes.items() for each in Mode],
     )
     yield Metric(

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from inference.gateway.asgi import JSON
+from inference.gateway.auth import allowed_of
 from inference.gateway.call import Call
 from inference.gateway.replicas import View, state_of
 from inference.gateway.state import GatewayState, Snapshot
@@ -31,7 +32,7 @@ class ModelsApi:
     async def list_models(self, call: Call) -> None:
         """All models, or a page of them with ``limit`` and ``after``."""
         snapshot, query = self._state.current(), call.scope["query_string"]
-        models = _allowed(call)
+        models = allowed_of(call.caller).models
         body = self._whole_list(snapshot) if not query and models is None else self._page(snapshot, query, models)
         await call.answer(200, [JSON], body)
 
@@ -79,7 +80,7 @@ class ModelsApi:
 
     def _require_allowed(self, call: Call, name: str) -> None:
         """Raises Forbidden: the caller's key is for other models."""
-        models, table = _allowed(call), self._state.router.table
+        models, table = allowed_of(call.caller).models, self._state.router.table
         owner = name.rpartition("/")[0] if name.endswith(("/versions", "/health")) else ""
         if models is not None and not table.allows(models, name) and not (owner and table.allows(models, owner)):
             raise not_allowed("model", name, models)
@@ -167,11 +168,6 @@ class ModelsApi:
         except ApiError:
             pass  # it is known, and no page of ours all the same
         return ModelNotFound(f"The model '{name[:200]}' does not exist. GET /v1/models lists all models.")
-
-
-def _allowed(call: Call) -> frozenset[str] | None:
-    """The models that the caller may ask for. None: all."""
-    return None if call.caller is None else call.caller.allowed.models
 
 
 def timestamp(seconds: float | None) -> str | None:

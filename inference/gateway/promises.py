@@ -54,7 +54,7 @@ class Promises:
         self._waiting: dict[Balance, list[asyncio.Future[bool]]] = {}
         self._told: dict[int, Holding] = {}
         self._by_lease: dict[int, Balance] = {}
-        self.standings = Standings(lambda reached: self._leases.reached(reached))
+        self.standings = Standings(leases.reached)
         self.refills = 0
         """So often SQL was asked for more."""
         self.away = False
@@ -107,7 +107,7 @@ class Promises:
                 break
             if vain := self._ledger.want(promised, now):
                 return vain[0]
-            if not await self._leased(promised[0].balance):
+            if not await self._more_leased(promised[0].balance):
                 if not owing:
                     raise Unavailable(
                         "What is left of the limits is not known while PostgreSQL is away: try again later.",
@@ -122,7 +122,7 @@ class Promises:
     async def extend(self, reservation: Reservation, tokens: int) -> bool:
         """Promise a running request more. False: there is no more to be had."""
         while short := self._ledger.extend(reservation, tokens, time.time()):
-            if self._ledger.want(short, time.time()) or not await self._leased(short[0].balance):
+            if self._ledger.want(short, time.time()) or not await self._more_leased(short[0].balance):
                 return False
             if reservation.settled:  # its client has left meanwhile
                 return False
@@ -145,13 +145,13 @@ class Promises:
         need = f"this request needs {shortage.amount}" if account.unit is Unit.TOKENS else "this is one more"
         code = "rate_limited" if account.period is Period.MINUTE else "quota_exceeded"
         log.error("Quota exceeded", limit=account.name, owner=account.owner, left=left, needed=shortage.amount)
+        fewer, param = ("ask for fewer tokens, or ", "max_tokens") if account.unit is Unit.TOKENS else ("", None)
         if shortage.amount > account.limit:
-            advice = "ask for fewer, or have the limit raised."
-            return QuotaExceeded(f"{used_up}, and {need}: {advice}", param="max_tokens", code=code)
+            return QuotaExceeded(f"{used_up}, and {need}: {fewer}have the limit raised.", param=param, code=code)
         ends = datetime.fromtimestamp(window.ends_at, self._zone)
         return QuotaExceeded(
             f"{used_up}, and {need}. The {account.period}'s window ends at {ends:%Y-%m-%d %H:%M:%S %Z}: try again "
-            "then, ask for fewer tokens, or have the limit raised.",
+            f"then, {fewer or 'or '}have the limit raised.",
             code=code,
             retry_after=max(1, round(window.ends_at - time.time())),
         )
@@ -171,7 +171,7 @@ class Promises:
         seconds = max(1, int(tightest.window.ends_at - now))
         return [(names[0], b"%d" % tightest.account.limit), (names[1], b"%d" % left), (names[2], b"%ds" % seconds)]
 
-    async def _leased(self, balance: Balance) -> bool:
+    async def _more_leased(self, balance: Balance) -> bool:
         """Wait until SQL was asked for more of a balance. False: it can't be asked."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(balance, []).append(waiter)

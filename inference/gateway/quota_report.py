@@ -15,6 +15,7 @@ from inference.gateway.standings import Standing
 from inference.protocol import GatewayCounts, PermitSum
 from quotas.ledger import Unit
 from quotas.limits import ModelLimits
+from quotas.modes import percent_of
 from quotas.treasury import Reading
 from quotas.windows import Period
 
@@ -24,7 +25,7 @@ _TYPES = {
     (Unit.REQUESTS, Period.HOUR): "hourly_requests",
     (Unit.REQUESTS, Period.DAY): "daily_requests",
 }
-CONCURRENT = "concurrent"
+_CONCURRENT = "concurrent"
 
 
 class LimitUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ def limit_uses(
         yield _use(_TYPES[account.unit, account.period], account.name, account.limit, used, reserved, ends_at)
     if limits.permit is not None:
         running = sum(permit.out for permit in permits if permit.subject == limits.permit.subject)
-        yield _use(CONCURRENT, limits.permit.name, limits.permit.limit, 0, running, None)
+        yield _use(_CONCURRENT, limits.permit.name, limits.permit.limit, 0, running, None)
 
 
 def model_report(uses: Sequence[LimitUse], standing: Standing, limits: ModelLimits) -> dict[str, Any]:
@@ -91,6 +92,6 @@ def _use(type_: str, name: str, limit: int, used: int, reserved: int, ends_at: s
         used=used,
         reserved=reserved,
         remaining=max(0, limit - used - reserved),
-        percent=100.0 * (used + reserved) / limit if limit else 100.0,
+        percent=percent_of(limit, used + reserved),
         ends_at=ends_at,
     )

@@ -1,6 +1,7 @@
-"""What the supervisor says of this node's replicas and their caches, and what we ask of it.
+"""What the supervisor says of this node (its replicas, their caches, sums, memory), and what we ask of it. What it says
+of permits goes on to :mod:`inference.gateway.permits`.
 
-Both views are the supervisor's last word, kept while it can't be reached: workers die with it, and a request notices
+These views are the supervisor's last word, kept while it can't be reached: workers die with it, and a request notices
 that by itself.
 """
 

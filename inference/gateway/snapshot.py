@@ -76,7 +76,7 @@ class SnapshotThread:
         with contextlib.suppress(BlockingIOError):  # it has been told often enough
             os.write(self._wake_send, b"!")
 
-    def add_usage(self, counts: dict[str, int]) -> None:
+    def add_use_counts(self, counts: dict[str, int]) -> None:
         """Use counts to write with the next poll."""
         self._usage.put(counts)
 

@@ -1,17 +1,17 @@
 """How models stand with their soft limits.
 
-What is used of a limit by all gateways together is read from SQL every two seconds; between two readings a lease's
-answer tells at least how much must be gone. So a level is reached within a part of the limit or two seconds, by every
-gateway, and nothing of this is done for a request but to look up the result.
+What is used of a limit is told to SQL, and what all gateways together use is read from it, every second; between two
+readings a lease's answer tells at least how much must be gone. So a level is reached within a part of the limit or two
+seconds, by every gateway, and nothing of this is done for a request but to look up the result.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from quotas.ledger import Account, Balance
+from quotas.ledger import Account, Balance, Unit
 from quotas.limits import NO_LIMITS, ModelLimits
-from quotas.modes import Level, Mode, level_after, mode_of, pace, slack
+from quotas.modes import Level, Mode, level_after, mode_of, pace, percent_of, slack
 from quotas.treasury import Reading
 from quotas.windows import Window
 
@@ -105,7 +105,7 @@ class Standings:
             if model := self._models.get(reading.account):
                 seen = self._of(model, reading.account, reading.window)
                 seen.gateways = max(1, reading.gateways)
-                self._see(model, seen, _percent(reading.used + reading.reserved, seen.account.limit))
+                self._see(model, seen, percent_of(seen.account.limit, reading.used + reading.reserved))
 
     def leased(self, balance: Balance) -> None:
         """SQL has just said what is left of it."""
@@ -115,7 +115,8 @@ class Standings:
         seen = self._of(model, balance.account.key, balance.window)
         # What others hold and have not used yet is no more than two parts each.
         others = 2 * balance.part * (seen.gateways - 1)
-        percent = _percent(seen.account.limit - balance.left - balance.available - others, seen.account.limit)
+        limit = seen.account.limit
+        percent = percent_of(limit, limit - balance.left - balance.available - others)
         if percent > seen.percent:
             self._see(model, seen, percent)
 
@@ -162,8 +163,4 @@ def _paces(seen: Iterable[_Seen]) -> Iterable[Pace]:
         seconds = each.window.ends_at - each.window.starts_at
         per_second = pace(each.account.limit, seconds, each.level)
         if per_second is not None:
-            yield Pace(each.account.key, each.account.unit.value == "tokens", per_second / each.gateways)
-
-
-def _percent(used: int, limit: int) -> float:
-    return 100.0 * used / limit if limit else 100.0
+            yield Pace(each.account.key, each.account.unit is Unit.TOKENS, per_second / each.gateways)

@@ -15,5 +15,6 @@ still.
 
 What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits
 and tells budgets, by the pure rounds of :mod:`.cache_budgets`. What gateways and workers count is summed in
-:mod:`.metering`.
+:mod:`.metering`. How many requests run at once, over all gateways, is decided in :mod:`.permits`, which is pure, and
+carried out by :mod:`.permitting`; :mod:`.pressure` tells gateways that the node's memory is nearly used up.
 """

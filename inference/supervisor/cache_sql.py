@@ -1,12 +1,12 @@
 """What SQL and the caches of this node tell each other. Runs in the store's thread."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from inference.supervisor.cache_budgets import Tier
 from inference.supervisor.cache_disk import directory_name
 from inference.supervisor.cache_versions import CacheUse, KnownVersion
 from inference.supervisor.caching import CacheReading
-from registry.cache.allocation import Ceiling, ceiling
+from registry.cache.allocation import ceiling
 from registry.cache.selectors import NodeCache
 from registry.cache.services import UseCount, cache_node_current, cache_use_add
 from registry.models import Version
@@ -49,10 +49,6 @@ def _ssd(decided: NodeCache) -> Tier:
         ),
         policy=decided.config.global_eviction_policy,
     )
-
-
-def _ceilings(decided: NodeCache) -> Iterator[tuple[str, Ceiling]]:
-    return ((model, ceiling(decided.config, decided.ceilings, model)) for model in decided.shares)
 
 
 def _bounds(ceilings: Iterable[tuple[str, int | None]]) -> dict[str, int]:

@@ -31,11 +31,15 @@ class _Lines(forms.CharField):
     widget = UnfoldAdminTextareaWidget({"rows": 4})
 
     def prepare_value(self, value: Any) -> Any:
-        return (value and "\n".join(value)) or (NONE if value == [] else "") if not isinstance(value, str) else value
+        if value is None or isinstance(value, str):  # all; or what was typed, shown again
+            return value
+        return "\n".join(value) or NONE
 
     def clean(self, value: Any) -> list[str] | None:
         lines = [line.strip() for line in str(super().clean(value) or "").splitlines() if line.strip()]
-        return None if not lines else [] if lines == [NONE] else lines
+        if lines == [NONE]:
+            return []
+        return lines or None
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return bool(self.clean(data) != initial)
@@ -57,7 +61,7 @@ class KeyForm(forms.ModelForm):  # type: ignore[type-arg] # Django's own class h
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
         try:
-            services.settings_checked({name: cleaned[name] for name in services.KEY_SETTINGS if name in cleaned})
+            services.key_settings_checked({name: cleaned[name] for name in services.KEY_SETTINGS if name in cleaned})
         except ApiError as refusal:
             self.add_error(refusal.param if refusal.param in self.fields else None, refusal.message)
         return cleaned

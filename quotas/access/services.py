@@ -22,6 +22,7 @@ __all__ = [
     "key_create",
     "key_revoke",
     "key_rotate",
+    "key_settings_checked",
     "key_update",
     "keys_used",
     "partition_ensure",
@@ -34,9 +35,12 @@ __all__ = [
 log = structlog.get_logger(module="quotas")
 
 _ALLOWED = ("allowed_models", "allowed_routes")
+_LONGEST_NAME = 100
+
 TENANT_SETTINGS = ("weight", *LIMIT_FIELDS)
+"""What may be set of a tenant beside its name."""
 KEY_SETTINGS = ("max_priority", *_ALLOWED, *LIMIT_FIELDS)
-"""What may be set beside their names."""
+"""What may be set of a key beside its name and expiry."""
 
 ROUTES = ("auto",)
 """Those that there are."""
@@ -59,7 +63,7 @@ def tenant_create(*, name: str, settings: Mapping[str, Any] = _NOTHING) -> Tenan
         InvalidRequest: the name is empty or too long, or a setting is out of range.
         Conflict: the name is taken.
     """
-    name = _name_checked(name, param="name", longest=100)
+    name = _name_checked(name)
     if not name:
         raise InvalidRequest("A tenant needs a name.", param="name")
     checked = _settings_checked(settings, TENANT_SETTINGS)
@@ -121,15 +125,21 @@ def key_create(
     secret = callers.secret_make()
     key = ApiKey.objects.create(
         tenant=_tenant_for_key(tenant),
-        name=_name_checked(name, param="name", longest=100),
+        name=_name_checked(name),
         prefix=callers.prefix(secret),
         digest=callers.digest(secret),
         role=role,
         expires_at=expires_at,
-        **_settings_checked(settings, KEY_SETTINGS),
+        **key_settings_checked(settings),
     )
     log.info("API key created", key=key.prefix, role=key.role, tenant=tenant)
     return key, secret
+
+
+def key_settings_checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`key_create` and :func:`key_update` would keep of these. Raises InvalidRequest, naming the field and
+    what is allowed."""
+    return _settings_checked(settings, KEY_SETTINGS)
 
 
 def key_update(*, key_pk: int, changes: Mapping[str, Any]) -> ApiKey:
@@ -142,9 +152,9 @@ def key_update(*, key_pk: int, changes: Mapping[str, Any]) -> ApiKey:
         InvalidRequest: as :func:`key_create`.
     """
     plain = {name: changes[name] for name in ("name", "expires_at") if name in changes}
-    checked = _settings_checked({name: changes[name] for name in changes if name not in plain}, KEY_SETTINGS)
+    checked = key_settings_checked({name: changes[name] for name in changes if name not in plain})
     if "name" in plain:
-        plain["name"] = _name_checked(plain["name"], param="name", longest=100)
+        plain["name"] = _name_checked(plain["name"])
     _refuse_past(plain.get("expires_at"))
     with transaction.atomic():
         key = _unrevoked_for_update(key_pk)
@@ -231,12 +241,12 @@ def _tenant_for_key(name: str) -> Tenant:
     return tenant
 
 
-def _name_checked(name: str, *, param: str, longest: int) -> str:
+def _name_checked(name: str) -> str:
     name = name.strip()
-    if len(name) > longest:
-        raise InvalidRequest(f"At most {longest} characters are allowed here.", param=param)
+    if len(name) > _LONGEST_NAME:
+        raise InvalidRequest(f"At most {_LONGEST_NAME} characters are allowed here.", param="name")
     if not name.isprintable():
-        raise InvalidRequest("Control characters are not allowed here.", param=param)
+        raise InvalidRequest("Control characters are not allowed here.", param="name")
     return name
 
 
@@ -255,11 +265,6 @@ def _change(row: ApiKey | Tenant, changes: Mapping[str, Any]) -> None:
         setattr(row, name, value)
     if changes:
         row.save(update_fields=list(changes))
-
-
-def settings_checked(settings: Mapping[str, Any]) -> None:
-    """Of a key. Raises InvalidRequest, naming the field and what is allowed."""
-    _settings_checked(settings, KEY_SETTINGS)
 
 
 def _settings_checked(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ _CHUNK = 2000
 
 _FORMATS = {"hour": "Y-m-d H:i T", "day": "Y-m-d", "month": "Y-m"}
 
+_FIELD_OF = {"key_id": "api_key", "key_prefix": "prefix"}
 _HEAD = ["period", "starts_at", "tenant", "key_id", "key_prefix", "model", *COUNTED]
 
 
@@ -108,7 +109,7 @@ class UsageAdmin(ReadOnlyAdmin):
 
 def _rows(rows: QuerySet[Usage]) -> Iterator[Sequence[Cell]]:
     zone = ZoneInfo(settings.TIME_ZONE)
-    names = ("period", "starts_at", "tenant", "api_key", "prefix", "model", *COUNTED)
+    names = [_FIELD_OF.get(name, name) for name in _HEAD]
     for row in rows.values(*names).iterator(chunk_size=_CHUNK):
         cells = row | {"starts_at": moment_text(row["starts_at"], zone), "seconds": round(row["seconds"], 3)}
         yield [cells[name] for name in names]

@@ -32,12 +32,6 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     counts: UsageCounts
 
 
-class WindowUsage(msgspec.Struct, frozen=True, kw_only=True):
-    tokens: int
-    """Of prompts and answers."""
-    requests: int
-
-
 def usage_sums(question: Question, *, zone: ZoneInfo, keys: Collection[int] | None = None) -> Iterator[UsageSum]:
     """The answer, in the order of time and names, as it comes from SQL. Without ``by`` and ``period`` it is one sum.
 
@@ -61,21 +55,6 @@ def usage_sums(question: Question, *, zone: ZoneInfo, keys: Collection[int] | No
     grouped = rows.values_list(*names).annotate(**sums).order_by(*names)
     for row in grouped.iterator(chunk_size=_CHUNK):
         yield _sum(dict(zip(names, row, strict=False)), row[len(names) :], prefixes)
-
-
-def usage_of_window(*, model: str, start: datetime, end: datetime) -> WindowUsage:
-    """What a model's requests used in a window of limits, as far as gateways have written it: all but the last second.
-
-    Args:
-        start, end: of an hour, a day or a month.
-    """
-    rows = Usage.objects.filter(model=model, starts_at__gte=start, starts_at__lt=end)
-    sums = rows.aggregate(
-        prompt=Sum("prompt_tokens", default=0),
-        completion=Sum("completion_tokens", default=0),
-        requests=Sum("requests", default=0),
-    )
-    return WindowUsage(tokens=sums["prompt"] + sums["completion"], requests=sums["requests"])
 
 
 def _beginning(period: Period, zone: ZoneInfo) -> Any:

@@ -106,7 +106,7 @@ class GivenSnapshot:
     def hang_up(self) -> None:
         pass
 
-    def add_usage(self, counts: dict[str, int]) -> None:
+    def add_use_counts(self, counts: dict[str, int]) -> None:
         for model, count in counts.items():
             self.usage[model] = self.usage.get(model, 0) + count
 

@@ -80,6 +80,7 @@ async def test_above_a_limit_a_request_is_refused_with_the_limit_and_its_end(sta
     assert (response.status, error(body)) == (429, "quota_exceeded")
     assert body["error"]["type"] == "rate_limit_error"
     assert "The model 'Tiny' has 0 requests left of its hourly_request_limit of 2" in body["error"]["message"]
+    assert body["error"]["message"].endswith("try again then, or have the limit raised.")
     assert 0 < int(response.headers["Retry-After"]) <= 3600
     assert response.headers["x-ratelimit-remaining-requests"] == "0"
 
@@ -118,9 +119,22 @@ async def test_what_cannot_be_kept_account_of_is_not_promised_and_goes_back(star
     assert (await rig.chat(max_tokens=3))[0].status == 200
 
 
-async def test_a_limit_of_zero_serves_nobody(start_rig: StartRig) -> None:
-    rig = await limited(start_rig, daily_token_limit=0)
-    assert (await rig.chat(max_tokens=1))[0].status == 429
+@pytest.mark.parametrize(
+    ("limit", "advice", "param"),
+    [
+        ("daily_token_limit", "ask for fewer tokens, or have the limit raised.", "max_tokens"),
+        ("daily_request_limit", "this is one more: have the limit raised.", None),
+    ],
+)
+async def test_a_limit_of_zero_serves_nobody_and_is_told_as_it_is(
+    start_rig: StartRig, limit: str, advice: str, param: str | None
+) -> None:
+    rig = await limited(start_rig, **{limit: 0})
+    response, body = await rig.chat(max_tokens=1)
+    assert response.status == 429
+    assert body["error"]["message"].endswith(advice)
+    assert body["error"]["param"] == param
+    assert "Retry-After" not in response.headers, "waiting helps nobody"
 
 
 async def test_without_max_tokens_an_answer_is_granted_in_steps_and_ends_where_the_limit_does(

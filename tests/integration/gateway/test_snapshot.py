@@ -98,8 +98,8 @@ async def test_keys_are_known_when_made_and_unknown_when_revoked(state: GatewayS
 async def test_use_counts_are_written_and_read_back(state: GatewayState, thread: "SnapshotThread") -> None:
     await in_sql(lambda: make_model("one"))
     await until(lambda: known(state) == ["one"])
-    thread.add_usage({"one": 2, "gone": 1})
-    thread.add_usage({"one": 3})
+    thread.add_use_counts({"one": 2, "gone": 1})
+    thread.add_use_counts({"one": 3})
     thread.wake()
     await until(lambda: state.current().use_counts.get("one") == 5)
 
@@ -108,7 +108,7 @@ async def test_the_last_use_counts_are_written_when_it_stops(state: GatewayState
     from registry.selectors import use_counts
 
     await in_sql(lambda: make_model("one"))
-    thread.add_usage({"one": 7})
+    thread.add_use_counts({"one": 7})
     await thread.stop()
     counts: list[dict[str, int]] = []
     await in_sql(lambda: counts.append(use_counts()))

@@ -158,13 +158,14 @@ def test_rotate_takes_an_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "told"),
     [
-        ("create", "--tokens-per-hour", "-1"),
-        ("create", "--tokens-per-hour", "many"),
-        ("create", "--max-priority", "11"),
+        (("create", "--tokens-per-hour=-1"), "neither a whole number nor 'none'"),
+        (("create", "--tokens-per-hour", "many"), "neither a whole number nor 'none'"),
+        (("create", "--max-priority", "11"), "must be between 0 and 10"),
     ],
 )
-def test_a_bad_limit_is_refused(arguments: tuple[str, ...]) -> None:
-    with pytest.raises(CommandError):
+def test_a_bad_limit_is_refused_and_makes_no_key(arguments: tuple[str, ...], told: str) -> None:
+    with pytest.raises(CommandError, match=told):
         keys(*arguments)
+    assert selectors.callers_load() == {}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from inference.gateway.auth import authenticate, bearer
+from inference.gateway.auth import authenticate, bearer, refuse_key_in_url
 from quotas.callers import Caller, Role, digest
-from registry.errors import Unauthorized
+from registry.errors import InvalidRequest, Unauthorized
 
 KEY = "nok_" + "a" * 43
 ADA = Caller(key_pk=1, tenant="ada", role=Role.INFERENCE, prefix="nok_aaaaaaaa", expires_at=None)
@@ -54,3 +54,11 @@ def test_a_known_key_is_known_where_none_is_required_too() -> None:
 
 def test_white_space_around_the_token_is_no_part_of_it() -> None:
     assert bearer({b"authorization": b"Bearer   x "}) == "x"
+
+
+@pytest.mark.parametrize("start", [b"nok_", b"nok%5F", b"%6eok_"])
+def test_a_key_in_a_url_is_found_however_it_is_written(start: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="rotate this key") as refused:
+        refuse_key_in_url("/v1/models", b"k=" + start + b"a1B2" * 11)
+    assert refused.value.code == "key_in_url"
+    refuse_key_in_url("/v1/models", b"k=" + start)

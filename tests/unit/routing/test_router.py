@@ -1,5 +1,6 @@
 """Who answers: the table of candidates, named models, and errors that teach."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.catalogue import Catalogue, Health, Model
+from registry.catalogue import Allowed, Catalogue, Health, Model
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, Unavailable
 from routing.decision import Decision
 from routing.router import Router
@@ -56,6 +57,13 @@ class TestAuto:
             counts[f"chat {router.route('auto', 'chat').version.model}"] += 1
             counts[f"completion {router.route('auto', 'completion').version.model}"] += 1
         assert set(counts.values()) == {2}
+
+    def test_a_key_is_told_why_of_the_models_that_it_may_use_and_of_no_others(self) -> None:
+        router = a_router(one, a_model("off", 4, enabled=False), a_model("secret", 5, enabled=False))
+        told = refusal(router, Unavailable, allowed=Allowed(models=frozenset({"off"}))).message
+        assert re.findall("'(.+?)'", told) == ["off"]
+        told = refusal(router, Unavailable, allowed=Allowed(models=frozenset({"gone"}))).message
+        assert told == "There is none of the models that this API key may use: have it allowed another."
 
     def test_round_robin_goes_on_where_it_was_when_the_table_is_replaced(self) -> None:
         router = a_router(one, two)
