@@ -145,7 +145,10 @@ class WindowUseOut(serializers.Serializer[Any]):
 class QuotaReportOut(serializers.Serializer[Any]):
     model_id = serializers.CharField()
     revision = serializers.IntegerField()
-    mode = serializers.ChoiceField(choices=[mode.value for mode in Mode])
+    mode = serializers.ChoiceField(
+        choices=[mode.value for mode in Mode],
+        help_text="By what is used now. Gateways leave a mode later than they enter it: see /metrics/quotas.",
+    )
     percent = serializers.FloatField(help_text="Of the limit that is nearest its end.")
     burst_token_limit = serializers.IntegerField(source="quota.burst_token_limit", allow_null=True)
     max_concurrent_requests = serializers.IntegerField(source="quota.max_concurrent_requests", allow_null=True)

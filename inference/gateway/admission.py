@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from zoneinfo import ZoneInfo
 
+import structlog
+
 from inference.gateway.admitted import Admitted, Applicant, Promise, Used
 from inference.gateway.asgi import HeaderList
 from inference.gateway.degradation import Degradation, NothingLeft, place_of
 from inference.gateway.estimates import first_grants
 from inference.gateway.permits import Held, Permits
-from inference.gateway.promises import Promises
+from inference.gateway.promises import QUOTA_EXCEEDED, Promises
 from inference.gateway.terms import Terms, TermsBook
 from inference.gateway.usage import UsageBook
 from inference.protocol import GatewayCounts
@@ -30,6 +32,8 @@ from quotas.modes import Level, Mode
 from quotas.usage.counts import UsageCounts
 from quotas.windows import Period, Window, window_at
 from registry.errors import QuotaExceeded
+
+log = structlog.get_logger(module="quotas")
 
 
 class Admission:
@@ -103,8 +107,10 @@ class Admission:
             headers.append((b"x-nopenai-quota-mode", mode.value.encode()))
         return headers
 
-    def refused(self, applicant: Applicant) -> None:
-        """It was, for a limit's sake."""
+    def refused(self, applicant: Applicant, why: QuotaExceeded) -> None:
+        """It was, for a limit's sake. (That a minute's limit or too many at once did it is the client's own affair.)"""
+        if why.code == QUOTA_EXCEEDED:
+            log.error("Quota exceeded", model_id=applicant.model, tenant=applicant.origin.tenant, reason=why.message)
         self._count(applicant, self.hour(), UsageCounts(refused=1))
 
     def take_counts(self) -> GatewayCounts:

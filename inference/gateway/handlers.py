@@ -101,7 +101,7 @@ class InferenceHandler(ABC):
         except BaseException as fault:
             call.more_headers = self._admission.headers(applicant.model, applicant.caller)
             if isinstance(fault, QuotaExceeded):
-                self._admission.refused(applicant)
+                self._admission.refused(applicant, fault)
             raise
         call.more_headers = self._admission.headers(admitted.applicant.model, applicant.caller)
         if admitted.ways:

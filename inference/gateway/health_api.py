@@ -90,8 +90,8 @@ class HealthApi:
         refused = [model for model, policy in self._on_database_loss().items() if policy == "closed"]
         if refused:
             told.append(
-                f"{len(refused)} models with limits refuse requests once what was leased of these is spent "
-                "(on_database_loss: closed)."
+                f"Models with limits refuse requests once what was leased of them is spent ({len(refused)} of them; "
+                "on_database_loss: closed)."
             )
         return told
 

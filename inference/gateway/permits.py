@@ -123,7 +123,7 @@ class Permits:
             return held
         for limit in wanted:
             if limit.limit <= 0:
-                raise _refused(limit, "so none may run.", retry_after=None)
+                raise _refused((limit,), "so none may run.", retry_after=None)
         ticket = self._ask(wanted, tenant, weight, priority, most_waiting)
         try:
             async with asyncio.timeout(patience_seconds):
@@ -131,12 +131,12 @@ class Permits:
         except TimeoutError:
             self._withdraw(ticket)
             waited = f"this one has waited {patience_seconds:.0f} s for its turn."
-            raise _refused(wanted[0], waited) from None
+            raise _refused(wanted, waited) from None
         except BaseException:
             self._withdraw(ticket)
             raise
         if not admitted:
-            raise _refused(wanted[0], "and too many wait for their turn already.")
+            raise _refused(wanted, "and too many wait for their turn already.")
         return Held(self, pools)
 
     def released(self, pools: Iterable[Pool]) -> None:
@@ -266,10 +266,13 @@ class Permits:
             self._send([Release(back)])
 
 
-def _refused(limit: PermitLimit, why: str, retry_after: int | None = 1) -> QuotaExceeded:
+def _refused(limits: Iterable[PermitLimit], why: str, retry_after: int | None = 1) -> QuotaExceeded:
+    """Only the supervisor knows which of them is the full one."""
+    told = " and ".join(
+        f"{limit.owner} runs at most {limit.limit} requests at the same time ({limit.name})" for limit in limits
+    )
     return QuotaExceeded(
-        f"{limit.owner} runs at most {limit.limit} requests at the same time ({limit.name}), {why} "
-        "Try again later, send fewer at once, or have the limit raised.",
+        f"{told}, {why} Try again later, send fewer at once, or have the limit raised.",
         code="rate_limited",
         retry_after=retry_after,
     )

@@ -25,6 +25,8 @@ from registry.errors import QuotaExceeded, Unavailable
 
 log = structlog.get_logger(module="quotas")
 
+QUOTA_EXCEEDED = "quota_exceeded"
+
 LEASE_SECONDS = 2.0
 """How long a request waits for PostgreSQL when the lease is spent."""
 
@@ -138,13 +140,12 @@ class Promises:
         return self.exceeded(short[0]) if short else None
 
     def exceeded(self, shortage: Shortage) -> QuotaExceeded:
-        """What a client is told of it, and the log."""
+        """What a client is told of it."""
         account, window = shortage.balance.account, shortage.balance.window
         left = _remaining(shortage.balance)
         used_up = f"{account.owner} has {left} {account.unit} left of its {account.name} of {account.limit}"
         need = f"this request needs {shortage.amount}" if account.unit is Unit.TOKENS else "this is one more"
-        code = "rate_limited" if account.period is Period.MINUTE else "quota_exceeded"
-        log.error("Quota exceeded", limit=account.name, owner=account.owner, left=left, needed=shortage.amount)
+        code = "rate_limited" if account.period is Period.MINUTE else QUOTA_EXCEEDED
         fewer, param = ("ask for fewer tokens, or ", "max_tokens") if account.unit is Unit.TOKENS else ("", None)
         if shortage.amount > account.limit:
             return QuotaExceeded(f"{used_up}, and {need}: {fewer}have the limit raised.", param=param, code=code)

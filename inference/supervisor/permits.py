@@ -64,7 +64,7 @@ class PermitOffice:
         return len(self._tickets)
 
     def sums(self) -> tuple[PermitSum, ...]:
-        """Of all subjects that have any out."""
+        """Of all subjects that have any out, or that somebody waits for."""
         return tuple(PermitSum(name, subject.out, subject.limit) for name, subject in self._subjects.items())
 
     def acquire(self, gateway: int, asked: Acquire, now: float) -> list[Effect]:
