@@ -33,6 +33,9 @@ STEP_CHARACTERS = 1024
 STEP_TOKENS = 256
 """A plain prompt has a link after each step of so many; what remains at its end has none."""
 
+_MARKUP_CHARACTERS = 16
+"""What templates write around a message, in characters of text that would make as many tokens."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -48,6 +51,18 @@ def chat_chain(partition: Partition, messages: Sequence[ChatMessage], tools: Seq
         link = _link(root if index < shared else private, link, _text_of(message))
         chain.append(link)
     return tuple(chain)
+
+
+def chat_ends(messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> list[int]:
+    """How many characters each beginning of a chat has, with what templates write around its messages: tokens are
+    estimated by their part of all. ``tools`` as in :func:`chat_chain`."""
+    end = sum(len(tool.name) + len(tool.description) + len(tool.parameters) for tool in tools)
+    ends = []
+    for message in messages:
+        end += _MARKUP_CHARACTERS + len(message.content)
+        end += sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+        ends.append(end)
+    return ends
 
 
 def after_answer(

@@ -150,6 +150,21 @@ def _inference(name: str, about: str, required: str, properties: Json, *, stream
     }
 
 
+def _explained() -> Json:
+    body = {"type": "object", "properties": _CHAT, "additionalProperties": True}
+    return {
+        "post": {
+            "operationId": "routing_explain",
+            "description": "How a request, as it would be sent to be answered, would be routed: every candidate with "
+            "its score, and why all others are none. It is not run.",
+            "tags": ["routing"],
+            "security": _WITH_KEY,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": {"200": {"description": "", "content": {"application/json": {"schema": _ANY_OBJECT}}}},
+        }
+    }
+
+
 PATHS: Json = {
     "/v1/chat/completions": _inference(
         "chat_completions", "The model's next message.", "messages", _CHAT, streams=True
@@ -163,6 +178,11 @@ PATHS: Json = {
     "/cache/stats": _read("cache_stats", "cache", "What this node's KV caches hold."),
     "/metrics": _prometheus("metrics", "This node's metrics in Prometheus' text format."),
     "/metrics/cache": _read("metrics_cache", "cache", "Hit rates of this node's KV caches.", _DETAILED),
+    "/metrics/routing": _read(
+        "metrics_routing", "routing", "What is counted of routing, A/B tests included.", _DETAILED
+    ),
+    "/routing/stats": _read("routing_stats", "routing", "What is counted of routing, A/B tests included."),
+    "/routing/explain": _explained(),
     "/metrics/quotas": _read("metrics_quotas", "quotas", "How all models stand with their limits.", _DETAILED),
     "/health": _read("health", "health", "All that is known to be wrong, each with its time.", security=_OPEN),
     "/health/live": _read("health_live", "health", "200 while the process works.", security=_OPEN),

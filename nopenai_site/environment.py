@@ -54,6 +54,7 @@ class Environment:
     time_zone: str
     log_level: str
     profile: bool
+    record_arrivals: bool
     sources: Mapping[str, str] = field(default_factory=dict)
     """Variable name → ``"default"`` or ``"environment"``, for the start's report of what is in force."""
 
@@ -68,6 +69,12 @@ class Environment:
             return inside
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"nopenai-{os.getuid()}-{digest}"
+
+    @property
+    def own_url(self) -> str:
+        """Where processes of this machine reach the gateway."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def servers_dir(self) -> Path:
@@ -86,6 +93,11 @@ class Environment:
     def leases_dir(self) -> Path:
         """Where gateways write down what they have charged to their leases, for whoever outlives them."""
         return self.data_dir / "leases"
+
+    @property
+    def arrivals_dir(self) -> Path:
+        """Where gateways record what requests came, if they do."""
+        return self.log_dir / "arrivals"
 
 
 def embedded_database_url(environment: Environment) -> str:
@@ -126,6 +138,7 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         time_zone=reader.read("NOPENAI_TIME_ZONE", "UTC", _zone),
         log_level=reader.read("NOPENAI_LOG_LEVEL", "INFO", _one_of(*LOG_LEVELS)),
         profile=reader.read("NOPENAI_PROFILE", False, _flag),
+        record_arrivals=reader.read("NOPENAI_RECORD_ARRIVALS", False, _flag),
         sources=reader.sources,
     )
     if not loopback and not environment.require_api_key:

@@ -11,6 +11,7 @@ django.setup()
 from django.conf import settings  # noqa: E402
 
 from inference.gateway.app import Gateway, GatewayConfig  # noqa: E402
+from inference.gateway.arrivals_thread import ArrivalThread  # noqa: E402
 from inference.gateway.leases import LeaseThread  # noqa: E402
 from inference.gateway.snapshot import SnapshotThread  # noqa: E402
 from inference.gateway.usage_thread import UsageThread  # noqa: E402
@@ -31,11 +32,13 @@ def build(environment: Environment) -> Gateway:
             require_api_key=environment.require_api_key,
             profile=environment.profile,
             build=build_info(),
+            ticket_key=str(settings.SECRET_KEY).encode(),
             time_zone=environment.time_zone,
         ),
         SnapshotThread,
         LeaseThread(environment.leases_dir),
         UsageThread(),
+        ArrivalThread(environment.arrivals_dir, settings.SECRET_KEY.encode()) if environment.record_arrivals else None,
     )
 
 

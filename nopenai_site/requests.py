@@ -6,6 +6,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from structlog.contextvars import bound_contextvars
 
+_PIECE_BYTES = 64 * 1024
+
 
 def with_known_length(application: WSGIApplication, *, limit_bytes: int) -> WSGIApplication:
     """Read a body of unknown length (chunked) before the application starts: Django takes it for an empty one.
@@ -20,6 +22,23 @@ def with_known_length(application: WSGIApplication, *, limit_bytes: int) -> WSGI
         return application(environ, start_response)
 
     return counted
+
+
+def with_body_taken(application: WSGIApplication, *, limit_bytes: int) -> WSGIApplication:
+    """Take what is left of a body once the answer is known, within a limit: who refuses a request has often not read
+    it, and closing a socket with unread data resets the connection, so that its sender never gets the answer.
+
+    The gateway sends bodies that it has in full, so this waits for nobody.
+    """
+
+    def taken(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body, left = environ["wsgi.input"], limit_bytes
+        answer = application(environ, start_response)
+        while left > 0 and (piece := body.read(min(left, _PIECE_BYTES))):
+            left -= len(piece)
+        return answer
+
+    return taken
 
 
 def with_request_id(application: WSGIApplication) -> WSGIApplication:

@@ -23,6 +23,7 @@ INSTALLED_APPS = [
     "nopenai_site",
     "registry",
     "quotas",
+    "routing",
 ]
 
 ROOT_URLCONF = "nopenai_site.urls"
@@ -126,7 +127,8 @@ SPECTACULAR_SETTINGS = {
     "VERSION": VERSION,
     "SERVE_INCLUDE_SCHEMA": False,
     # What operations are named without. The guide's own paths are there without the prefix, too: those keep it.
-    "SCHEMA_PATH_PREFIX": r"/api/v1(?!/(cache|quotas)/)|/v1",
+    "SCHEMA_PATH_PREFIX": r"/api/v1(?!/(cache|quotas|routing)/)|/v1",
+    "ENUM_NAME_OVERRIDES": {"StateEnum": ["cold", "loading", "ready", "draining"]},
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -173,6 +175,7 @@ UNFOLD = {
                     _page("Versions", "history", "registry_version", "registry.view_version"),
                     _page("Replicas", "memory", "registry_replica", "registry.view_replica"),
                     _page("Nodes", "dns", "registry_node", "registry.view_node"),
+                    _page("Routing", "alt_route", "routing_routingrevision", "routing.view_routingrevision"),
                     _page("KV cache", "cached", "registry_cacherevision", "registry.view_cacherevision"),
                     _page("Shared prompts", "communities", "registry_sharedprompt", "registry.view_sharedprompt"),
                 ],

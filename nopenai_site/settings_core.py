@@ -17,7 +17,7 @@ SECRET_KEY = SimpleLazyObject(lambda: secret_key(NOPENAI.data_dir))
 DEBUG = False
 ALLOWED_HOSTS: list[str] = []
 
-INSTALLED_APPS = ["registry", "quotas"]
+INSTALLED_APPS = ["registry", "quotas", "routing"]
 MIDDLEWARE: list[str] = []
 
 DATABASE_URL = NOPENAI.database_url or environment.embedded_database_url(NOPENAI)

@@ -11,6 +11,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("registry.urls")),
     path("", include("quotas.urls")),
+    path("", include("routing.urls")),
     path("api/schema", schema.SchemaView.as_view(), name="api-schema"),
     path("api/docs", schema.DocsView.as_view(url_name="api-schema"), name="api-docs"),
 ]

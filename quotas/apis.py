@@ -7,7 +7,7 @@ from rest_framework.response import Response
 
 from quotas import selectors, serializers
 from quotas.selectors import Quota
-from quotas.services import emergency_set, quota_restore, quota_update
+from quotas.services import emergency_set, quota_reset, quota_restore, quota_update
 from registry.rest import ControlView, EmptyInput, author, parsed
 from registry.services import model_named
 
@@ -25,6 +25,12 @@ class QuotaView(ControlView):
         model = model_named(name=name)
         changes = parsed(serializers.QuotaChange, request, wrapper="quotas", beside={"model_id": name})
         return _quota(model.name, quota_update(model=model.name, changes=changes, author=author(request)))
+
+    @extend_schema(responses=serializers.QuotaOut, tags=["quotas"])
+    def delete(self, request: Request, name: str) -> Response:
+        """Give up its own limits, and follow the default ones of /cache/allocation again. What was used counts."""
+        model = model_named(name=name)
+        return _quota(model.name, quota_reset(model=model.name, author=author(request)))
 
 
 class QuotaReportView(ControlView):
@@ -46,7 +52,7 @@ class QuotaRevisionListView(ControlView):
 class QuotaRestoreView(ControlView):
     @extend_schema(request=EmptyInput, responses=serializers.QuotaOut, tags=["quotas"])
     def post(self, request: Request, name: str, number: int) -> Response:
-        """Make earlier limits the newest ones."""
+        """Make earlier limits the newest ones; revision 0 is to have none of its own."""
         parsed(EmptyInput, request)
         model = model_named(name=name)
         return _quota(model.name, quota_restore(model=model.name, number=number, author=author(request)))
@@ -66,5 +72,5 @@ class EmergencyView(ControlView):
 
 
 def _quota(model: str, found: Quota) -> Response:
-    shown = {**msgspec.to_builtins(found.quota), "model_id": model, "revision": found.revision}
+    shown = {**msgspec.to_builtins(found.quota), "model_id": model, "revision": found.revision, "own": found.own}
     return Response(serializers.QuotaOut(shown).data)

@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.template.loader import render_to_string
 from django.urls import path
 from django.urls.resolvers import URLPattern
@@ -19,7 +19,7 @@ from quotas.limits_forms import LimitsForm
 from quotas.models import Emergency, LimitedModel, QuotaRevision
 from quotas.modes import Level, Mode, level_after
 from quotas.selectors import QuotaReport
-from quotas.services import emergency_set, quota_restore, quota_update
+from quotas.services import emergency_set, quota_reset, quota_restore, quota_update
 from quotas.windows import Period
 from registry.staff import ReadOnlyAdmin, ServiceAdmin, become, coloured, column, post_action, refusals_shown
 
@@ -70,6 +70,7 @@ class LimitsAdmin(ServiceAdmin):
     fieldsets = LimitsForm.fieldsets
     list_display = ("name", "mode", "windows", "at_once", "burst", "own")
     search_fields = ("name",)
+    actions_detail = ("give_up",)
     list_before_template = "admin/emergency.html"
     change_form_before_template = "admin/limits_now.html"
     change_form_after_template = "admin/limits_history.html"
@@ -146,7 +147,21 @@ class LimitsAdmin(ServiceAdmin):
 
     @column("limits")
     def own(self, model: Any) -> str:
-        return f"own, revision {model.report.revision}" if model.report.revision else "the default ones"
+        return f"own, revision {model.report.revision}" if model.report.own else "the default ones"
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Only what a model has can be given up."""
+        model = self.get_object(request, str(object_id))
+        own = model is not None and selectors.quota_find(model=model).own
+        return list(super().get_actions_detail(request, object_id)) if own else []
+
+    @post_action("Give up its own limits", icon="undo")
+    def give_up(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        model = get_object_or_404(LimitedModel, pk=object_id)
+        with refusals_shown(request):
+            quota_reset(model=model.name, author=request.user.get_username())
+            messages.success(request, f"{model.name} has the default limits again.")
+        return self.back(request)
 
     def restore(self, request: HttpRequest, object_id: int, number: int) -> HttpResponse:
         """Changes something, so it takes a form that was sent."""
@@ -232,9 +247,9 @@ def _bars(report: QuotaReport) -> list[Bar]:
 
 
 def _history(model: LimitedModel) -> list[Past]:
-    """Newest first. The first of all is compared with the default limits of now."""
-    rows = list(selectors.quota_revisions_list(model=model))
-    values = [*(selectors.quota_value(row) for row in rows), selectors.quota_default_load()]
+    """Newest first. The first of all, and where its own were given up, is compared with the default limits of now."""
+    rows, default = list(selectors.quota_revisions_list(model=model)), selectors.quota_default_load()
+    values = [*(selectors.quota_value(row) or default for row in rows), default]
     return [
         Past(row, [_told(each) for each in limits.differences(old, new)])
         for row, (new, old) in zip(rows, pairwise(values), strict=True)

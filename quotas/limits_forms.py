@@ -17,6 +17,7 @@ from quotas import limits, selectors, services
 from quotas.models import LimitedModel
 from quotas.serializers import QuotaChange
 from registry.errors import ApiError
+from registry.rest import bounds_told
 
 _SEPARATOR = "__"
 """``soft_limits.warn`` is ``soft_limits__warn`` in the form."""
@@ -38,11 +39,14 @@ def _form_field(name: str, field: serializers.Field[Any, Any, Any, Any]) -> form
         "help_text": field.help_text,
         "required": not (field.allow_null or isinstance(field, serializers.BooleanField)),
     }
+    bounds = {"error_messages": bounds_told(", or nothing for no limit" if field.allow_null else "")}
     match field:
         case serializers.IntegerField(min_value=least, max_value=most):
-            return forms.IntegerField(min_value=least, max_value=most, widget=UnfoldAdminIntegerFieldWidget, **shown)
+            numbers = shown | bounds | {"min_value": least, "max_value": most}
+            return forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget, **numbers)
         case serializers.FloatField(min_value=least, max_value=most):
-            return forms.FloatField(min_value=least, max_value=most, widget=UnfoldAdminDecimalFieldWidget, **shown)
+            numbers = shown | bounds | {"min_value": least, "max_value": most}
+            return forms.FloatField(widget=UnfoldAdminDecimalFieldWidget, **numbers)
         case serializers.BooleanField():
             return forms.BooleanField(widget=UnfoldBooleanSwitchWidget, **shown)
         case serializers.ChoiceField(choices=choices):

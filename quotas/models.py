@@ -203,7 +203,9 @@ class QuotaRevision(models.Model):
 
     model = models.ForeignKey("registry.Model", on_delete=models.CASCADE, related_name="quota_revisions")
     number = models.PositiveIntegerField()
-    quota = models.JSONField(help_text="As quotas.limits.ModelQuota.")
+    quota = models.JSONField(
+        null=True, help_text="As quotas.limits.ModelQuota; null: it gave up its own, and has the default ones."
+    )
     author = models.CharField(max_length=200, blank=True)
     comment = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(default=timezone.now)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -15,6 +14,7 @@ from quotas.ledger import Account, Unit
 from quotas.limits import ModelLimits, ModelQuota, limits_of, of_default
 from quotas.models import Emergency, QuotaRevision, Window
 from quotas.modes import Level, Mode, level_after, mode_of, percent_of
+from quotas.treasury import unopened
 from quotas.windows import Period, window_at
 from quotas.windows import Window as Span
 from registry.cache.selectors import cache_config_load
@@ -25,10 +25,13 @@ log = structlog.get_logger(module="quotas")
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits in force. Revision 0: the model has none of its own."""
+    """Limits in force."""
 
     revision: int
+    """0: nobody ever changed them."""
     quota: ModelQuota
+    own: bool
+    """False: the model has none of its own, but the default ones."""
 
 
 class EmergencyState(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +67,7 @@ class QuotaReport(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     revision: int
     quota: ModelQuota
+    own: bool
     windows: list[WindowUse]
     mode: Mode
     percent: float
@@ -75,7 +79,7 @@ def limits_load() -> dict[str, ModelLimits]:
     own = {row.model_id: quota_value(row) for row in _newest_revisions()}
     default = quota_default_load()
     models = Model.objects.filter(alias_of=None).values_list("pk", "name")
-    limits = {name: limits_of(model_pk=pk, model=name, quota=own.get(pk, default)) for pk, name in models}
+    limits = {name: limits_of(model_pk=pk, model=name, quota=own.get(pk) or default) for pk, name in models}
     return {name: each for name, each in limits.items() if each.accounts or each.permit or each.burst is not None}
 
 
@@ -95,8 +99,7 @@ def emergency_find() -> EmergencyState:
 
 def quota_find(*, model: Model) -> Quota:
     """The limits in force of a model: its own or, where it has none, the default ones of the cache's configuration."""
-    row = quota_revisions_list(model=model).first()
-    return _default() if row is None else _own(row)
+    return _found(quota_revisions_list(model=model).first(), quota_default_load())
 
 
 def quota_default_load() -> ModelQuota:
@@ -119,8 +122,13 @@ def quota_revision_find(*, model: Model, number: int) -> QuotaRevision:
     return row
 
 
-def quota_value(row: QuotaRevision) -> ModelQuota:
-    """A revision's limits. The services let nothing else into SQL; who writes past them must not take limits away."""
+def quota_value(row: QuotaRevision) -> ModelQuota | None:
+    """A revision's limits; None: the model gave up its own.
+
+    The services let nothing else into SQL; who writes past them must not take limits away.
+    """
+    if row.quota is None:
+        return None
     try:
         return msgspec.convert(row.quota, ModelQuota)
     except msgspec.ValidationError as fault:
@@ -135,9 +143,9 @@ def quota_report(*, model: Model) -> QuotaReport:
 
 def quota_reports(*, models: Sequence[Model]) -> dict[int, QuotaReport]:
     """Of several models, by their number, with as many queries as for one."""
-    own = {row.model_id: _own(row) for row in _newest_revisions().filter(model__in=models)}
-    default = _default()
-    quotas = {model.pk: own.get(model.pk, default) for model in models}
+    newest = {row.model_id: row for row in _newest_revisions().filter(model__in=models)}
+    default = quota_default_load()
+    quotas = {model.pk: _found(newest.get(model.pk), default) for model in models}
     limits = {
         model.pk: limits_of(model_pk=model.pk, model=model.name, quota=quotas[model.pk].quota) for model in models
     }
@@ -151,12 +159,9 @@ def quota_reports(*, models: Sequence[Model]) -> dict[int, QuotaReport]:
     }
 
 
-def _own(row: QuotaRevision) -> Quota:
-    return Quota(revision=row.number, quota=quota_value(row))
-
-
-def _default() -> Quota:
-    return Quota(revision=0, quota=quota_default_load())
+def _found(newest: QuotaRevision | None, default: ModelQuota) -> Quota:
+    own = None if newest is None else quota_value(newest)
+    return Quota(revision=newest.number if newest else 0, quota=own or default, own=own is not None)
 
 
 def _report(model: Model, found: Quota, windows: list[WindowUse], emergency: bool) -> QuotaReport:
@@ -166,6 +171,7 @@ def _report(model: Model, found: Quota, windows: list[WindowUse], emergency: boo
         model_id=model.name,
         revision=found.revision,
         quota=found.quota,
+        own=found.own,
         windows=windows,
         mode=mode_of(level, throttling_enabled=found.quota.throttling_enabled, emergency=emergency),
         percent=percent,
@@ -180,18 +186,18 @@ def _windows_now(accounts: Sequence[Account]) -> dict[str, WindowUse]:
         account__in=[account.key for account in accounts],
         starts_at__in={_moment(spans[account.period].starts_at) for account in accounts},
     ).annotate(spent=Sum("leases__spent", default=0), reserved=Sum("leases__reserved", default=0))
-    found = {(row.account, row.starts_at): row for row in rows}
+    opened = {(row.account, row.starts_at): row for row in rows}
+    found = {account.key: opened.get((account.key, _moment(spans[account.period].starts_at))) for account in accounts}
+    earlier = unopened([(account, spans[account.period]) for account in accounts if found[account.key] is None])
     uses = {}
     for account in accounts:
-        span = spans[account.period]
-        uses[account.key] = _window_use(account, span, found.get((account.key, _moment(span.starts_at))))
+        row = found[account.key]
+        used, reserved = (row.earlier + row.spent, row.reserved) if row else (earlier.get(account.key, 0), 0)
+        uses[account.key] = _window_use(account, spans[account.period], used, reserved)
     return uses
 
 
-def _window_use(account: Account, window: Span, row: Any) -> WindowUse:
-    """``row``: None where nothing was leased of it yet."""
-    used = row.earlier + row.spent if row else 0
-    reserved = row.reserved if row else 0
+def _window_use(account: Account, window: Span, used: int, reserved: int) -> WindowUse:
     return WindowUse(
         name=account.name,
         unit=account.unit,

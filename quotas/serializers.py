@@ -9,13 +9,30 @@ from quotas.callers import HIGHEST_PRIORITY
 from quotas.ledger import Unit
 from quotas.limits import AtHardLimit, OnDatabaseLoss
 from quotas.modes import Mode
-from registry.rest import StrictBoolean, StrictChoice, StrictInput, StrictInteger, StrictNumber, StrictString
+from registry.rest import (
+    StrictBoolean,
+    StrictChoice,
+    StrictInput,
+    StrictInteger,
+    StrictNumber,
+    StrictString,
+    bounds_told,
+)
+
+OR_NO_LIMIT = bounds_told(", or null for no limit")
 
 _ON_DATABASE_LOSS = [each.value for each in OnDatabaseLoss]
 
 
 def _limit(help_text: str) -> StrictInteger:
-    return StrictInteger(required=False, allow_null=True, min_value=0, max_value=HIGHEST_LIMIT, help_text=help_text)
+    return StrictInteger(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=HIGHEST_LIMIT,
+        error_messages=OR_NO_LIMIT,
+        help_text=help_text,
+    )
 
 
 def _percent(what: str) -> StrictNumber:
@@ -40,6 +57,7 @@ class DegradationChange(StrictInput):
         allow_null=True,
         min_value=1,
         max_value=HIGHEST_LIMIT,
+        error_messages=OR_NO_LIMIT,
         help_text="Throttled: answers are cut there.",
     )
     sibling = StrictString(
@@ -69,6 +87,7 @@ class QuotaChange(StrictInput):
         allow_null=True,
         min_value=0,
         max_value=1024 * 1024,
+        error_messages=OR_NO_LIMIT,
         help_text="Caps its part of the cache on SSD, in GiB.",
     )
     hourly_token_limit = _limit("Tokens of prompts and answers, from hour to hour.")
@@ -107,7 +126,8 @@ class DegradationOut(serializers.Serializer[Any]):
 
 class QuotaOut(serializers.Serializer[Any]):
     model_id = serializers.CharField()
-    revision = serializers.IntegerField(help_text="0: the model has no limits of its own, but the default ones.")
+    revision = serializers.IntegerField(help_text="0: nobody ever changed them.")
+    own = serializers.BooleanField(help_text="False: the model has no limits of its own, but the default ones.")
     max_ram_mb = serializers.IntegerField(allow_null=True)
     max_ssd_gb = serializers.FloatField(allow_null=True)
     hourly_token_limit = serializers.IntegerField(allow_null=True)
@@ -127,7 +147,11 @@ class QuotaRevisionOut(serializers.Serializer[Any]):
     author = serializers.CharField(help_text="The key or the user that set it.")
     comment = serializers.CharField()
     created_at = serializers.DateTimeField()
-    quotas = serializers.JSONField(source="quota", help_text="As GET /quotas/{model_id} has them.")
+    quotas = serializers.JSONField(
+        source="quota",
+        allow_null=True,
+        help_text="As GET /quotas/{model_id} has them; null: it gave up its own for the default ones.",
+    )
 
 
 class WindowUseOut(serializers.Serializer[Any]):

@@ -12,7 +12,7 @@ from quotas.limits import ModelQuota
 from quotas.models import Emergency, QuotaRevision
 from quotas.selectors import Quota
 from registry.cache.configuration import MB, gb_bytes
-from registry.cache.services import cache_ceiling_set
+from registry.cache.services import cache_ceiling_clear, cache_ceiling_set
 from registry.errors import InvalidRequest, NotFound
 from registry.models import Model
 from registry.services import model_named
@@ -45,18 +45,30 @@ def quota_checked(*, model: str, changes: Mapping[str, Any]) -> ModelQuota:
 
 
 @transaction.atomic
+def quota_reset(*, model: str, author: str, comment: str = "gave up its own limits") -> Quota:
+    """Give up a model's own limits: it has the default ones again, and follows them. What was used of a window counts.
+    A model that has none of its own keeps its revision.
+
+    Raises:
+        ModelNotFound: with the nearest ids.
+    """
+    locked = _locked(model)
+    return _keep(locked, selectors.quota_find(model=locked), None, author=author, comment=comment)
+
+
+@transaction.atomic
 def quota_restore(*, model: str, number: int, author: str) -> Quota:
-    """Make earlier limits the newest ones.
+    """Make earlier limits the newest ones: revision 0, and each that gave up the model's own, are the default ones.
 
     Raises:
         NotFound: there is no such revision.
         InvalidRequest: its sibling can't stand in any more.
     """
     locked = _locked(model)
-    row = selectors.quota_revision_find(model=locked, number=number)
-    wanted = _sibling_checked(locked, selectors.quota_value(row))
+    wanted = selectors.quota_value(selectors.quota_revision_find(model=locked, number=number)) if number else None
     before = selectors.quota_find(model=locked)
-    return _keep(locked, before, wanted, author=author, comment=f"restored from revision {number}")
+    checked = None if wanted is None else _sibling_checked(locked, wanted)
+    return _keep(locked, before, checked, author=author, comment=f"restored from revision {number}")
 
 
 def emergency_set(*, enabled: bool, reason: str = "", author: str) -> Emergency:
@@ -110,19 +122,28 @@ def _locked(name: str) -> Model:
     return Model.objects.select_for_update().get(pk=model_named(name=name).pk)
 
 
-def _keep(model: Model, before: Quota, quota: ModelQuota, *, author: str, comment: str) -> Quota:
-    if before.revision and quota == before.quota:
+def _keep(model: Model, before: Quota, quota: ModelQuota | None, *, author: str, comment: str) -> Quota:
+    """``quota``: None gives up the model's own."""
+    if quota == (before.quota if before.own else None):
         return before
     number = before.revision + 1
     QuotaRevision.objects.create(
         model=model,
         number=number,
-        quota=msgspec.to_builtins(quota),
+        quota=None if quota is None else msgspec.to_builtins(quota),
         author=author[:200],
         comment=comment[:500],
     )
+    _cap_cache(model, quota)
+    log.info("Limits changed", model_id=model.name, revision=number, author=author, own=quota is not None)
+    return Quota(revision=number, quota=quota or selectors.quota_default_load(), own=quota is not None)
+
+
+def _cap_cache(model: Model, quota: ModelQuota | None) -> None:
+    """Its part of the cache follows its limits."""
+    if quota is None:
+        cache_ceiling_clear(model=model)
+        return
     ssd_bytes = None if quota.max_ssd_gb is None else gb_bytes(quota.max_ssd_gb)
     ram_bytes = None if quota.max_ram_mb is None else quota.max_ram_mb * MB
     cache_ceiling_set(model=model, ram_bytes=ram_bytes, ssd_bytes=ssd_bytes)
-    log.info("Limits changed", model_id=model.name, revision=number, author=author)
-    return Quota(revision=number, quota=quota)

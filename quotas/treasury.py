@@ -5,7 +5,7 @@ itself. The sum of all leases of a window is its ``taken``, which a lease can't 
 :data:`_LEASE`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,6 +66,17 @@ _USED = {
 _EARLIER = """
 SELECT coalesce(sum(prompt_tokens + completion_tokens), 0), coalesce(sum(requests), 0) FROM quotas_usage
 WHERE period = 'hour' AND starts_at >= %(starts_at)s AND starts_at < %(ends_at)s AND
+"""
+
+# Of many models at once; what was not used is 0.
+_UNOPENED = """
+SELECT asked.account, coalesce(sum(prompt_tokens + completion_tokens), 0), coalesce(sum(requests), 0)
+FROM unnest(%(accounts)s::text[], %(models)s::bigint[], %(starts)s::timestamptz[], %(ends)s::timestamptz[])
+    AS asked (account, model, starts_at, ends_at)
+JOIN registry_model ON registry_model.id = asked.model
+LEFT JOIN quotas_usage ON quotas_usage.model = registry_model.name AND period = 'hour'
+    AND quotas_usage.starts_at >= asked.starts_at AND quotas_usage.starts_at < asked.ends_at
+GROUP BY asked.account
 """
 
 # A part is no more than a quarter of what each process could still have, so that near the end it is shared evenly.
@@ -229,6 +240,26 @@ def readings(now: float) -> list[Reading]:
     ]
 
 
+def unopened(windows: Sequence[tuple[Account, Span]]) -> dict[str, int]:
+    """What was used of models' windows that no request has opened yet: so much is gone of them when one does.
+
+    Returns:
+        by account, in its unit.
+    """
+    if not windows:
+        return {}
+    values: dict[str, Any] = {
+        "accounts": [account.key for account, _ in windows],
+        "models": [int(_subject(account)[1]) for account, _ in windows],
+        "starts": [_moment(span.starts_at) for _, span in windows],
+        "ends": [_moment(span.ends_at) for _, span in windows],
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_UNOPENED, values)
+        used = {key: {Unit.TOKENS: int(tokens), Unit.REQUESTS: int(requests)} for key, tokens, requests in cursor}
+    return {account.key: used[account.key][account.unit] for account, _ in windows if account.key in used}
+
+
 def reclaim(*, gateway: str, charges: Iterable[tuple[int, int]]) -> int:
     """Take back what a dead process held and had neither spent nor promised. It may be done twice.
 
@@ -258,12 +289,18 @@ def level_claim(*, account: str, starts_at: int, level: int) -> bool:
 
 
 def _earlier(cursor: CursorWrapper, account: Account, values: Mapping[str, Any]) -> int:
-    subject, _, whose = account.key.partition("/")[0].partition(":")
+    subject, whose = _subject(account)
     if account.period is Period.MINUTE:  # usage is counted by the hour
         return 0
     cursor.execute(f"{_EARLIER} {_USED[subject]}", {**values, "whose": whose})
     tokens, requests = cursor.fetchone()
     return int(tokens if account.unit is Unit.TOKENS else requests)
+
+
+def _subject(account: Account) -> tuple[str, str]:
+    """``model``, ``tenant`` or ``key``, and which."""
+    subject, _, whose = account.key.partition("/")[0].partition(":")
+    return subject, whose
 
 
 def _moment(seconds: int) -> datetime:

@@ -51,6 +51,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     parameters: Parameters = {}
     """llama.cpp's, that operators have set."""
 
+    @property
+    def name(self) -> str:
+        """``<id>@<version>``, as a request may ask for it."""
+        return f"{self.model}@{self.version}"
+
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     id: str

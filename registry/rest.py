@@ -16,6 +16,19 @@ class ControlView(APIView):
     """The least role that may use it (:class:`nopenai_site.authentication.RolePermission`)."""
 
 
+def bounds_told(instead: str = "") -> dict[str, Any]:
+    """How a number that is out of bounds is told, for fields of the API and of forms: Django's own words leave out what
+    was given.
+
+    Args:
+        instead: what else may be given: ``, or null for no limit``.
+    """
+    return {
+        "min_value": f"%(show_value)s is too small: give at least %(limit_value)s{instead}.",
+        "max_value": f"%(show_value)s is too large: give at most %(limit_value)s{instead}.",
+    }
+
+
 class StrictString(serializers.CharField):
     """Text. DRF's own field would turn numbers into it."""
 
@@ -37,6 +50,8 @@ class StrictBoolean(serializers.BooleanField):
 class StrictNumber(serializers.FloatField):
     """A JSON number. DRF's own field would read text, too."""
 
+    default_error_messages = bounds_told()
+
     def to_internal_value(self, data: Any) -> float:
         if isinstance(data, bool) or not isinstance(data, int | float):
             _refuse_type("a number", data)
@@ -45,6 +60,8 @@ class StrictNumber(serializers.FloatField):
 
 class StrictInteger(serializers.IntegerField):
     """A JSON number without a fraction. DRF's own field would read text, too."""
+
+    default_error_messages = bounds_told()
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, bool) or not isinstance(data, int):

@@ -1,68 +1,326 @@
-"""A name from a request in, a decision out."""
+"""A request's name in, a decision out."""
 
-from collections.abc import Collection
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from registry.catalogue import ALL, Allowed
-from registry.errors import Forbidden, Unavailable
-from routing.decision import Decision
-from routing.strategies import RoundRobin, Strategy
-from routing.table import AUTO, RouteTable, require_capabilities
+import msgspec
 
-NAMED = "named"
-"""Stands for the strategy where the client left no choice."""
+from registry.catalogue import Version
+from registry.errors import ApiError, Forbidden, Unavailable
+from routing.ask import Ask
+from routing.config import AUTO, Routing, Rules
+from routing.decision import NAMED, Candidate, Decision, Explanation
+from routing.experiments.split import Split
+from routing.sessions import Pin, Pins
+from routing.strategies import BY_NAME, AffinityBased, RoundRobin, Setting, Strategy, is_at_hand, load_rank
+from routing.table import Need, RouteTable, require_capabilities
+from routing.targets import Target, Targets
+
+_MOST_POOLS = 256
+"""Remembered. Clients name capabilities, and keys models, so something must bound them."""
 
 _MOST_REASONS = 5
 _MOST_NAMES = 10
 
-_NONE: frozenset[str] = frozenset()
 _KINDS: dict[str, frozenset[str]] = {kind: frozenset({kind}) for kind in ("chat", "completion", "embedding")}
+
+PoolKey = tuple[str, frozenset[str], frozenset[str] | None, int]
+"""The route; the capabilities, models and tokens of :class:`routing.table.Need`."""
+
+
+class Pool(msgspec.Struct, frozen=True):
+    """Who can answer requests of one need on one route."""
+
+    name: str
+    """The strategy's."""
+    strategy: Strategy
+    candidates: int
+    others: tuple[Target, ...]
+    """Who is asked when all candidates of the strategy have failed, the best first."""
+    test: Split | None
+    """That goes before the strategy."""
 
 
 class Router:
-    """Owns what routing remembers between requests. ``table`` is replaced as a whole when the world changes."""
+    """Owns what routing remembers between requests. Owned by the event loop."""
 
-    def __init__(self, table: RouteTable, strategy: Strategy | None = None) -> None:
+    def __init__(
+        self,
+        table: RouteTable,
+        targets: Targets | None = None,
+        routing: Routing | None = None,
+        draw: Callable[[], float] = random.random,
+        strayed: Callable[[str, Sequence[tuple[str, Pin]]], None] = lambda *_: None,
+    ) -> None:
+        """
+        Args:
+            draw: gives uniform numbers in [0, 1).
+            strayed: is told the sessions of a route, by name, whose models others could not tell from now on.
+        """
         self.table = table
-        self._strategy: Strategy = strategy or RoundRobin()
+        self.targets = targets or Targets()
+        self._routing = routing or Routing()
+        self._routes = self._routing.all_rules()
+        self._draw = draw
+        self._pools: dict[PoolKey, Pool] = {}
+        self._turns: dict[PoolKey, int] = {}
+        """Where round robin was in pools of before."""
+        self._pins: dict[str, Pins] = {}
+        self._members: dict[PoolKey, tuple[str, ...]] = {}
+        """Of pools whose sessions stick: the models."""
+        self._strayed = strayed
 
-    def route(
-        self, model: str | None, kind: str, capabilities: frozenset[str] = _NONE, allowed: Allowed = ALL
-    ) -> Decision:
+    def rules(self, asked: str) -> Rules:
+        """Of the route that was asked; for a model, those of the default route."""
+        return self._routes.get(asked) or self._routing
+
+    def strategy(self, ask: Ask) -> str:
+        """Of the route that it asks for."""
+        rules = self._routes.get(ask.model or self.table.default)
+        return NAMED if rules is None else rules.strategy.value
+
+    def renew(self, table: RouteTable, routing: Routing | None = None) -> None:
+        """The registry, the configuration, or who can run has changed."""
+        self.table = table
+        self._routing = routing or self._routing
+        self._routes = self._routing.all_rules()
+        self._pins = {route: pins for route, pins in self._pins.items() if route in self._routes}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Who is a candidate has changed."""
+        if len(self._turns) > _MOST_POOLS:
+            self._turns.clear()
+        for key, pool in self._pools.items():
+            if isinstance(pool.strategy, RoundRobin):
+                self._turns[key] = pool.strategy.turn
+        for pool in self._pools.values():
+            for target in pool.strategy.pool:
+                target.unfollow()
+        self._pools = {}
+
+    def look_at_breakers(self, targets: Iterable[Target], now: float) -> None:
+        """To be called for all every second, and for one of which a request has told something."""
+        changed = False
+        for target in targets:
+            blocked = not target.breaker.lets_pass(now)
+            changed |= blocked is not target.blocked
+            target.blocked = blocked
+        if changed:
+            self.refresh()
+
+    def route(self, ask: Ask) -> Decision:
         """Decide who answers.
 
-        Args:
-            model: ``<id>``, ``<id>@<version>``, ``auto``, or None for the default.
-            kind: The capability that the endpoint needs.
-            capabilities: What the client demands beside it.
-            allowed: What the client may ask for.
-
         Raises:
-            Forbidden: it may not ask for what it names.
-            ModelNotFound, InvalidRequest: what the client named can't be had, whatever the state of things.
+            Forbidden: the client may not ask for what it names.
+            ModelNotFound, InvalidRequest: what it names can't be had, whatever the state of things.
             Unavailable: as things stand nobody can answer.
         """
-        table = self.table
-        name = model or table.default
-        if name != AUTO:
-            if allowed.models is not None and not table.allows(allowed.models, name):
-                raise not_allowed("model", name, allowed.models)
-            candidates = table.named(name)
-            require_capabilities(name, candidates[0], kind, capabilities)
-            return Decision(asked=name, strategy=NAMED, candidates=candidates, index=0)
+        name = ask.model or self.table.default
+        rules = self._routes.get(name)
+        if rules is None:
+            return self._named(name, ask)
+        pool = self._pool(name, rules, ask)
+        if pool.test is not None:
+            return self._by_test(pool.test, pool, name, ask)
+        version = pool.strategy.choose(ask).version
+        return Decision(asked=name, strategy=pool.name, version=version, candidates=pool.candidates)
 
-        needed = _KINDS[kind] | capabilities if capabilities else _KINDS[kind]
-        if allowed.routes is not None and AUTO not in allowed.routes:
-            raise not_allowed("route", AUTO, allowed.routes)
-        pool = table.pool(needed, allowed.models)
-        if not pool:
-            raise self._nobody(table, needed, allowed.models)
-        index = self._strategy.choose(needed, pool)
-        return Decision(asked=AUTO, strategy=self._strategy.name, candidates=pool, index=index)
+    def _by_test(self, test: Split, pool: Pool, name: str, ask: Ask) -> Decision:
+        variant = test.draw(ask, self._draw)
+        target = test.answering(variant) or pool.strategy.choose(ask)
+        return Decision(
+            asked=name,
+            strategy=pool.name,
+            version=target.version,
+            candidates=2,
+            test=test,
+            variant=variant,
+            copied=test.copies > 0 and self._draw() < test.copies,
+        )
 
-    def _nobody(self, table: RouteTable, needed: frozenset[str], models: frozenset[str] | None) -> Unavailable:
+    def explain(self, ask: Ask) -> Explanation:
+        """How a request would be routed now. It changes nothing, so the next request is routed as if it had not been
+        asked. O(candidates)."""
+        name = ask.model or self.table.default
+        rules = self._routes.get(name)
+        strategy = NAMED if rules is None else rules.strategy.value
+        candidates: tuple[Candidate, ...] = ()
+        chosen, error = None, ""
+        try:
+            if rules is None:
+                chosen = self._named(name, ask).version
+            else:
+                choosing = self._pool(name, rules, ask).strategy
+                candidates = _candidates(choosing, ask)
+                target = choosing.would_choose(ask)
+                chosen = None if target is None else target.version
+        except ApiError as fault:
+            error = fault.message
+        return Explanation(
+            asked=name,
+            strategy=strategy,
+            chosen=None if chosen is None else chosen.name,
+            candidates=candidates,
+            refused=() if rules is None else tuple(self.table.refusals(rules, self._need(ask))),
+            fallbacks=tuple(self._following(ask, Decision(asked=name, strategy=strategy, version=chosen)))
+            if chosen is not None
+            else (),
+            error=error,
+        )
+
+    def _following(self, ask: Ask, decision: Decision) -> Iterator[str]:
+        tried = {decision.version.pk}
+        while len(tried) <= _MOST_NAMES and (version := self.fallback(ask, decision, tried)) is not None:
+            tried.add(version.pk)
+            yield version.name
+
+    def fallback(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
+        """Who is asked next, when those that were tried (by primary key) could not answer; None: nobody is left.
+
+        The route's other candidates come first, who is above ``max_load_threshold`` after who is not; then its
+        ``fallback_models``, and last the default model. A model that was named has the fallbacks that its operator
+        gave it, and no others.
+        """
+        rules = self._routes.get(decision.asked)
+        if rules is None:
+            return None if decision.pinned else self._first_named(self._fallbacks_of(decision.asked), ask, tried)
+        try:
+            pool = self._pool(decision.asked, rules, ask)
+        except Unavailable:
+            candidates: list[Target] = []
+        else:
+            candidates = sorted(pool.strategy.pool, key=lambda each: load_rank(each, rules.max_load_threshold))
+            candidates += pool.others
+        for target in candidates:
+            if target.version.pk not in tried:
+                return target.version
+        default = self.table.default
+        last = (*rules.fallback_models, *([] if default == AUTO else [default]))
+        # A chat model embeds for who names it; who leaves the choice to us wants a model that is made for it.
+        able = (each for each in last if self.table.has(each, self._need(ask).capabilities))
+        return self._first_named(able, ask, tried)
+
+    def at_hand(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
+        """Another candidate that need not be loaded, for a request that waits for one that must: the least loaded one
+        below the threshold, of those that were not tried. None: there is none, or the model was named."""
+        rules = self._routes.get(decision.asked)
+        if rules is None:
+            return None
+        try:
+            pool = self._pool(decision.asked, rules, ask).strategy.pool
+        except Unavailable:
+            return None
+        threshold = rules.max_load_threshold
+        ready = [each for each in pool if each.version.pk not in tried and is_at_hand(each, threshold)]
+        return min(ready, key=lambda each: load_rank(each, threshold)).version if ready else None
+
+    def _pool(self, route: str, rules: Rules, ask: Ask) -> Pool:
+        allowed, needed = ask.allowed, _KINDS[ask.kind]
+        if allowed.routes is not None and route not in allowed.routes:
+            raise not_allowed("route", route, allowed.routes)
+        if ask.capabilities:
+            needed |= ask.capabilities
+        key = route, needed, allowed.models, self.table.context_for(ask.tokens) if ask.tokens else 0
+        pool = self._pools.get(key)
+        return pool if pool is not None else self._make_pool(key, rules, self._need(ask), ask.now)
+
+    def _need(self, ask: Ask) -> Need:
+        """In full, as the key of a pool has it."""
+        needed = _KINDS[ask.kind] | ask.capabilities
+        return Need(capabilities=needed, models=ask.allowed.models, tokens=self.table.context_for(ask.tokens))
+
+    def _make_pool(self, key: PoolKey, rules: Rules, need: Need, now: float) -> Pool:
+        ranked = self.table.ranked(rules, need)
+        if not ranked:
+            raise self._nobody(rules, need)
+        best = ranked[0][0]
+        setting = Setting(
+            pool=tuple(target for rank, target in ranked if rank == best),
+            rules=rules,
+            targets=self.targets,
+            random=self._draw,
+            pins=self._pins.setdefault(key[0], Pins()),
+        )
+        strategy = BY_NAME[rules.strategy](setting)
+        if isinstance(strategy, RoundRobin):
+            strategy.turn = self._turns.get(key, 0)
+        elif isinstance(strategy, AffinityBased):
+            self._tell_strays(key, strategy, now)
+        if len(self._pools) >= _MOST_POOLS:
+            self.refresh()
+        others = tuple(target for rank, target in ranked if rank != best)
+        pool = self._pools[key] = Pool(
+            strategy.name.value, strategy, len(setting.pool), others, self._test(key[0], rules, need)
+        )
+        return pool
+
+    def _tell_strays(self, key: PoolKey, strategy: AffinityBased, now: float) -> None:
+        """Where the candidates have changed, a session may be where rendezvous would not have it."""
+        members = tuple(target.version.model for target in strategy.pool)
+        if self._members.get(key, members) != members and (strays := strategy.strays(now)):
+            self._strayed(key[0], strays)
+        if len(self._members) >= _MOST_POOLS:
+            self._members.clear()
+        self._members[key] = members
+
+    def adopt(self, route: str, session: str, model: str, used_at: float, now: float) -> None:
+        """Another gateway says where a session is."""
+        since = now - self.rules(route).affinity_timeout_sec
+        self._pins.setdefault(route, Pins()).adopt(session, model, used_at, since)
+
+    def _test(self, route: str, rules: Rules, need: Need) -> Split | None:
+        """A variant need be none of the route's candidates."""
+        if not rules.ab_test_enabled:
+            return None
+        able = {
+            target.version.model: target
+            for rank, target in self.table.ranked(msgspec.structs.replace(rules, candidates=None), need)
+            if not rank.failed and not rank.blocked and not rank.exhausted
+        }
+        return Split.of(route, rules, able)
+
+    def _named(self, name: str, ask: Ask) -> Decision:
+        allowed = ask.allowed
+        if allowed.models is not None and not self.table.allows(allowed.models, name):
+            raise not_allowed("model", name, allowed.models)
+        try:
+            (version,) = self.table.named(name)
+        except Unavailable:
+            fallback = None if "@" in name else self._first_named(self._fallbacks_of(name), ask, ())
+            if fallback is None:
+                raise
+            return Decision(asked=name, strategy=NAMED, version=fallback)
+        require_capabilities(name, version, ask.kind, ask.capabilities)
+        return Decision(asked=name, strategy=NAMED, version=version)
+
+    def _fallbacks_of(self, model: str) -> Iterator[str]:
+        """A model's own fallbacks, and theirs: the nearest first. They go in no circle (:func:`routing.config.check`),
+        but may meet."""
+        fallbacks, known = self._routing.model_fallbacks, set[str]()
+        waiting = deque(fallbacks.get(model, ()))
+        while waiting:
+            if (name := waiting.popleft()) not in known:
+                known.add(name)
+                waiting.extend(fallbacks.get(name, ()))
+                yield name
+
+    def _first_named(self, names: Iterable[str], ask: Ask, tried: Collection[int]) -> Version | None:
+        for name in names:
+            try:
+                version = self._named(name, msgspec.structs.replace(ask, model=name)).version
+            except ApiError:
+                continue
+            if version.pk not in tried:
+                return version
+        return None
+
+    def _nobody(self, rules: Rules, need: Need) -> Unavailable:
         """Nothing is said of models that the client may not ask for."""
-        refusals = table.refusals(needed, models)
-        if not refusals and models is not None:
+        refusals = self.table.refusals(rules, need)
+        if not refusals and need.models is not None:
             return Unavailable(
                 "There is none of the models that this API key may use: have it allowed another.",
                 code="no_healthy_model",
@@ -73,8 +331,8 @@ class Router:
         reasons = "; ".join(f"'{refusal.model}' {refusal.reason}" for refusal in refusals[:_MOST_REASONS])
         more = f"; and {len(refusals) - _MOST_REASONS} more" if len(refusals) > _MOST_REASONS else ""
         if any(refusal.lacks for refusal in refusals):
-            wanted = ", ".join(sorted(needed))
-            hint = " A chat model embeds when it is named." if needed == _KINDS["embedding"] else ""
+            wanted = ", ".join(sorted(need.capabilities))
+            hint = " A chat model embeds when it is named." if need.capabilities == _KINDS["embedding"] else ""
             return Unavailable(
                 f"No model that can answer now has all of: {wanted}. {reasons}{more}.{hint}",
                 code="capability_unavailable",
@@ -82,6 +340,15 @@ class Router:
                 retry_after=30,
             )
         return Unavailable(f"No model can answer now: {reasons}{more}.", code="no_healthy_model", retry_after=5)
+
+
+def _candidates(strategy: Strategy, ask: Ask) -> tuple[Candidate, ...]:
+    scored = [(target.version, strategy.scored(target, ask)) for target in strategy.pool]
+    scored.sort(key=lambda each: -each[1].score)
+    return tuple(
+        Candidate(model=version.model, version=version.version, score=each.score, why=each.why)
+        for version, each in scored
+    )
 
 
 def not_allowed(what: str, name: str, allowed: Collection[str]) -> Forbidden:

@@ -131,6 +131,7 @@ def _hello(arguments: argparse.Namespace, limits: Limits) -> Hello:
         version=arguments.version,
         context_tokens=limits.context_tokens,
         max_sequences=limits.lanes,
+        kv_tokens=limits.lanes * limits.lane_tokens + limits.long_tokens,
         pid=os.getpid(),
     )
 

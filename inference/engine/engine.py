@@ -159,11 +159,13 @@ class Engine:
 
     def _receive(self) -> bool:
         """Take what has arrived, waiting for it only when nothing can run. False ends the loop."""
+        taken = False
         while True:
             idle = not self._scheduler.running and not self._scheduler.waiting and not self._embedding
             if idle and self._inbox.empty():
                 self._rest()
-            held = not idle and not self._embedding and self._scheduler.held
+            # What was just taken may be a request that can be placed though all that run are held.
+            held = not (idle or taken or self._embedding) and self._scheduler.held
             timeout = _HELD_SECONDS if held else _QUIET_SECONDS if self._measuring.wanted else None
             try:
                 event = self._inbox.get(block=idle or held, timeout=timeout)
@@ -175,6 +177,7 @@ class Engine:
             if isinstance(event, Stop):
                 return False
             self._take(event)
+            taken = True
 
     def _take(self, event: AnyJob | Cancel | Granted | CacheBudget | Fetched | DiskChanged) -> None:
         """DiskChanged has done its work when the loop wakes: what the disk reports is looked at whenever it flushes."""

@@ -6,11 +6,11 @@ in any tier is looked up only after something went, and no more at a time than a
 link may outlive its block by some seconds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from inference.engine.output import Sent
-from inference.prefixes import STEP_CHARACTERS, STEP_TOKENS, after_answer, text_chain
+from inference.prefixes import STEP_CHARACTERS, STEP_TOKENS, after_answer, chat_ends, text_chain
 from inference.protocol import CacheReport, ChatMessage, Generate, HeldPrefixes, Tool, ToolCall, ToolChoice
 
 MOST_HELD = 4096
@@ -18,9 +18,6 @@ MOST_HELD = 4096
 
 _CHECKED = 128
 """Looked up at a time while others wait: 50 µs."""
-
-_MARKUP_CHARACTERS = 16
-"""What templates write around a message, in characters of text that would make as many tokens."""
 
 
 class Held:
@@ -122,7 +119,7 @@ def prompt_links(request: Generate, prompt_tokens: int) -> Iterator[tuple[bytes,
         yield from ((link, STEP_TOKENS * (step + 1)) for step, link in enumerate(request.prefixes))
         return
     if request.messages is not None:
-        ends = _ends(_characters(request.messages), sum(_length(tool) for tool in shown_tools(request)))
+        ends = chat_ends(request.messages, shown_tools(request))
     else:
         text = request.text or ""
         ends = [STEP_CHARACTERS * (step + 1) for step in range(len(request.prefixes))]
@@ -146,24 +143,3 @@ def answer_links(request: Generate, answer: Answer) -> tuple[bytes, ...]:
 def shown_tools(request: Generate) -> tuple[Tool, ...]:
     """Those that the chat template shows."""
     return () if request.tool_choice is ToolChoice.NONE else request.tools
-
-
-def _characters(messages: Sequence[ChatMessage]) -> list[int]:
-    return [
-        _MARKUP_CHARACTERS
-        + len(message.content)
-        + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
-        for message in messages
-    ]
-
-
-def _ends(lengths: Sequence[int], before: int) -> list[int]:
-    ends = []
-    for length in lengths:
-        before += length
-        ends.append(before)
-    return ends
-
-
-def _length(tool: Tool) -> int:
-    return len(tool.name) + len(tool.description) + len(tool.parameters)

@@ -122,8 +122,8 @@ class Scheduler:
 
     @property
     def held(self) -> bool:
-        """All that run must wait to be allowed more: nothing is to be computed before."""
-        return all(sequence.held for sequence in self._running)
+        """Some run, and all of them must wait to be allowed more: nothing is to be computed before."""
+        return bool(self._running) and all(sequence.held for sequence in self._running)
 
     @property
     def cells(self) -> int:

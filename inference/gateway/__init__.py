@@ -34,11 +34,12 @@ Beside it:
     cache_report.py, quota_report.py    what is known of this node's caches, and of limits → what operators see
     counting.py        what becomes of requests, counted until the supervisor is told
     usage.py           what callers use, counted until usage_thread.py, a thread, writes it to SQL
+    arrivals.py        what is recorded of requests where the operator wants it; arrivals_thread.py: its files
     metrics_api.py     /metrics; metrics.py: which there are; exposition.py: Prometheus' text format
     proxy.py           everything else goes to the web process
     asgi.py, call.py   bodies, one request's identity, and whether its client is still there
     http_protocol.py   what we change of uvicorn's HTTP
 
 Everything here runs in one event loop but the threads of :mod:`snapshot`, :mod:`leases` and :mod:`usage_thread`, the
-only places that touch SQL.
+only places that touch SQL, and that of :mod:`arrivals_thread`.
 """

@@ -7,6 +7,7 @@ with its soft limits when that changes. So nearly every request is admitted at o
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -76,7 +77,8 @@ class Admission:
             has a sibling that is neither              → the sibling is to answer
         (3) throttled                                  → it waits for its pace; its answer is capped
         (4) too many run at once                       → it waits for one to end
-        (5) nothing left                               → the sibling; else it waits, or is refused: the policy says
+        (5) nothing left                               → the sibling, or the route's next candidate that has any; else
+                                                         it waits, or is refused: the policy says
 
         Raises:
             QuotaExceeded: which limit, and when to try again.
@@ -86,31 +88,31 @@ class Admission:
             promise = self._at_once(applicant)
         if promise is not None:
             return Admitted(self, applicant, promise)
-        degradation, limits = self._degradation, self._terms.limits(applicant.model)
-        degradation.refuse_in_emergency(applicant, limits)  # (1)
-        slowed = degradation.standing(applicant.model).slowed
-        if slowed and (sibling := degradation.sibling(applicant, limits)) is not None:
-            return await self._serve(sibling, "sibling")  # (2)
-        try:
-            return await self._serve(applicant)
-        except NothingLeft:
-            if (sibling := degradation.sibling(applicant, limits)) is None:
-                raise
-            return await self._serve(sibling, "sibling")  # (5)
+        began = time.monotonic()
+        admitted = await self._admit_with_care(applicant)
+        admitted.waited = admitted.began - began
+        return admitted
 
-    def headers(self, model: str, caller: Caller | None) -> HeaderList:
-        """How a caller stands with a model's limits and their own, whatever becomes of the request."""
+    def headers(self, model: str, caller: Caller | None, asked: str) -> HeaderList:
+        """How a caller stands with the limits of the model that answers, if any does, and their own; and how the model
+        that was ``asked`` does, of which the other may be a sibling."""
         now = time.time()
         headers = self._promises.headers(self._terms.of(model, caller).allowance, now)
-        mode = Mode.EMERGENCY if self._degradation.emergency else self._promises.standings.of(model, now).mode
+        mode = Mode.EMERGENCY if self._degradation.emergency else self._promises.standings.of(asked, now).mode
         if mode is not Mode.NORMAL:
             headers.append((b"x-nopenai-quota-mode", mode.value.encode()))
         return headers
 
-    def refused(self, applicant: Applicant, why: QuotaExceeded) -> None:
+    def refused(self, applicant: Applicant, why: QuotaExceeded, request_id: str) -> None:
         """It was, for a limit's sake. (That a minute's limit or too many at once did it is the client's own affair.)"""
         if why.code == QUOTA_EXCEEDED:
-            log.error("Quota exceeded", model_id=applicant.model, tenant=applicant.origin.tenant, reason=why.message)
+            log.error(
+                "Quota exceeded",
+                model_id=applicant.model,
+                tenant=applicant.origin.tenant,
+                reason=why.message,
+                request_id=request_id,
+            )
         self._count(applicant, self.hour(), UsageCounts(refused=1))
 
     def take_counts(self) -> GatewayCounts:
@@ -207,13 +209,33 @@ class Admission:
             return None
         return Promise(terms, held, reservation, grants)
 
+    async def _admit_with_care(self, applicant: Applicant) -> Admitted:
+        """See :meth:`admit`."""
+        degradation, limits = self._degradation, self._terms.limits(applicant.model)
+        degradation.refuse_in_emergency(applicant, limits)  # (1)
+        slowed = degradation.standing(applicant.model).slowed
+        if slowed and (sibling := degradation.sibling(applicant, limits)) is not None:
+            return await self._serve(sibling, "sibling")  # (2)
+        try:
+            return await self._serve(applicant)
+        except NothingLeft:
+            for other, ways in degradation.elsewhere(applicant, limits):  # (5)
+                with contextlib.suppress(NothingLeft):
+                    return await self._serve(other, *ways)
+            raise
+
     async def _serve(self, applicant: Applicant, *ways: str) -> Admitted:
         limits = self._terms.limits(applicant.model)
         if (capped := self._degradation.capped(applicant, limits)) is not None:
             applicant, ways = capped, (*ways, "capped")
-        if await self._degradation.keep_pace(applicant, limits):
-            ways = (*ways, "paced")  # (3)
-        return Admitted(self, applicant, await self.promise(applicant), ways)  # (4), (5)
+        try:
+            if await self._degradation.keep_pace(applicant, limits):
+                ways = (*ways, "paced")  # (3)
+            return Admitted(self, applicant, await self.promise(applicant), ways)  # (4), (5)
+        except QuotaExceeded as exceeded:
+            if capped is not None:
+                exceeded.message += f" (Its answer was capped at {capped.request.max_tokens} tokens already.)"
+            raise
 
     async def _permit(self, applicant: Applicant, terms: Terms) -> Held | None:
         if not terms.permits:
@@ -249,6 +271,8 @@ class Admission:
             self._promises.settle(promise.reservation, tokens)
 
     def _count(self, applicant: Applicant, hour: int, counts: UsageCounts) -> None:
+        if applicant.copy:
+            return
         key_pk = None if applicant.caller is None else applicant.caller.key_pk
         self._usage.add(hour, key_pk, applicant.origin.tenant, applicant.model, counts)
 

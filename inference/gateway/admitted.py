@@ -24,6 +24,7 @@ from quotas.callers import Caller
 from quotas.ledger import Reservation
 from registry.catalogue import Version
 from registry.errors import ApiError, QuotaExceeded
+from routing.ask import Ask
 from routing.decision import Decision
 
 
@@ -46,9 +47,13 @@ class Applicant(msgspec.Struct, frozen=True, kw_only=True):
     """A request that asks to be served."""
 
     request: InferenceRequest
+    ask: Ask
+    """What it was routed by."""
     decision: Decision
     caller: Caller | None
     origin: Origin
+    copy: bool = False
+    """Of another one, for a test's sake: it is nobody's use."""
 
     @property
     def model(self) -> str:
@@ -96,6 +101,7 @@ class Admitted:
         "failed",
         "hour",
         "refused",
+        "waited",
         "ways",
     )
 
@@ -108,6 +114,8 @@ class Admitted:
         self._closed = False
         self.ways = ways
         """How it was treated for a limit's sake: ``paced``, ``capped``, ``sibling``."""
+        self.waited = 0.0
+        """Seconds that it waited to be admitted."""
         self.began = time.monotonic()
         self.hour = desk.hour()
         """In which it was admitted."""
@@ -137,14 +145,15 @@ class Admitted:
     async def serve_by(self, version: Version) -> None:
         """Another of its candidates is to answer. If that is of another model, its limits are charged, and only they.
 
-        Raises as :meth:`Admission.promise`.
+        Raises as :meth:`Admission.promise`. It has nothing then, until it is asked for once more.
         """
-        if version.model != self.applicant.model and self._promise is not None:
-            index = self.decision.candidates.index(version)
+        another = version.model != self.applicant.model
+        decision = msgspec.structs.replace(self.decision, version=version)
+        self.applicant = msgspec.structs.replace(self.applicant, decision=decision)
+        if another or self._promise is None:
             promise, self._promise = self._promise, None
-            self._desk.withdraw(promise)
-            decision = msgspec.structs.replace(self.decision, index=index)
-            self.applicant = msgspec.structs.replace(self.applicant, decision=decision)
+            if promise is not None:
+                self._desk.withdraw(promise)
             self._promise = await self._desk.promise(self.applicant)
 
     def begin(self) -> "list[PartMeter]":

@@ -13,9 +13,9 @@ import structlog
 
 from inference.gateway import parse
 from inference.gateway.admission import Admission
-from inference.gateway.admitted import Applicant
+from inference.gateway.arrivals import ArrivalBook, ArrivalFeed
 from inference.gateway.asgi import JSON, ClientGone, HeaderList, Receive, Scope, Send, discard_body
-from inference.gateway.auth import allowed_of, authenticate, refuse_key_in_url, require_role
+from inference.gateway.auth import authenticate, refuse_key_in_url, require_role, ticket_operator
 from inference.gateway.cache_api import CacheApi
 from inference.gateway.call import Call
 from inference.gateway.degradation import Degradation
@@ -24,6 +24,7 @@ from inference.gateway.embeddings_api import EmbeddingsHandler
 from inference.gateway.handlers import TextHandler
 from inference.gateway.health_api import HealthApi
 from inference.gateway.metrics_api import MetricsApi
+from inference.gateway.mirror import Mirror
 from inference.gateway.models_api import ModelsApi
 from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
 from inference.gateway.permits import Permits
@@ -31,13 +32,15 @@ from inference.gateway.promises import LeaseFeed, Promises
 from inference.gateway.proxy import WebProxy
 from inference.gateway.quotas_api import QuotasApi
 from inference.gateway.replicas import ReplicaClient, View
+from inference.gateway.rerouting import Rerouting
+from inference.gateway.routing_api import RoutingApi
 from inference.gateway.state import GatewayState, Snapshot
+from inference.gateway.telemetry import Telemetry
 from inference.gateway.usage import Counts, UsageBook
 from inference.gateway.workers import WorkerPool
 from inference.protocol import Counted
 from quotas.callers import Role
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
-from routing.decision import Decision
 
 log = structlog.get_logger(module="gateway")
 
@@ -45,6 +48,8 @@ _UPKEEP_SECONDS = 2.0
 _ACCOUNTS_SECONDS = 1.0
 _NOTHING_COUNTED = Counted(models={})
 _LAST_WORDS_SECONDS = 0.5
+_START_SECONDS = 3.0
+"""So long the first snapshot is waited for before connections are taken. Without PostgreSQL they are taken without."""
 
 Handler = Callable[[Call], Awaitable[None]]
 Route = tuple[tuple[str, ...], Handler]
@@ -63,6 +68,8 @@ class GatewayConfig:
     """Whether detailed metrics tell how long each stage takes."""
     build: Mapping[str, str] = field(default_factory=dict)
     """What this server is made of, for its metrics: names and versions."""
+    ticket_key: bytes = b""
+    """Signs the tickets of operators who ask through the web process. Empty: none is taken."""
     time_zone: str = "UTC"
     """Where days begin at midnight, for limits."""
     load_wait_seconds: float = LOAD_WAIT_SECONDS
@@ -104,34 +111,43 @@ class Gateway:
         feed: Callable[[GatewayState], SnapshotFeed],
         leases: LeaseFeed,
         usage: UsageFeed,
+        arrivals: ArrivalFeed | None = None,
     ) -> None:
+        """``arrivals``: writes what requests came. None: they are not recorded."""
         zone = ZoneInfo(config.time_zone)
         self._config = config
+        self.state = GatewayState(self._retune, lambda message: self.replicas.relay(message))
+        self._feed = feed(self.state)
         self.promises = Promises(leases, zone)
         self.permits = Permits()
         self._usage = UsageBook()
         self._usage_feed = usage
-        self.degradation = Degradation(self.promises, self._reroute, lambda: self.replicas.pressure)
+        self._arrival_feed = arrivals
+        if arrivals is not None:
+            self.state.arrivals = ArrivalBook()
+        self.degradation = Degradation(self.promises, Rerouting(self.state.router), lambda: self.replicas.pressure)
         self.admission = Admission(
             self.promises, self.permits, self._usage, zone, self.degradation, profile=config.profile
         )
-        self.state = GatewayState(self._retune)
-        self._feed = feed(self.state)
-        self.workers = WorkerPool()
+        self.telemetry = Telemetry(self.state.targets, self.state.router.refresh)
+        self.workers = WorkerPool(self.telemetry.heard)
         self.replicas = ReplicaClient(
             config.supervisor_socket,
             on_change=self._replicas_changed,
             busy_versions=self.workers.busy_versions,
             take_counts=self._take_counts,
             permits=self.permits,
+            on_relayed=self.state.accept_relayed,
         )
         self.dispatcher = Dispatcher(
             self.replicas,
             self.workers,
+            self.state.router,
             why_never=self.state.why_never,
             load_wait_seconds=config.load_wait_seconds,
             max_waiting=config.max_waiting,
         )
+        self.mirror = Mirror(self.admission, self.dispatcher, self.state.routes)
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
         self._health = HealthApi(self.state, self.replicas, self.promises, self.degradation)
@@ -139,6 +155,7 @@ class Gateway:
             self.state, self.replicas, self.workers, node_name=config.node_name, profile=config.profile
         )
         self._quotas = QuotasApi(self.state, self.degradation, self.promises, self.replicas, profile=config.profile)
+        self._routing = RoutingApi(self.state, self.replicas, profile=config.profile)
         self._metrics = MetricsApi(self.state, self.replicas, self.workers, self._quotas, config.build)
         self._upkeep: list[asyncio.Task[None]] = []
         self.routes = self._make_routes()
@@ -182,6 +199,9 @@ class Gateway:
             "/cache/stats": (get, self._guarded(self._caches.stats, Role.OPERATOR)),
             "/metrics": (get, self._guarded(self._metrics.metrics, Role.OPERATOR)),
             "/metrics/cache": (get, self._guarded(self._caches.metrics, Role.OPERATOR)),
+            "/metrics/routing": (get, self._guarded(self._routing.metrics, Role.OPERATOR)),
+            "/routing/stats": (get, self._guarded(self._routing.stats, Role.OPERATOR)),
+            "/routing/explain": (post, self._guarded(self._routing.explain, Role.OPERATOR)),
             "/metrics/quotas": (get, self._guarded(self._quotas.metrics, Role.OPERATOR)),
             "/health": (get, self._health.overall),
             "/health/live": (get, self._health.live),
@@ -214,6 +234,7 @@ class Gateway:
             self.admission,
             self.dispatcher,
             parser,
+            self.mirror,
             shape,
             node_name=self._config.node_name,
             require_api_key=self._config.require_api_key,
@@ -225,6 +246,7 @@ class Gateway:
             self.admission,
             self.dispatcher,
             parse.embedding,
+            self.mirror,
             node_name=self._config.node_name,
             require_api_key=self._config.require_api_key,
         )
@@ -234,8 +256,11 @@ class Gateway:
         itself.)"""
 
         async def guarded(call: Call) -> None:
-            callers = self.state.current().callers
-            caller = authenticate(call.headers, callers, required=self._config.require_api_key, now=time.time())
+            now = time.time()
+            caller = ticket_operator(call.headers, self._config.ticket_key, now) if self._config.ticket_key else None
+            if caller is None:
+                callers = self.state.current().callers
+                caller = authenticate(call.headers, callers, required=self._config.require_api_key, now=now)
             require_role(caller, role)
             call.caller = caller
             await handler(call)
@@ -249,8 +274,12 @@ class Gateway:
         await self._proxy.start()
         self.promises.start()
         self._usage_feed.start()
+        if self._arrival_feed is not None:
+            self._arrival_feed.start()
         self._feed.start()
         self.replicas.start()
+        # Others of this node may be ready: who asks after they said so should find us ready, too.
+        await self.state.reached(0, _START_SECONDS)
         self._upkeep = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._keep_accounts())]
         await send({"type": "lifespan.startup.complete"})
         await receive()  # shutdown
@@ -260,9 +289,14 @@ class Gateway:
     async def _stop(self) -> None:
         for task in self._upkeep:
             task.cancel()
+        if self._arrival_feed is not None:
+            self._record_arrivals(self._arrival_feed)
+        self.mirror.close()
         self.workers.close()
         self._usage_feed.write(self._usage.take())
         await asyncio.gather(self.promises.stop(), self._usage_feed.stop())
+        if self._arrival_feed is not None:
+            await self._arrival_feed.stop()
         await self.replicas.stop()
         await self._proxy.stop()
         self._feed.add_use_counts(self.state.take_used())
@@ -283,11 +317,24 @@ class Gateway:
         while True:
             await asyncio.sleep(_ACCOUNTS_SECONDS)
             self.promises.keep_up()
+            self.state.router.look_at_breakers(self.state.targets, time.monotonic())
+            self.telemetry.keep_up(self.replicas.view, self.workers, self.replicas.caches, self.degradation.standing)
             self.permits.keep_up()
             self._usage_feed.write(self._usage.take())
+            if self._arrival_feed is not None:
+                self._record_arrivals(self._arrival_feed)
+
+    def _record_arrivals(self, feed: ArrivalFeed) -> None:
+        book, snapshot = self.state.arrivals, self.state.snapshot
+        if book is None or snapshot is None:
+            return
+        book.look(snapshot.catalogue, snapshot.routing, self.state.targets, self.workers, self.replicas.caches)
+        feed.write(book.take())
 
     def _take_counts(self) -> Counted | None:
-        counted = Counted(models=self.state.counting.take(), gateway=self.admission.take_counts())
+        counted = Counted(
+            models=self.state.counting.take(), gateway=self.admission.take_counts(), routing=self.state.routes.take()
+        )
         return counted if counted != _NOTHING_COUNTED else None
 
     def _retune(self, snapshot: Snapshot) -> None:
@@ -296,14 +343,8 @@ class Gateway:
         self.admission.retune(snapshot.limits)
         self.degradation.declared = snapshot.emergency
 
-    def _reroute(self, applicant: Applicant, model: str) -> Decision | None:
-        request = applicant.request
-        try:
-            return self.state.router.route(model, request.kind, request.capabilities, allowed_of(applicant.caller))
-        except ApiError:
-            return None
-
     def _replicas_changed(self, view: View) -> None:
+        self.telemetry.accept_replicas(view)
         self.state.accept_replicas(view)
         self.workers.retain(view.values())
         self.workers.follow(view.values())

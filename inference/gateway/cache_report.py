@@ -53,14 +53,14 @@ def timings(caches: Caches | None) -> dict[str, Any]:
     }
 
 
-def quantile(counts: Sequence[int], q: float) -> float | None:
+def quantile(counts: Sequence[int], q: float, bounds: Sequence[float] = TIMING_BOUNDS_SECONDS) -> float | None:
     """Estimated from a histogram, evenly within a bucket, as Prometheus does; None where nothing was counted. What is
     longer than the last bound is given as that bound."""
     total = sum(counts)
     if not total:
         return None
     rank, below, seen = q * total, 0.0, 0
-    for bound, count in zip(TIMING_BOUNDS_SECONDS, counts, strict=False):
+    for bound, count in zip(bounds, counts, strict=False):
         if count and seen + count >= rank:
             return below + (bound - below) * (rank - seen) / count
         below, seen = bound, seen + count

@@ -4,7 +4,7 @@ import asyncio
 import os
 from types import TracebackType
 
-from inference.gateway.asgi import HeaderList, Headers, Receive, Scope, Send
+from inference.gateway.asgi import DEPARTURE, Departure, HeaderList, Headers, Receive, Scope, Send
 from quotas.callers import Caller
 
 _LONGEST_REQUEST_ID = 128
@@ -63,27 +63,24 @@ class ClientWatch:
     """While entered, cancels its task when the client closes the connection: whatever the task waits for, a load, a
     token or the client's own slow socket, ends at once. ``Call.gone`` then tells this cancellation from any other."""
 
-    __slots__ = ("_call", "_task", "_watch")
+    __slots__ = ("_call", "_departure", "_task")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._departure: Departure = call.scope[DEPARTURE]
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watch = asyncio.get_running_loop().create_task(self._watch_client())
+        if self._departure.happened:
+            self._left()
+        self._departure.tell = self._left
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        self._watch.cancel()
-        del self._watch  # it ends with an error that refers to us: a circle, for which garbage would be collected
+        self._departure.tell = None
 
-    async def take(self, body: bytes, more: bool) -> None:
-        """A piece of the body that arrived meanwhile; there is none once it has been read."""
-
-    async def _watch_client(self) -> None:
-        while (message := await self._call.receive())["type"] != "http.disconnect":
-            await self.take(message.get("body", b""), message.get("more_body", False))
+    def _left(self) -> None:
         self._call.gone = True
         self._task.cancel()
 

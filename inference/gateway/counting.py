@@ -82,11 +82,11 @@ class CountedRequest:
         else:
             counts.broke("shutting_down" if isinstance(fault, asyncio.CancelledError) else "internal_error")
 
-    def begun(self, answer: Answer) -> None:
-        """Its first token, or all of it, is in our hands."""
+    def begun(self, answer: Answer, waited: float) -> None:
+        """Its first token, or all of it, is in our hands, after it ``waited`` so many seconds to be admitted."""
         last = answer.messages[-1]
         if isinstance(last, Finished):  # the worker knows when it began
-            seconds = answer.queue_seconds + last.queue_seconds + last.prefill_seconds
+            seconds = waited + answer.queue_seconds + last.queue_seconds + last.prefill_seconds
         elif isinstance(last, Embedded):
             return
         else:

@@ -7,8 +7,9 @@ still be retried, elsewhere if the decision has other candidates, or answered wi
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 
 import msgspec
 import structlog
@@ -19,16 +20,14 @@ from inference.gateway.origin import Origin, prompt_prefixes
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
-from inference.protocol import Accepted, Embed, Failed, Generate, ReplicaState, ReplicaView
+from inference.protocol import Accepted, Embed, Failed, Finished, Generate, ReplicaState, ReplicaView
 from inference.specs import model_spec
 from registry.catalogue import Version
 from registry.errors import ApiError, ContextLengthExceeded, InvalidRequest, QuotaExceeded, Unavailable
+from routing.router import Router
+from routing.targets import Target
 
 log = structlog.get_logger(module="gateway")
-
-MAX_RETRIES = 3
-RETRY_SECONDS = 0.1
-"""Doubled each time, ± half: a supervisor takes some ms to notice a death, and its news ends the pause."""
 
 LOAD_WAIT_SECONDS = 120.0
 MAX_WAITING = 256
@@ -37,11 +36,17 @@ MAX_WAITING = 256
 SUPERVISOR_PATIENCE_SECONDS = 10.0
 """How long the supervisor may be away, while it is restarted, before those who wait for a load are sent away."""
 
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between two attempts, ± half, however often the pause was doubled."""
+
 FAILURE_PATIENCE_SECONDS = 5.0
 """A request waits out a failed replica's back-off if it ends within this time, else it is answered at once."""
 
 _LEAST_QUEUE_SECONDS = 1.0
 """A worker may keep a request waiting for what a load has left of the patience, and at least so long."""
+
+_HEDGE_EVERY_SECONDS = 1.0
+"""Who would have taken another candidate, had there been one, looks again."""
 
 _SAME_MOMENT_SECONDS = 0.01
 """The supervisor tells times of its monotonic clock in seconds since the epoch; between two views they move by µs."""
@@ -51,6 +56,27 @@ class NotReady(Unavailable):
     """No replica of this version will take the request in time."""
 
     default_code = "model_loading"
+
+
+class _ReadyElsewhere(Exception):
+    """This version is still being loaded, and another one need not be."""
+
+    def __init__(self, version: Version) -> None:
+        super().__init__()
+        self.version = version
+
+
+class _Hedge(msgspec.Struct, frozen=True):
+    """What a request does that waits for a load."""
+
+    at: float
+    """Of ``time.perf_counter``: from then on it is answered elsewhere, if it can be."""
+    find: Callable[[], Version | None]
+    """Where."""
+
+    def seconds(self, now: float) -> float:
+        """Until it looks next."""
+        return self.at - now if now < self.at else _HEDGE_EVERY_SECONDS
 
 
 class WorkerFault(ApiError):
@@ -66,9 +92,19 @@ class Answer(msgspec.Struct):
     worker_pid: int
     stream: Stream
     messages: list[StreamMessage]
-    """For a stream the messages that are in hand, with the first text; else all of them."""
+    """For a stream the messages that came last, at first those with the first text; else all of them."""
+    target: Target
+    """Its version's, which has one request less when this one has ended."""
+    first_token_seconds: float
+    """From then to the first token, as the worker says where the answer came whole."""
     queue_seconds: float
     """From the decision to the moment the worker that answered was asked."""
+
+    def over(self) -> None:
+        """Its client waits for it no more."""
+        self.target.ended()
+        if isinstance(finished := self.messages[-1], Finished) and finished.completion_tokens > 1:
+            self.target.generated(finished.decode_seconds / (finished.completion_tokens - 1))
 
 
 class Dispatcher:
@@ -76,6 +112,7 @@ class Dispatcher:
         self,
         replicas: ReplicaClient,
         workers: WorkerPool,
+        router: Router,
         *,
         why_never: Callable[[Version], str],
         load_wait_seconds: float = LOAD_WAIT_SECONDS,
@@ -84,6 +121,7 @@ class Dispatcher:
         """``why_never``: why a version can't serve whatever its replica does; empty while it can."""
         self._replicas = replicas
         self._workers = workers
+        self._router = router
         self._why_never = why_never
         self._load_wait_seconds = load_wait_seconds
         self._max_waiting = max_waiting
@@ -94,8 +132,8 @@ class Dispatcher:
         """How many requests wait for each version (by primary key) to load."""
         return self._waiting
 
-    async def dispatch(self, admitted: Admitted, request_id: str) -> Answer:
-        """Have the request served.
+    async def dispatch(self, admitted: Admitted, request_id: str, *, alone: bool = False) -> Answer:
+        """Have the request served; ``alone``: by the version that was decided on, and no other.
 
         Raises:
             QuotaExceeded: its prompt is longer than was estimated, and so much can't be granted; or another candidate
@@ -105,15 +143,26 @@ class Dispatcher:
             WorkerFault: the worker failed at it.
         """
         began = time.perf_counter()
-        decision = admitted.decision
-        last_candidate = len(decision.candidates) - 1
-        attempt = 0
+        ask, decision = admitted.applicant.ask, admitted.decision
+        rules = self._router.rules(decision.asked)
+        version, attempt = decision.version, 0
+        tried: set[int] = set()
+        following: Version | None
+        loading: Version | None = None
+        """That it would still wait for, had another one not been ready."""
         while True:
-            version = decision.attempt(attempt)
+            may_follow = attempt < rules.max_retries and not alone
             try:
                 if attempt:
                     await admitted.serve_by(version)
-                return await self._attempt(admitted, version, request_id, began)
+                return await self._attempt(admitted, version, request_id, began, tried if may_follow else None)
+            except _ReadyElsewhere as other:
+                following, loading = other.version, version
+            except QuotaExceeded:
+                if loading is None:
+                    raise
+                tried.add(version.pk)
+                following, loading = loading, None
             except WorkerLost as lost:
                 log.warning(
                     "A worker was lost before its first token",
@@ -122,36 +171,58 @@ class Dispatcher:
                     attempt=attempt + 1,
                     reason=str(lost),
                 )
-                if attempt >= MAX_RETRIES:
-                    raise _gave_up(version, lost) from None
-                pause = RETRY_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
+                if attempt >= rules.max_retries:
+                    raise _gave_up(version, lost, attempt + 1) from None
+                pause = min(rules.retry_delay_ms / 1000 * 2**attempt, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
                 if not self._replicas.connected:  # its workers end with it, and it says so when it is back
                     pause = SUPERVISOR_PATIENCE_SECONDS
                 await self._replicas.changed(version.pk, pause)
-            except NotReady:
-                if attempt >= min(last_candidate, MAX_RETRIES):
+                tried.add(version.pk)
+                following = None if alone else self._router.fallback(ask, decision, tried)
+                if following is None:  # all have had their turn: again from the start
+                    tried, following = set(), decision.version
+            except (NotReady, WorkerFault):
+                tried.add(version.pk)
+                following = self._router.fallback(ask, decision, tried) if may_follow else None
+                if following is None:
                     raise
+            version = following
             attempt += 1
 
-    async def _attempt(self, admitted: Admitted, version: Version, request_id: str, began: float) -> Answer:
+    async def _attempt(
+        self, admitted: Admitted, version: Version, request_id: str, began: float, tried: Collection[int] | None
+    ) -> Answer:
+        """``tried``: who (by primary key) is not asked instead while this one is loaded; None: nobody is."""
         replica = self._replicas.view.get(version.pk)
         if replica is None or replica.state is not ReplicaState.READY:
-            replica = await self._wait_until_ready(version, began + self._load_wait_seconds)
+            hedge = None if tried is None else self._hedge(admitted, {*tried, version.pk})
+            replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge)
         connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
-        stream = _begin(connection, admitted, request_id, patience_seconds)
-        try:
-            messages = await (_first_text(stream) if admitted.request.stream else stream.whole())
-        except BaseException:
-            stream.cancel()
-            raise
-        self._replicas.used(version.pk)
-        if type(messages[-1]) is Failed:
-            raise admitted.refused or fault_of(messages[-1])
-        return Answer(version, connection.worker_pid, stream, messages, queue_seconds)
+        target, asked_at = self._router.targets.of(version), time.perf_counter()
+        with _Watched(self._router, target) as watched:
+            stream = _begin(connection, admitted, request_id, patience_seconds)
+            try:
+                messages = await (_first_text(stream) if admitted.request.stream else stream.whole())
+            except BaseException:
+                stream.cancel()
+                raise
+            self._replicas.used(version.pk)
+            if type(messages[-1]) is Failed:
+                raise admitted.refused or fault_of(messages[-1])
+            first_token = first_token_seconds(messages[-1], time.perf_counter() - asked_at)
+            watched.answered(first_token)
+        return Answer(version, connection.worker_pid, stream, messages, target, first_token, queue_seconds)
 
-    async def _wait_until_ready(self, version: Version, deadline: float) -> ReplicaView:
+    def _hedge(self, admitted: Admitted, tried: Collection[int]) -> _Hedge | None:
+        ask, decision = admitted.applicant.ask, admitted.decision
+        delay_ms = self._router.rules(decision.asked).hedge_delay_ms
+        if delay_ms is None:
+            return None
+        return _Hedge(time.perf_counter() + delay_ms / 1000, lambda: self._router.at_hand(ask, decision, tried))
+
+    async def _wait_until_ready(self, version: Version, deadline: float, hedge: _Hedge | None) -> ReplicaView:
         """Demand a version and wait for it, until ``deadline`` (of ``time.perf_counter``).
 
         The answer to each view of it:
@@ -162,6 +233,7 @@ class Dispatcher:
             (5) cold, loading, draining                   → wait
             (6) the registry has withdrawn it meanwhile   → refuse: it will not be loaded
             (7) the supervisor is away, or time is up     → refuse
+            (8) it takes long, another one is ready       → take that one; this one is loaded nevertheless
         """
         spec = model_spec(version)
         replica = self._replicas.view.get(version.pk)
@@ -177,10 +249,16 @@ class Dispatcher:
                         raise _failed(replica, pause)  # (2), (4)
                 if problem := self._why_never(version):
                     raise NotReady(problem, code="no_healthy_model", retry_after=5)  # (6)
-                left = deadline - time.perf_counter()
+                now = time.perf_counter()
+                left = deadline - now
                 if left <= 0 or self._supervisor_away():
                     raise self._too_slow(version, replica)  # (7)
-                await self._replicas.demand(spec, min(left, SUPERVISOR_PATIENCE_SECONDS))  # (3), (5)
+                pause = min(left, SUPERVISOR_PATIENCE_SECONDS)
+                if hedge is not None:
+                    if now >= hedge.at and (other := hedge.find()) is not None:
+                        raise _ReadyElsewhere(other)  # (8)
+                    pause = min(pause, hedge.seconds(now))
+                await self._replicas.demand(spec, pause)  # (3), (5)
 
     @contextmanager
     def _place_in_queue(self, version: Version) -> Iterator[None]:
@@ -215,6 +293,43 @@ class Dispatcher:
             f"The model '{version.model}' did not become ready in time: {state}. Try again later.",
             retry_after=10,
         )
+
+
+class _Watched:
+    """While entered, a target is asked: what becomes of that counts for its load, its latency and its breaker. Once it
+    has answered, its work goes on after the end."""
+
+    __slots__ = ("_answered", "_router", "_target")
+
+    def __init__(self, router: Router, target: Target) -> None:
+        self._router = router
+        self._target = target
+        self._answered = False
+
+    def __enter__(self) -> "_Watched":
+        self._target.began()
+        if self._target.breaker.suspicious:
+            self._target.breaker.began(time.monotonic())
+            self._look()
+        return self
+
+    def answered(self, first_token: float) -> None:
+        self._answered = True
+        self._target.answered(first_token)
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        target, breaker = self._target, self._target.breaker
+        if not self._answered:
+            target.ended()
+        if isinstance(fault, WorkerLost | WorkerFault):
+            breaker.failed(time.monotonic())
+            self._look()
+        elif breaker.suspicious:
+            breaker.succeeded() if self._answered else breaker.withdrawn()
+            self._look()
+
+    def _look(self) -> None:
+        self._router.look_at_breakers((self._target,), time.monotonic())
 
 
 def _begin(connection: WorkerConnection, admitted: Admitted, request_id: str, patience_seconds: float) -> Stream:
@@ -295,6 +410,13 @@ async def _first_text(stream: Stream) -> list[StreamMessage]:
     return messages
 
 
+def first_token_seconds(message: StreamMessage, seconds: float) -> float:
+    """From asking a worker, so many seconds ago, to its first token, when this is its newest message."""
+    if isinstance(message, Finished):  # it knows when it began
+        return message.queue_seconds + message.prefill_seconds
+    return seconds
+
+
 def fault_of(failed: Failed) -> ApiError:
     """A worker's failure as the client is told."""
     if failed.code == ContextLengthExceeded.default_code:
@@ -317,9 +439,9 @@ def _failed(replica: ReplicaView, pause_seconds: float) -> NotReady:
     )
 
 
-def _gave_up(version: Version, lost: WorkerLost) -> Unavailable:
+def _gave_up(version: Version, lost: WorkerLost, attempts: int) -> Unavailable:
     return Unavailable(
-        f"The model '{version.model}' could not answer, in {MAX_RETRIES + 1} attempts: {lost}. Try again.",
+        f"The model '{version.model}' could not answer, in {attempts} attempts: {lost}. Try again.",
         code="worker_failed",
         retry_after=1,
     )

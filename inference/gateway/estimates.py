@@ -31,6 +31,12 @@ def first_grants(request: InferenceRequest, burst: int | None) -> list[int]:
     return [prompt + answer for prompt in prompts]
 
 
+def least_context(request: InferenceRequest) -> int:
+    """The tokens that a model's context must have for it, as far as can be told."""
+    answer = 0 if request.inputs else request.max_tokens or 1
+    return max(_prompt_estimates(request)) + answer
+
+
 def burst_exceeded(burst: int, tokens: int) -> QuotaExceeded:
     return QuotaExceeded(
         f"The prompt and its answer come to at least {tokens} tokens, and this model's burst_token_limit lets one "

@@ -7,6 +7,7 @@ promtool.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,6 @@ from inference.protocol import DURATION_BOUNDS_SECONDS, Durations
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
-_BOUNDS = [*(repr(bound) for bound in DURATION_BOUNDS_SECONDS), "+Inf"]
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 Labels = Sequence[tuple[str, str]]
@@ -32,11 +32,32 @@ class HistogramMetric(NamedTuple):
     name: str
     help: str
     samples: Iterable[tuple[Labels, Durations]]
+    bounds: Sequence[float] = DURATION_BOUNDS_SECONDS
 
 
-def written(metric: Metric | HistogramMetric) -> str:
+class SummaryMetric(NamedTuple):
+    """Without labels of its own."""
+
+    name: str
+    help: str
+    quantiles: Iterable[tuple[float, float | None]]
+    """None: there was nothing yet."""
+    seconds: float
+    """All of it together."""
+    times: int
+
+
+AnyMetric = Metric | HistogramMetric | SummaryMetric
+
+
+def written(metric: AnyMetric) -> str:
     """A metric with all its samples."""
-    lines = _histogram_lines(metric) if isinstance(metric, HistogramMetric) else _lines(metric)
+    if isinstance(metric, HistogramMetric):
+        lines = _histogram_lines(metric)
+    elif isinstance(metric, SummaryMetric):
+        lines = _summary_lines(metric)
+    else:
+        lines = _lines(metric)
     return "\n".join(lines) + "\n"
 
 
@@ -51,14 +72,29 @@ def _histogram_lines(metric: HistogramMetric) -> Iterator[str]:
     name = metric.name
     yield f"# HELP {name} {metric.help}"
     yield f"# TYPE {name} histogram"
+    bounds = _written_bounds(tuple(metric.bounds))
     for labels, durations in metric.samples:
-        inside = _pairs(labels)
+        inside = f"{_pairs(labels)}," if labels else ""
         total = 0
-        for bound, count in zip_longest(_BOUNDS, durations.counts[: len(_BOUNDS)], fillvalue=0):
+        for bound, count in zip_longest(bounds, durations.counts[: len(bounds)], fillvalue=0):
             total += count
-            yield f'{name}_bucket{{{inside},le="{bound}"}} {total}'
-        yield f"{name}_sum{{{inside}}} {_number(durations.seconds)}"
-        yield f"{name}_count{{{inside}}} {total}"
+            yield f'{name}_bucket{{{inside}le="{bound}"}} {total}'
+        yield f"{name}_sum{_labels(labels)} {_number(durations.seconds)}"
+        yield f"{name}_count{_labels(labels)} {total}"
+
+
+@lru_cache(maxsize=8)
+def _written_bounds(bounds: tuple[float, ...]) -> list[str]:
+    return [*(repr(bound) for bound in bounds), "+Inf"]
+
+
+def _summary_lines(metric: SummaryMetric) -> Iterator[str]:
+    yield f"# HELP {metric.name} {metric.help}"
+    yield f"# TYPE {metric.name} summary"
+    for q, seconds in metric.quantiles:
+        yield f'{metric.name}{{quantile="{q}"}} {"NaN" if seconds is None else _number(seconds)}'
+    yield f"{metric.name}_sum {_number(metric.seconds)}"
+    yield f"{metric.name}_count {metric.times}"
 
 
 def _labels(labels: Labels) -> str:

@@ -1,6 +1,8 @@
 """An inference request's life."""
 
 import asyncio
+import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,19 +14,23 @@ import structlog
 from inference.gateway.admission import Admission
 from inference.gateway.admitted import Admitted, Applicant
 from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
-from inference.gateway.auth import allowed_of, authenticate
+from inference.gateway.asking import ask_of
+from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
 from inference.gateway.counting import CountedRequest
 from inference.gateway.dispatch import Answer, Dispatcher, fault_of
+from inference.gateway.mirror import Mirror
 from inference.gateway.openai_shapes import Shape, error_event
 from inference.gateway.origin import origin_of
 from inference.gateway.parse import InferenceRequest
+from inference.gateway.route_counting import RoutedRequest
 from inference.gateway.state import GatewayState
 from inference.gateway.workers import StreamMessage, WorkerLost
 from inference.protocol import Delta, Failed, Finished
 from quotas.callers import Caller
 from registry.errors import ApiError, QuotaExceeded, Unavailable
-from routing.decision import Decision
+from routing.ask import Ask
+from routing.decision import Decision, Explanation
 
 router_log = structlog.get_logger(module="request_router")
 log = structlog.get_logger(module="gateway")
@@ -38,6 +44,8 @@ _EVENT_STREAM: HeaderList = [
 _IGNORED_NAMES = 20
 _IGNORED_LENGTH = 60
 
+_MOST_SCORES = 20
+
 
 class InferenceHandler(ABC):
     """Serves one endpoint whose work is a model's: ``parse`` reads its bodies, subclasses write its answers."""
@@ -48,29 +56,36 @@ class InferenceHandler(ABC):
         admission: Admission,
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
+        mirror: Mirror,
         *,
         node_name: str,
         require_api_key: bool,
     ) -> None:
+        self._mirror = mirror
         self._state = state
         self._admission = admission
         self._dispatcher = dispatcher
         self._parse = parse
         self._node_name = node_name
         self._require_api_key = require_api_key
+        self._tells_scores = router_log.is_enabled_for(logging.DEBUG)
+        """Every decision is explained for the log: with thousands of candidates that takes some ms each."""
 
     async def __call__(self, call: Call) -> None:
         # Authenticated before parsed: a stranger's 8 MiB are not worth reading.
         caller = self._authenticate(call)
         request = _as_urgent_as_allowed(self._parse(await read_body(call.receive, call.headers)), caller)
-        decision = self._route(call, request, caller)
         origin = origin_of(request, caller, self._state.current().cache_rights)
-        applicant = Applicant(request=request, decision=decision, caller=caller, origin=origin)
+        ask = ask_of(call, request, caller, origin, self._state.router.table)
+        decision = self._route(call, ask)
+        applicant = Applicant(request=request, ask=ask, decision=decision, caller=caller, origin=origin)
         with ClientWatch(call), CountedRequest(self._state.counting, decision.version.model, call) as counted:
             admitted = await self._admit(call, applicant)
-            with admitted:
-                begun = await self._dispatcher.dispatch(admitted, call.request_id)
-                counted.begun(begun)
+            if decision.copied:
+                self._mirror.copy(applicant, call.request_id)
+            with admitted, RoutedRequest(self._state.routes, decision, admitted, self._state.arrivals) as routed:
+                begun = routed.answer = await self._dispatcher.dispatch(admitted, call.request_id)
+                counted.begun(begun, admitted.waited)
                 self._state.count_use(begun.version.model)
                 await self._answer(call, admitted, begun)
 
@@ -81,29 +96,42 @@ class InferenceHandler(ABC):
         callers = self._state.current().callers
         return authenticate(call.headers, callers, required=self._require_api_key, now=time.time())
 
-    def _route(self, call: Call, request: InferenceRequest, caller: Caller | None) -> Decision:
+    def _route(self, call: Call, ask: Ask) -> Decision:
+        sampled = explained = self._state.samples.explain_if_due(self._state.router, ask)
+        if self._tells_scores and explained is None:  # before the decision is made: it changes them
+            explained = self._state.router.explain(ask)
         began = time.perf_counter()
-        decision = self._state.router.route(request.model, request.kind, request.capabilities, allowed_of(caller))
+        try:
+            decision = self._state.router.route(ask)
+        except Unavailable:
+            self._state.routes.refused(ask.model or self._state.router.table.default, self._state.router.strategy(ask))
+            raise
         microseconds = (time.perf_counter() - began) * 1e6
-        router_log.debug(
-            "Routed request to model",
-            model_id=decision.version.model,
-            strategy=decision.strategy,
-            routing_time_us=round(microseconds, 2),
-            candidates=len(decision.candidates),
-            request_id=call.request_id,
-        )
-        return msgspec.structs.replace(decision, microseconds=microseconds)
+        if self._tells_scores and explained is not None:
+            router_log.debug(
+                "Routed request to model",
+                model_id=decision.version.model,
+                strategy=decision.strategy,
+                routing_time_us=round(microseconds, 2),
+                candidates=decision.candidates,
+                scores=_scores(explained),
+                request_id=call.request_id,
+            )
+        decision = msgspec.structs.replace(decision, microseconds=microseconds)
+        self._state.routes.decided(decision)
+        if sampled is not None:
+            self._state.samples.add(sampled, decision, call.request_id)
+        return decision
 
     async def _admit(self, call: Call, applicant: Applicant) -> Admitted:
         try:
             admitted = await self._admission.admit(applicant)
         except BaseException as fault:
-            call.more_headers = self._admission.headers(applicant.model, applicant.caller)
+            call.more_headers = self._admission.headers(applicant.model, applicant.caller, applicant.model)
             if isinstance(fault, QuotaExceeded):
-                self._admission.refused(applicant, fault)
+                self._admission.refused(applicant, fault, call.request_id)
             raise
-        call.more_headers = self._admission.headers(admitted.applicant.model, applicant.caller)
+        call.more_headers = self._admission.headers(admitted.applicant.model, applicant.caller, applicant.model)
         if admitted.ways:
             call.more_headers.append((b"x-nopenai-degraded", ", ".join(admitted.ways).encode()))
         return admitted
@@ -114,7 +142,7 @@ class InferenceHandler(ABC):
             *_version_headers(begun.version.model, begun.version.version, decision.strategy),
             (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
             (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
-            (b"x-nopenai-queue-ms", b"%.1f" % (queue_seconds * 1000)),
+            (b"x-nopenai-queue-ms", b"%.1f" % ((admitted.waited + queue_seconds) * 1000)),
         ]
         if request.ignored:
             headers.append((b"x-nopenai-ignored", _ignored(request.ignored)))
@@ -130,12 +158,15 @@ class TextHandler(InferenceHandler):
         admission: Admission,
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
+        mirror: Mirror,
         shape: type[Shape],
         *,
         node_name: str,
         require_api_key: bool,
     ) -> None:
-        super().__init__(state, admission, dispatcher, parse, node_name=node_name, require_api_key=require_api_key)
+        super().__init__(
+            state, admission, dispatcher, parse, mirror, node_name=node_name, require_api_key=require_api_key
+        )
         self._shape = shape
 
     async def _answer(self, call: Call, admitted: Admitted, begun: Answer) -> None:
@@ -164,6 +195,7 @@ class TextHandler(InferenceHandler):
                     break
                 await call.body(events, more=True)
                 events, messages = b"", await begun.stream.next()
+                begun.messages = messages
         except WorkerLost as lost:
             events = error_event(self._count_broken(admitted, _lost_amid(call, begun, lost)))
         except asyncio.CancelledError:
@@ -193,6 +225,12 @@ class TextHandler(InferenceHandler):
             include_usage=request.include_usage,
             choices=request.choices,
         )
+
+
+def _scores(explained: Explanation) -> dict[str, float | None]:
+    """Of the best candidates. None: it comes after all that have a number."""
+    best = explained.candidates[:_MOST_SCORES]
+    return {each.model: round(each.score, 3) if math.isfinite(each.score) else None for each in best}
 
 
 def _as_urgent_as_allowed(request: InferenceRequest, caller: Caller | None) -> InferenceRequest:

@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with two manners more: it declines HTTP/2 politely, and sends head and body together."""
+"""uvicorn's HTTP protocol with five manners more: it declines HTTP/2 politely, sends head and body together, says when
+the client leaves and what is wrong as all else here does, and does not wait for a request's head without end."""
 
 import asyncio
 import re
@@ -6,7 +7,15 @@ from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from inference.gateway.asgi import DEPARTURE, Departure
+from inference.gateway.openai_shapes import error_body
+from registry.errors import InvalidRequest
+
 _OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
+
+
+_HEAD_SECONDS = 60.0
+"""Who has connected, or begun with a request, has so long to send its head. (Between requests keepalive counts.)"""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -17,8 +26,19 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._departure = Departure()
         gathering = GatheringTransport(cast(asyncio.Transport, transport), self.loop)
         super().connection_made(cast(asyncio.Transport, gathering))
+        self._head_due: asyncio.TimerHandle | None = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+        self._departure.happens()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast(dict[str, object], self.scope)[DEPARTURE] = self._departure
 
     def data_received(self, data: bytes) -> None:
         # At the beginning of a request only: the same words in a body are the client's own business.
@@ -26,6 +46,34 @@ class HttpProtocol(HttpToolsProtocol):
             head, end, rest = data.partition(b"\r\n\r\n")
             data = _OFFER.sub(b"", head + end[:2]) + end[2:] + rest
         super().data_received(data)
+        if not self._between_requests:
+            self._head_came()
+        elif self._head_due is None:
+            self._head_due = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+
+    @property
+    def _between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _head_came(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _give_up(self) -> None:
+        self._head_due = None
+        if self._between_requests and self.timeout_keep_alive_task is None:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser can't go on: where the next request begins is unknown, too."""
+        body = error_body(InvalidRequest(f"{msg} Its head or framing is not HTTP/1.1: use another client."))
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        )
+        self.transport.write(head + body)
+        self.transport.close()
 
 
 class GatheringTransport:

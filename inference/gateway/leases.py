@@ -164,7 +164,7 @@ class LeaseThread:
                 limit=account.name,
                 percent=round(reached.percent, 1),
                 of=account.limit,
-                level=reached.level.name.lower(),
+                reached=reached.level.name.lower(),
             )
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from inference.gateway.exposition import HistogramMetric, Labels, Metric
+from inference.gateway.exposition import AnyMetric, HistogramMetric, Labels, Metric
 from inference.gateway.health_api import NOT_PROMOTED, health_of
 from inference.gateway.quota_report import LimitUse, remaining_tokens
 from inference.gateway.replicas import View, state_of
+from inference.gateway.routing_metrics import routing_metrics
 from inference.protocol import Caches, CacheView, Durations, ModelSums, ReplicaState, Sums
 from quotas.modes import Mode
 from registry.catalogue import Health, Model
@@ -44,9 +45,12 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     limits: Mapping[str, Sequence[LimitUse]]
     modes: Mapping[str, Mode]
     """Both by model: of those that are limited."""
+    emergency: bool
+    shares_of_b: Mapping[str, float]
+    """In force, by the name of each A/B test that is on."""
 
 
-def metrics(known: Known) -> Iterator[Metric | HistogramMetric]:
+def metrics(known: Known) -> Iterator[AnyMetric]:
     yield from _node(known)
     yield from _models(known)
     yield from _requests(known.sums.models)
@@ -55,6 +59,7 @@ def metrics(known: Known) -> Iterator[Metric | HistogramMetric]:
     yield from _caches(known)
     yield from _tiers(known)
     yield from _limits(known)
+    yield from routing_metrics(known.sums.routing, known.shares_of_b)
 
 
 def _node(known: Known) -> Iterator[Metric]:
@@ -302,6 +307,12 @@ def _limits(known: Known) -> Iterator[Metric]:
         "1 for the mode that a limited model is in, 0 for the others. As this gateway sees it: a node that is short of "
         "memory has an emergency of its own.",
         [(_of(model, mode=each.value), float(each is mode)) for model, mode in known.modes.items() for each in Mode],
+    )
+    yield Metric(
+        "nopenai_emergency",
+        "gauge",
+        "1 while only urgent requests are served, of any model: an operator says so, or this node is short of memory.",
+        [((), float(known.emergency))],
     )
     yield Metric(
         "nopenai_lease_refills_total",

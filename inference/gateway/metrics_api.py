@@ -16,6 +16,7 @@ from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
 from inference.gateway.workers import WorkerPool
 from inference.protocol import WorkerLoad
+from routing.experiments.split import shares_of_b
 
 _SLICE_SECONDS = 0.002
 """Written in one turn of the event loop: others' tokens wait no longer."""
@@ -70,4 +71,6 @@ class MetricsApi:
             sums=self._supervisor.sums,
             limits=self._quotas.uses(),
             modes=self._quotas.modes(),
+            emergency=self._quotas.emergency,
+            shares_of_b=shares_of_b(self._state.current().routing),
         )

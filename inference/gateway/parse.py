@@ -85,7 +85,7 @@ def chat(body: bytes) -> InferenceRequest:
     Raises:
         InvalidRequest: what is wrong, where, and what would be right.
     """
-    raw = _decode(body)
+    raw = json_object(body)
     values, ignored = _check(raw, _CHAT)
     if "messages" not in values:
         fields.refuse("messages", "is missing; it is an array of objects with 'role' and 'content'.")
@@ -104,7 +104,7 @@ def chat(body: bytes) -> InferenceRequest:
 
 def completion(body: bytes) -> InferenceRequest:
     """A body of ``/v1/completions``. Raises as :func:`chat`."""
-    values, ignored = _check(_decode(body), _COMPLETION)
+    values, ignored = _check(json_object(body), _COMPLETION)
     if "prompt" not in values:
         fields.refuse("prompt", "is missing; it is a string, an array of token ids, or an array of prompts.")
     prompt, *further = values["prompt"]
@@ -132,7 +132,7 @@ def completion(body: bytes) -> InferenceRequest:
 
 def embedding(body: bytes) -> InferenceRequest:
     """A body of ``/v1/embeddings``. Raises as :func:`chat`."""
-    values, ignored = _check(_decode(body), _EMBEDDING)
+    values, ignored = _check(json_object(body), _EMBEDDING)
     if "input" not in values:
         fields.refuse("input", "is missing; it is a string, an array of strings, or an array of token ids.")
     return InferenceRequest(
@@ -147,7 +147,8 @@ def embedding(body: bytes) -> InferenceRequest:
     )
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """What a body holds, before it is checked. Raises InvalidRequest."""
     try:
         raw = _decoder.decode(body)
     except (ValueError, RecursionError) as fault:

@@ -1,7 +1,10 @@
-"""Everything that is not inference goes to the web process over its Unix socket, streamed both ways."""
+"""Everything that is not inference goes to the web process over its Unix socket.
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+Bodies are gathered here first: the web process has a thread for each request, and few of them, so that a handful of
+clients that send theirs slowly, or not at all, would keep it from all others. Answers are streamed.
+"""
+
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -9,7 +12,7 @@ import structlog
 from multidict import CIMultiDict
 from yarl import URL
 
-from inference.gateway.asgi import HeaderList
+from inference.gateway.asgi import HeaderList, read_body
 from inference.gateway.call import Call, ClientWatch
 from registry.catalogue import REVISION_HEADER
 from registry.errors import Unavailable
@@ -17,6 +20,8 @@ from registry.errors import Unavailable
 log = structlog.get_logger(module="gateway")
 
 _REVISION_SECONDS = 1.0
+_SILENCE_SECONDS = 60.0
+"""So long the web process may say nothing. It waits for a database that hangs without end."""
 _CONNECTIONS = 64
 _PIECE_BYTES = 64 * 1024
 
@@ -51,7 +56,7 @@ class WebProxy:
             # A connection for each request costs 0.1 ms on a Unix socket, and is never one that gunicorn just closed.
             connector=aiohttp.UnixConnector(str(self._socket), limit=_CONNECTIONS, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_SILENCE_SECONDS),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             max_line_size=64 * 1024,
@@ -66,17 +71,18 @@ class WebProxy:
         """Pass a request on and its answer back.
 
         Raises:
-            Unavailable: the web process is not there.
+            BodyTooLarge, InvalidRequest: see :func:`inference.gateway.asgi.read_body`.
+            Unavailable: the web process is not there, or does not answer.
         """
         assert self._session is not None
-        upload = _Upload(call)
+        body = await read_body(call.receive, call.headers) if _has_body(call) else None
         try:
-            with upload:
+            with ClientWatch(call):
                 async with self._session.request(
                     call.method,
                     _url(call),
                     headers=_request_headers(call),
-                    data=upload.pieces() if _has_body(call) else None,
+                    data=body,
                     allow_redirects=False,
                 ) as response:
                     await self._pass_back(call, response)
@@ -84,6 +90,13 @@ class WebProxy:
             log.warning("The web process did not answer", path=call.path, reason=str(fault), request_id=call.request_id)
             if call.started:
                 return  # half an answer: the server closes the connection, which tells the client
+            if isinstance(fault, aiohttp.SocketTimeoutError):
+                raise Unavailable(
+                    f"The web process, which serves this path, has not answered for {_SILENCE_SECONDS:.0f} s: is the "
+                    "database there? See GET /health, and ask again.",
+                    code="web_unavailable",
+                    retry_after=10,
+                ) from None
             raise Unavailable(
                 "The web process, which serves this path, is starting or restarting: ask again.",
                 code="web_unavailable",
@@ -98,26 +111,6 @@ class WebProxy:
         async for piece in response.content.iter_chunked(_PIECE_BYTES):
             await call.body(piece, more=True)
         await call.body(b"")
-
-
-class _Upload(ClientWatch):
-    """The request's body, read as fast as the web process takes it, and after it the client's departure."""
-
-    __slots__ = ("_pieces",)
-
-    def __init__(self, call: Call) -> None:
-        super().__init__(call)
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=2)
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
-
-    async def take(self, body: bytes, more: bool) -> None:
-        if body:
-            await self._pieces.put(body)
-        if not more:
-            await self._pieces.put(None)
 
 
 def _has_body(call: Call) -> bool:

@@ -47,6 +47,10 @@ class QuotasApi:
         permits, readings = self._supervisor.sums.permits, self._promises.standings.readings
         return {model: list(limit_uses(limits, readings, permits, now)) for model, limits in snapshot.limits.items()}
 
+    @property
+    def emergency(self) -> bool:
+        return bool(self._degradation.emergency)
+
     def modes(self) -> dict[str, Mode]:
         """Of each model that is limited."""
         if self._degradation.emergency:

@@ -26,6 +26,7 @@ from inference.protocol import (
     PermitAnswer,
     Pressure,
     ProtocolError,
+    Relayed,
     Replicas,
     ReplicaState,
     ReplicaView,
@@ -67,9 +68,11 @@ class ReplicaClient:
         busy_versions: Callable[[], set[int]],
         take_counts: Callable[[], Counted | None] = lambda: None,
         permits: Permits | None = None,
+        on_relayed: Callable[[Relayed], None] = lambda _: None,
     ) -> None:
         """``on_change`` gets each new view; ``busy_versions`` tells which versions work for us right now;
-        ``take_counts`` gives what was counted since it was called last; None: nothing."""
+        ``take_counts`` gives what was counted since it was called last; None: nothing. ``on_relayed`` gets what other
+        gateways say."""
         self.view: View = MappingProxyType({})
         self.caches: Caches | None = None
         """None: it has said nothing of them yet."""
@@ -79,6 +82,7 @@ class ReplicaClient:
         self.connected = False
         self.since = time.time()
         self._permits = permits or Permits()
+        self._on_relayed = on_relayed
         self._socket = socket
         self._on_change = on_change
         self._busy_versions = busy_versions
@@ -98,6 +102,10 @@ class ReplicaClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def relay(self, message: Relayed) -> None:
+        """Tell all other gateways of this node. While the supervisor is away nobody hears it."""
+        self._send(message)
 
     def used(self, version_pk: int) -> None:
         """A request was served by this version: its idle timer starts again with the next report."""
@@ -181,6 +189,8 @@ class ReplicaClient:
         for message in messages:
             if isinstance(message, PermitAnswer):
                 self._permits.accept(message)
+            elif isinstance(message, Relayed):
+                self._on_relayed(message)
             else:
                 newest[type(message)] = message
         for view in newest.values():

@@ -32,6 +32,7 @@ from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
 from registry.selectors import catalogue_load, revision_read, use_counts
 from registry.services import usage_add
+from routing.selectors import routing_load
 
 log = structlog.get_logger(module="gateway")
 
@@ -140,6 +141,7 @@ class SnapshotThread:
             limits=limits,
             accounts=accounts_of(limits, callers),
             permits=permits_of(limits, callers),
+            routing=routing_load(),
             emergency=emergency_load(),
             use_counts=use_counts(),
             loaded_at=time.time(),

@@ -20,6 +20,8 @@ class Pace(msgspec.Struct, frozen=True):
     """A limit that is to last for its window."""
 
     account: str
+    limit: str
+    """As the model's owner calls it."""
     tokens: bool
     """It is of tokens, not of requests."""
     per_second: float
@@ -163,4 +165,5 @@ def _paces(seen: Iterable[_Seen]) -> Iterable[Pace]:
         seconds = each.window.ends_at - each.window.starts_at
         per_second = pace(each.account.limit, seconds, each.level)
         if per_second is not None:
-            yield Pace(each.account.key, each.account.unit is Unit.TOKENS, per_second / each.gateways)
+            account = each.account
+            yield Pace(account.key, account.name, account.unit is Unit.TOKENS, per_second / each.gateways)

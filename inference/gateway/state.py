@@ -6,24 +6,30 @@ the router's table is made of both whenever one of them changes.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 
 import msgspec
 import structlog
 
+from inference.gateway.arrivals import ArrivalBook
 from inference.gateway.counting import RequestCounting
 from inference.gateway.origin import CacheRights
 from inference.gateway.replicas import View
-from inference.protocol import ReplicaState
+from inference.gateway.route_counting import RouteCounting
+from inference.gateway.samples import Samples
+from inference.protocol import Relayed, ReplicaState, Sampled, Stray, Strays
 from quotas.callers import Caller
 from quotas.ledger import Account
 from quotas.limits import ModelLimits, PermitLimit
 from registry.catalogue import Catalogue, Version
 from registry.errors import ApiError, Unavailable
+from routing.config import Routing
 from routing.router import Router
+from routing.sessions import Pin
 from routing.table import RouteTable
+from routing.targets import Targets
 
 DATABASE_SILENCE_SECONDS = 6.0
 """The snapshot's thread asks PostgreSQL something every 2 s. A frozen server answers nothing and closes nothing, so
@@ -43,6 +49,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All windows of limits, of models, keys and tenants, by their keys."""
     permits: Mapping[str, PermitLimit] = {}
     """All limits on concurrent requests likewise, by their subjects."""
+    routing: Routing = Routing()
     emergency: str = ""
     """Why an operator declared one; empty: there is none."""
     use_counts: Mapping[str, int]
@@ -69,18 +76,29 @@ _EMPTY = Catalogue(revision=0, models={}, default=None)
 
 
 class GatewayState:
-    def __init__(self, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> None:
-        """``on_snapshot`` is told of each new one."""
+    def __init__(
+        self,
+        on_snapshot: Callable[[Snapshot], None] = lambda _: None,
+        relay: Callable[[Relayed], None] = lambda _: None,
+    ) -> None:
+        """``on_snapshot`` is told of each new one; ``relay`` tells the other gateways."""
         self._on_snapshot = on_snapshot
         self.started_at = time.time()
         self.snapshot: Snapshot | None = None
         self.database = DatabaseContact(last=None)
         self.replicas: View = MappingProxyType({})
-        self.router = Router(RouteTable(_EMPTY))
+        self.targets = Targets()
+        """How the versions are doing that can answer."""
+        self.router = Router(RouteTable(_EMPTY), self.targets, strayed=self._strayed)
+        self._relay = relay
         self.used: dict[str, int] = {}
         """Requests by model id that PostgreSQL has not been told of yet."""
         self.counting = RequestCounting()
-        """Of requests, for the supervisor."""
+        self.routes = RouteCounting()
+        """Both for the supervisor."""
+        self.arrivals: ArrivalBook | None = None
+        """Where requests are recorded. None: they are not."""
+        self.samples = Samples(relay)
         self._failed: dict[int, str] = {}
         self._revision_waiters: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -128,6 +146,18 @@ class GatewayState:
             self._failed = failed
             self._rebuild_routes()
 
+    def accept_relayed(self, message: Relayed) -> None:
+        if isinstance(message, Sampled):
+            self.samples.accept(message)
+            return
+        now = time.monotonic()
+        for stray in message.sessions:
+            self.router.adopt(message.route, stray.session, stray.model, stray.used_at, now)
+
+    def _strayed(self, route: str, sessions: Sequence[tuple[str, Pin]]) -> None:
+        strays = tuple(Stray(session, pin.model, pin.used_at) for session, pin in sessions)
+        self._relay(Strays(route=route, sessions=strays))
+
     def why_never(self, version: Version) -> str:
         """Why the registry lets a version serve no more, for requests that wait for it; empty while it does."""
         try:
@@ -162,7 +192,9 @@ class GatewayState:
 
     def _rebuild_routes(self) -> None:
         if self.snapshot is not None:
-            self.router.table = RouteTable(self.snapshot.catalogue, self._failed)
+            table = RouteTable(self.snapshot.catalogue, self._failed, self.targets)
+            self.targets.retain(table.versions())
+            self.router.renew(table, self.snapshot.routing)
 
 
 def accounts_of(limits: Mapping[str, ModelLimits], callers: Mapping[str, Caller]) -> dict[str, Account]:

@@ -58,15 +58,16 @@ class Turnstile:
             self._inside = True
             return False
         if ready_at - now > place.seconds:
-            raise self._refused(f"the next one is due in {ready_at - now:.0f} s", ready_at - now)
-        ticket = self._queued(place, now, ready_at)
+            raise self._refused(f"the next one is due in {ready_at - now:.0f} s", ready_at - now, paces)
+        ticket = self._queued(place, paces)
         self._call_next(ready_at)
         try:
             async with asyncio.timeout(place.seconds):
                 await ticket.turn
         except TimeoutError:
             self._give_up(ticket, paces)
-            raise self._refused(f"it has waited {place.seconds:.0f} s", self._ready_at(paces) - now) from None
+            why = f"this one has waited {place.seconds:.0f} s"
+            raise self._refused(why, self._ready_at(paces) - time.monotonic(), paces) from None
         except BaseException:
             self._give_up(ticket, paces)
             raise
@@ -91,8 +92,9 @@ class Turnstile:
         self._inside = False
         self._call_next(self._ready_at(paces))
 
-    def _queued(self, place: Place, now: float, ready_at: float) -> _Ticket:
-        ticket = _Ticket()
+    def _queued(self, place: Place, paces: Iterable[Pace]) -> _Ticket:
+        ticket, now = _Ticket(), time.monotonic()
+        due = self._ready_at(paces) - now
         try:
             displaced = self._queue.push(
                 ticket,
@@ -103,9 +105,9 @@ class Turnstile:
                 most=place.length,
             )
         except Full:
-            raise self._refused(f"{place.length} requests wait already", ready_at - now) from None
+            raise self._refused(f"{place.length} requests wait already", due, paces) from None
         if displaced is not None and not displaced.turn.done():
-            displaced.turn.set_exception(self._refused("others had fewer requests waiting", ready_at - now))
+            displaced.turn.set_exception(self._refused("others had fewer requests waiting", due, paces))
         return ticket
 
     def _give_up(self, ticket: _Ticket, paces: Iterable[Pace]) -> None:
@@ -134,10 +136,16 @@ class Turnstile:
             self._inside = True
             ticket.turn.set_result(None)
 
-    def _refused(self, why: str, retry_seconds: float) -> QuotaExceeded:
+    def _refused(self, why: str, retry_seconds: float, paces: Iterable[Pace]) -> QuotaExceeded:
+        limits = " and its ".join(pace.limit for pace in paces)
+        what = (
+            f"is near its {limits}, so that its requests are slowed down (degradation_policy.pace)"
+            if limits
+            else "has nothing left of a limit, so that its requests wait (degradation_policy.at_hard_limit)"
+        )
         return QuotaExceeded(
-            f"The model '{self._model}' is near its limit, so that its requests are slowed down, and {why}: try again "
-            "later, ask another model, or have the limit raised.",
+            f"The model '{self._model}' {what}, and {why}: try again later, ask another model, or have the limit "
+            "raised.",
             code="rate_limited",
-            retry_after=max(1, math.ceil(min(retry_seconds, 3600.0))),
+            retry_after=math.ceil(min(max(1.0, retry_seconds), 3600.0)),
         )

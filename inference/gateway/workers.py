@@ -5,7 +5,7 @@ handler: all messages of one decode step arrive together, so that they can leave
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol, cast
 
 import structlog
@@ -42,6 +42,9 @@ _CONNECT_SECONDS = 5.0
 """From connecting to Hello. A worker binds its socket only when it is ready, so it answers at once or never."""
 
 StreamMessage = Accepted | Delta | Finished | Failed | Embedded
+WorkerNews = Hello | CacheReport | WorkerLoad | HeldPrefixes
+"""What a worker tells of itself."""
+_NEWS = Hello, CacheReport, WorkerLoad, HeldPrefixes
 
 
 class Listener(Protocol):
@@ -155,9 +158,16 @@ class Stream:
 class WorkerConnection(asyncio.Protocol):
     """The socket of one worker: requests out, their messages in, sorted by the id of the request."""
 
-    def __init__(self, replica: ReplicaView, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        replica: ReplicaView,
+        loop: asyncio.AbstractEventLoop,
+        heard: "Callable[[WorkerConnection, WorkerNews], None]" = lambda *_: None,
+    ) -> None:
+        """``heard`` is told of all news, once they are noted here."""
         self.loop = loop
         self.replica = replica
+        self._heard = heard
         self.hello: asyncio.Future[Hello] = loop.create_future()
         self.closed = False
         self.load: WorkerLoad | None = None
@@ -252,17 +262,8 @@ class WorkerConnection(asyncio.Protocol):
             self._transport.write(encode_frame(messages))
 
     def _sort(self, message: WorkerToGateway) -> None:
-        if isinstance(message, Hello):
-            if not self.hello.done():
-                self.hello.set_result(message)
-        elif isinstance(message, CacheReport):
-            self.cache = message
-        elif isinstance(message, WorkerLoad):
-            self.load = message
-        elif isinstance(message, HeldPrefixes):
-            self.held.update(message.added)
-            for link in message.removed:
-                self.held.pop(link, None)
+        if isinstance(message, _NEWS):
+            self._note(message)
         else:
             if (meter := self._meters.get(message.id)) is not None and meter.feed(message, self):
                 del self._meters[message.id]
@@ -273,6 +274,20 @@ class WorkerConnection(asyncio.Protocol):
                 stream.feed(message)
                 if stream.ended:
                     self._streams.pop(message.id, None)
+
+    def _note(self, news: WorkerNews) -> None:
+        if isinstance(news, Hello):
+            if not self.hello.done():
+                self.hello.set_result(news)
+        elif isinstance(news, CacheReport):
+            self.cache = news
+        elif isinstance(news, WorkerLoad):
+            self.load = news
+        else:
+            self.held.update(news.added)
+            for link in news.removed:
+                self.held.pop(link, None)
+        self._heard(self, news)
 
     def _lose(self, fault: str) -> None:
         self.closed = True
@@ -290,7 +305,9 @@ class WorkerConnection(asyncio.Protocol):
 class WorkerPool:
     """The connections to the workers of this node, by their sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[WorkerConnection, WorkerNews], None] = lambda *_: None) -> None:
+        """``heard``: see :class:`WorkerConnection`."""
+        self._heard = heard
         self._connections: dict[str, WorkerConnection] = {}
         self._connecting: dict[tuple[str, int], asyncio.Task[WorkerConnection]] = {}
 
@@ -358,7 +375,7 @@ class WorkerPool:
 
     async def _open(self, replica: ReplicaView, path: str) -> WorkerConnection:
         loop = asyncio.get_running_loop()
-        connection = WorkerConnection(replica, loop)
+        connection = WorkerConnection(replica, loop, self._heard)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await loop.create_unix_connection(lambda: connection, path)

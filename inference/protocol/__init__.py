@@ -15,13 +15,15 @@ worker → gateway
 
 gateway → supervisor, over the supervisor's socket
     Subscribe (once, first), Demand while a request waits, InUse every second                       replicas.py
-    Counted every second                                                                            counts.py
+    Counted every second                                                                counts.py, routing.py
     Acquire, Withdraw, Release, Holding, Limits                                                     permits.py
+    Strays and Sampled, for the other gateways                                                      routing.py
 supervisor → gateway
     Replicas (everything on this node, whenever anything changes)                                   replicas.py
     Caches and Sums likewise, at most every 250 ms                                                  cache.py, counts.py
     of each Acquire that is not withdrawn exactly one of Permitted or Crowded; Contended            permits.py
     Pressure whenever it changes                                                                    replicas.py
+    Strays and Sampled of the other gateways, also what they told before                            routing.py
 
 supervisor → worker, on standard input
     CacheBudget                                                                                     cache.py
@@ -57,9 +59,7 @@ from inference.protocol.cache import (
     Timing,
 )
 from inference.protocol.counts import (
-    DURATION_BOUNDS_SECONDS,
     Counted,
-    Durations,
     GatewayCounts,
     ModelSums,
     PermitSum,
@@ -67,6 +67,7 @@ from inference.protocol.counts import (
     Sums,
     WorkerCounts,
 )
+from inference.protocol.durations import DURATION_BOUNDS_SECONDS, Durations
 from inference.protocol.frames import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -91,12 +92,22 @@ from inference.protocol.requests import (
     ToolCall,
     ToolChoice,
 )
+from inference.protocol.routing import (
+    ROUTING_BOUNDS_SECONDS,
+    ExperimentSums,
+    RoutingCounts,
+    Sampled,
+    Stray,
+    Strays,
+    VariantSums,
+)
 from inference.protocol.workers import HeldPrefixes, Hello, WorkerLoad, WorkerStage, WorkerStatus
 
 __all__ = [
     "DURATION_BOUNDS_SECONDS",
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
+    "ROUTING_BOUNDS_SECONDS",
     "TIMING_BOUNDS_SECONDS",
     "Accepted",
     "Acquire",
@@ -116,6 +127,7 @@ __all__ = [
     "Embed",
     "Embedded",
     "EngineParameters",
+    "ExperimentSums",
     "Failed",
     "FinishReason",
     "Finished",
@@ -140,12 +152,17 @@ __all__ = [
     "Permitted",
     "Pressure",
     "ProtocolError",
+    "Relayed",
     "Release",
     "ReplicaState",
     "ReplicaView",
     "Replicas",
     "RequestCounts",
+    "RoutingCounts",
+    "Sampled",
     "Sampling",
+    "Stray",
+    "Strays",
     "Subscribe",
     "Sums",
     "SupervisorToGateway",
@@ -158,6 +175,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolChoice",
     "Tuned",
+    "VariantSums",
     "Wants",
     "Withdraw",
     "WorkerCounts",
@@ -176,6 +194,7 @@ WorkerToGateway = (
 )
 PermitRequest = Acquire | Withdraw | Release | Holding | Limits
 PermitAnswer = Permitted | Crowded | Contended
-GatewayToSupervisor = Subscribe | Demand | InUse | Counted | PermitRequest
-SupervisorToGateway = Replicas | Caches | Sums | Pressure | PermitAnswer
+Relayed = Strays | Sampled
+GatewayToSupervisor = Subscribe | Demand | InUse | Counted | PermitRequest | Relayed
+SupervisorToGateway = Replicas | Caches | Sums | Pressure | PermitAnswer | Relayed
 WorkerToSupervisor = WorkerStatus | CacheReport | WorkerCounts | Tuned

@@ -3,19 +3,8 @@
 import msgspec
 
 from inference.protocol.cache import Timing
-
-DURATION_BOUNDS_SECONDS = tuple(float(f"{digit}e{power}") for power in range(-3, 3) for digit in (1, 2.5, 5))
-"""From 1 ms to 500 s."""
-
-
-class Durations(msgspec.Struct, frozen=True, kw_only=True):
-    """How long something took each time, as a histogram, which can be summed over processes."""
-
-    counts: tuple[int, ...] = ()
-    """How often it took at most the bound of :data:`DURATION_BOUNDS_SECONDS` at this place, and more than the one
-    before; last, longer than all of them. Empty: it never happened."""
-    seconds: float = 0.0
-    """All of it together."""
+from inference.protocol.durations import Durations
+from inference.protocol.routing import RoutingCounts
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +37,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
 
     models: dict[str, RequestCounts]
     gateway: GatewayCounts = GatewayCounts()
+    routing: RoutingCounts = RoutingCounts()
 
 
 class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True, tag="counts"):
@@ -90,5 +80,6 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True, tag="sums"):
 
     models: tuple[ModelSums, ...]
     gateways: GatewayCounts = GatewayCounts()
+    routing: RoutingCounts = RoutingCounts()
     permits: tuple[PermitSum, ...] = ()
     """Of subjects that have any out."""

@@ -13,6 +13,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """Longest prompt + completion of one request."""
     max_sequences: int
     """Requests that are decoded together; more of them wait in the worker's queue."""
+    kv_tokens: int = 0
+    """Tokens whose KV all running sequences together may have in RAM. 0: it does not say."""
     pid: int
 
 

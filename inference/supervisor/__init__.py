@@ -15,6 +15,7 @@ still.
 
 What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits
 and tells budgets, by the pure rounds of :mod:`.cache_budgets`. What gateways and workers count is summed in
-:mod:`.metering`. How many requests run at once, over all gateways, is decided in :mod:`.permits`, which is pure, and
+:mod:`.metering`; what they count of A/B tests goes on to SQL, by :mod:`.experiments`, where roll-outs are decided right
+after. How many requests run at once, over all gateways, is decided in :mod:`.permits`, which is pure, and
 carried out by :mod:`.permitting`; :mod:`.pressure` tells gateways that the node's memory is nearly used up.
 """

@@ -27,11 +27,13 @@ from inference.protocol import (
     PermitSum,
     ReplicaState,
     RequestCounts,
+    RoutingCounts,
     Sums,
     WorkerCounts,
 )
 from inference.stopwatch import timings_added
 from inference.supervisor.replica import Observation
+from inference.supervisor.routing_sums import routing_added
 from inference.supervisor.throttle import Throttle
 
 PUBLISH_SECONDS = 0.25
@@ -44,6 +46,7 @@ class Metering:
         """``publish`` is called when :meth:`view` has changed; ``permits`` says how limits on concurrency stand."""
         self._permits = permits
         self._gateways = GatewayCounts()
+        self._routing = RoutingCounts()
         self._publishing = Throttle(publish, PUBLISH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._models: dict[str, _Model] = {}
@@ -58,6 +61,7 @@ class Metering:
             model = self._model(name)
             model.requests = requests_added(model.requests, counts)
         self._gateways = gateways_added(self._gateways, counted.gateway)
+        self._routing = routing_added(self._routing, counted.routing)
         self._publishing.ask()
 
     def worker_counted(self, worker: int, model: str, counts: WorkerCounts) -> None:
@@ -97,6 +101,7 @@ class Metering:
                 for name, model in self._models.items()
             ),
             gateways=self._gateways,
+            routing=self._routing,
             permits=self._permits(),
         )
 

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,10 @@ from inference.protocol import (
     PermitAnswer,
     Pressure,
     ProtocolError,
+    Relayed,
     Replicas,
+    Sampled,
+    Strays,
     Subscribe,
     Sums,
     encode_frame,
@@ -29,10 +33,13 @@ from inference.protocol import (
 )
 from inference.supervisor.events import Demanded, Event, Used
 from inference.supervisor.permitting import Permitting
+from inference.supervisor.relay import Relay
 
 log = structlog.get_logger(module="supervisor")
 
 View = Replicas | Caches | Sums | Pressure
+
+_MOST_RELAYED = 256
 """Of which only the newest counts."""
 
 
@@ -104,6 +111,7 @@ class SupervisorServer:
         self._caches = caches
         self._sums = sums
         self._counted = counted
+        self._relay = Relay()
         self._subscribers: set[_Subscriber] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -150,10 +158,12 @@ class SupervisorServer:
                         subscriber.owe(self._sums)
                         if self._pressure().reason:
                             subscriber.owe(self._pressure)
+                        for told in self._relay.kept():
+                            subscriber.relay(told)
                         sending = asyncio.create_task(subscriber.send())
                         gateway = self._permitting.connected(subscriber.tell)
                     else:
-                        self._receive(gateway, message)
+                        self._receive(gateway, subscriber, message)
         except ProtocolError as fault:
             log.error("A gateway broke the protocol; its connection is closed", reason=str(fault))
         except OSError as fault:
@@ -166,7 +176,7 @@ class SupervisorServer:
                 self._permitting.disconnected(gateway)
             writer.close()
 
-    def _receive(self, gateway: int, message: GatewayToSupervisor) -> None:
+    def _receive(self, gateway: int, sender: "_Subscriber", message: GatewayToSupervisor) -> None:
         match message:
             case Demand(spec=spec):
                 self._post(Demanded(spec))
@@ -174,6 +184,10 @@ class SupervisorServer:
                 self._post(Used(versions))
             case Counted():
                 self._counted(message)
+            case Strays() | Sampled():
+                self._relay.keep(message)
+                for subscriber in self._subscribers - {sender}:
+                    subscriber.relay(message)
             case Subscribe():
                 raise ProtocolError("it subscribed twice")
             case _:
@@ -197,10 +211,16 @@ class _Subscriber:
         self._owed: dict[Callable[[], View], None] = {}
         """In the order in which they fell due."""
         self._answers: list[PermitAnswer] = []
+        self._relayed: deque[Relayed] = deque(maxlen=_MOST_RELAYED)
+        """One that reads slowly misses the oldest."""
         self._due = asyncio.Event()
 
     def tell(self, answer: PermitAnswer) -> None:
         self._answers.append(answer)
+        self._due.set()
+
+    def relay(self, message: Relayed) -> None:
+        self._relayed.append(message)
         self._due.set()
 
     def owe(self, view: Callable[[], View]) -> None:
@@ -214,5 +234,7 @@ class _Subscriber:
                 self._due.clear()
                 owed, self._owed = self._owed, {}
                 answers, self._answers = self._answers, []
-                self._writer.write(encode_frame([*answers, *(view() for view in owed)]))
+                relayed = list(self._relayed)
+                self._relayed.clear()
+                self._writer.write(encode_frame([*answers, *(view() for view in owed), *relayed]))
                 await self._writer.drain()

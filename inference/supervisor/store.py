@@ -18,13 +18,17 @@ import structlog
 from msgspec.structs import replace
 from psycopg.conninfo import make_conninfo
 
+from inference.protocol import ExperimentSums
 from inference.specs import model_spec
 from inference.supervisor.cache_sql import caches_read, use_write
 from inference.supervisor.cache_versions import CacheUse
 from inference.supervisor.caching import CacheReading
 from inference.supervisor.events import Wish, WishesRead
+from inference.supervisor.experiments import Letter, Outbox
+from inference.supervisor.experiments_sql import experiments_write
 from inference.supervisor.replica import Desired, Observation
 from inference.supervisor.sql import DatabaseAway, SqlThread, cut
+from inference.supervisor.throttle import Throttle
 from inference.supervisor.tuning_sql import tunings_read, tunings_write
 from inference.supervisor.tunings import Tuning
 from registry import selectors, services
@@ -35,6 +39,8 @@ from registry.models import Node, Version
 log = structlog.get_logger(module="supervisor")
 
 _POLL_SECONDS = 5.0
+_EXPERIMENT_SECONDS = 1.0
+"""Counts of A/B tests are written so often at most."""
 _RETRY_SECONDS = 1.0
 _EXCHANGE_SECONDS = 10.0
 _CONNECT_SECONDS = 5
@@ -97,7 +103,9 @@ class Store:
         self._revived: set[int] = set()
         self._use: dict[str, CacheUse] = {}
         self._measured: dict[int, Tuning] = {}
+        self._experiments = Outbox()
         self._changed = asyncio.Event()
+        self._experimenting = Throttle(self._changed.set, _EXPERIMENT_SECONDS)
         self._claimed = False
         """The node's name is ours, or was until a moment ago."""
         self._registered = False
@@ -121,6 +129,11 @@ class Store:
         self._measured[tuning.version_pk] = tuning
         self._changed.set()
 
+    def record_experiments(self, tests: Mapping[str, ExperimentSums]) -> None:
+        """By the A/B test's name; what was counted since the last call."""
+        self._experiments.put(tests)
+        self._experimenting.ask()
+
     async def run(self) -> None:
         """Keep SQL and us in step, for ever.
 
@@ -137,6 +150,7 @@ class Store:
 
     async def close(self, *, seconds: float) -> None:
         """Write what is left, if that takes no longer than ``seconds``."""
+        self._experimenting.close()
         try:
             if self._claimed:
                 await self._exchange(seconds)
@@ -225,6 +239,7 @@ class Store:
             sorted(revived),
             use,
             list(measured.values()),
+            self._experiments.next(),
         )
         try:
             reading = await self._sql.call(write_and_read, seconds=seconds)
@@ -238,6 +253,7 @@ class Store:
                 raise DatabaseAway(f"{type(fault).__name__}: {fault}") from fault
             raise
         self._registered = True
+        self._experiments.arrived()
         self._read_caches(reading.caches)
         self._read_tunings(reading.tunings)
         if reading.registered:
@@ -270,6 +286,7 @@ def _write_and_read(
     revived: list[int],
     use: Mapping[str, CacheUse],
     measured: list[Tuning],
+    letter: Letter | None,
 ) -> Reading:
     """One exchange. Runs in the thread; every part but the last may be repeated."""
     register = register or not Node.objects.filter(name=node.name).exists()
@@ -295,6 +312,7 @@ def _write_and_read(
     caches = caches_read(node.name)
     tunings_write(measured)
     tunings = tunings_read()
+    experiments_write(node.name, letter)
     use_write(use)
     return Reading(register, wishes, caches, tunings)
 

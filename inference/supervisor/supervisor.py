@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from inference.protocol import ModelSpec, Replicas, ReplicaState
+from inference.protocol import Counted, ModelSpec, Replicas, ReplicaState
 from inference.supervisor.caching import Caching
 from inference.supervisor.discovery import Discovery
 from inference.supervisor.events import Action, Closing, Event, Publish, Record, Revive, Start, Stop, Tick, WorkerExited
@@ -87,7 +87,7 @@ class Supervisor:
             self._view,
             self._caching.view,
             sums=self._metering.view,
-            counted=self._metering.gateway_counted,
+            counted=self._gateway_counted,
             pressure=self._memory.view,
             permitting=self._permitting,
         )
@@ -182,6 +182,11 @@ class Supervisor:
             most_ram=self._caching.most_ram(spec.model),
         )
         self._caching.started(number, spec, worker.set_budget)
+
+    def _gateway_counted(self, counted: Counted) -> None:
+        self._metering.gateway_counted(counted)
+        if counted.routing.tests:
+            self._store.record_experiments(counted.routing.tests)
 
     def _set_timer(self) -> None:
         if self._timer is not None:

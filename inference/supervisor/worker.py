@@ -37,6 +37,7 @@ from inference.protocol import (
 )
 from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
 from inference.supervisor.latest_line import LatestLine
+from inference.supervisor.liveness import stands_still
 
 log = structlog.get_logger(module="supervisor")
 engine_log = structlog.get_logger(module="engine")
@@ -111,7 +112,9 @@ class Worker:
         self._unwanted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._watch: asyncio.Task[None] | None = None
+        self._why_killed = ""
+        """By us, for a fault of its own."""
+        self._watches: list[asyncio.Task[None]] = []
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self, *, kill: bool) -> None:
@@ -135,7 +138,7 @@ class Worker:
                 self._budget.open(self._process.stdin.fileno())
                 self._post(WorkerSpawned(worker=self._number, pid=self._process.pid, size_bytes=size_bytes))
                 await self._listen(self._process)
-                reason = explain(self._process.wait(), self._last_lines)
+                reason = self._why_killed or explain(self._process.wait(), self._last_lines)
                 self._tell_last_words(self._process.returncode)
         except (OSError, ValueError, subprocess.SubprocessError) as fault:
             reason = f"it could not be started: {fault}"
@@ -201,7 +204,7 @@ class Worker:
             await _exit_of(process.pid)
             await asyncio.wait(pipes, timeout=_PIPES_SECONDS)
         finally:
-            tasks = [*pipes, *([self._watch] if self._watch else [])]
+            tasks = [*pipes, *self._watches]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -226,8 +229,8 @@ class Worker:
 
     def _take_status(self, status: WorkerStatus) -> None:
         self._post(WorkerReported(self._number, status))
-        if status.stage is WorkerStage.READY and self._watch is None:
-            self._watch = asyncio.ensure_future(self._watch_load())
+        if status.stage is WorkerStage.READY and not self._watches:
+            self._watches = [asyncio.ensure_future(self._watch_load()), asyncio.ensure_future(self._watch_life())]
 
     async def _read_log(self, pipe: IO[bytes]) -> None:
         async for line in _lines(pipe):
@@ -253,6 +256,14 @@ class Worker:
                 finally:
                     writer.close()
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _watch_life(self) -> None:
+        """Kill it when it stands still: who waits for its answers then hears that they will not come, and is answered
+        by another one."""
+        await stands_still(self._socket)
+        log.error("A worker stands still, and is killed", model_id=self._spec.model)
+        self._why_killed = "it stood still, and was killed"
+        self.stop(kill=True)
 
     async def _follow_load(self, reader: asyncio.StreamReader) -> None:
         decoder: FrameDecoder[WorkerToGateway] = FrameDecoder(WorkerToGateway)

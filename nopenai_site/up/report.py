@@ -87,6 +87,7 @@ def _rows(environment: Environment) -> Sequence[tuple[str, str, str]]:
         "NOPENAI_TIME_ZONE": environment.time_zone,
         "NOPENAI_LOG_LEVEL": environment.log_level,
         "NOPENAI_PROFILE": _flag(environment.profile),
+        "NOPENAI_RECORD_ARRIVALS": _flag(environment.record_arrivals),
     }
     return [(name, value, environment.sources.get(name, "default")) for name, value in shown.items()]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms import FloatField, IntegerField
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -15,11 +16,22 @@ from quotas.access.forms import LIMIT_ROWS, LIMITS_HINT, KeyForm
 from quotas.caller_limits import LIMIT_FIELDS
 from quotas.callers import Role
 from quotas.models import ApiKey, Tenant
+from registry.rest import bounds_told
 from registry.staff import ServiceAdmin, become, bulk_action, coloured, column, counted, post_action, refusals_shown
 
 
+class _LimitedAdmin(ServiceAdmin):
+    """A page of those who have limits."""
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if isinstance(field, IntegerField | FloatField):
+            field.error_messages |= bounds_told(", or nothing for no limit" if db_field.null else "")
+        return field
+
+
 @admin.register(Tenant)
-class TenantAdmin(ServiceAdmin):
+class TenantAdmin(_LimitedAdmin):
     empty_hint = "A tenant owns API keys. Who needs only one need not add it: the first key makes “default”."
     list_display = ("name", "weight", "limited", "active_keys", "created_at")
     search_fields = ("name",)
@@ -70,7 +82,7 @@ class TenantAdmin(ServiceAdmin):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ServiceAdmin):
+class ApiKeyAdmin(_LimitedAdmin):
     empty_hint = "An API key lets a client in. Its secret is shown once, when it is made."
     form = KeyForm
     list_display = ("shown_prefix", "name", "tenant", "role_label", "state", "limited", "last_used", "expires_at")
@@ -108,6 +120,12 @@ class ApiKeyAdmin(ServiceAdmin):
 
     def has_manage_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(request.user.has_perm("quotas.change_apikey"))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """A revoked key is over; its row in the list offers nothing either (``unfold/helpers/actions_row.html``)."""
+        key = self.get_object(request, str(object_id))
+        over = key is not None and key.revoked_at is not None
+        return [] if over else list(super().get_actions_detail(request, object_id))
 
     def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Nobody hands out more than they have: an admin's key may do what only superusers may."""

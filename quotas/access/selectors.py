@@ -107,8 +107,9 @@ def key_by_name(text: str) -> ApiKey:
 
 
 def tenants_list() -> QuerySet[Tenant]:
-    """Tenants with ``active_keys``, the number of their keys that are neither revoked nor expired."""
-    return Tenant.objects.annotate(active_keys=Count("api_keys", filter=_active("api_keys__")))
+    """By name, with ``active_keys``, the number of their keys that are neither revoked nor expired."""
+    counted = Tenant.objects.annotate(active_keys=Count("api_keys", filter=_active("api_keys__")))
+    return counted.order_by("name")  # where rows are grouped, Django forgets the table's own order
 
 
 def tenant_find(*, name: str) -> Tenant:

@@ -10,6 +10,7 @@ from quotas.access.services import LONGEST_OVERLAP
 from quotas.caller_limits import HIGHEST_LIMIT, HIGHEST_WEIGHT, LIMIT_FIELDS, LOWEST_WEIGHT, WINDOWS
 from quotas.callers import DEFAULT_PRIORITY, HIGHEST_PRIORITY, Role
 from quotas.models import ApiKey
+from quotas.serializers import OR_NO_LIMIT
 from registry.rest import StrictInput, StrictInteger, StrictMoment, StrictNumber, StrictString
 
 _ROLES = [role.value for role in Role]
@@ -28,7 +29,12 @@ class _Limits(StrictInput):
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         limits = {
             name: StrictInteger(
-                required=False, allow_null=True, min_value=0, max_value=HIGHEST_LIMIT, help_text=_limit_help(name)
+                required=False,
+                allow_null=True,
+                min_value=0,
+                max_value=HIGHEST_LIMIT,
+                error_messages=OR_NO_LIMIT,
+                help_text=_limit_help(name),
             )
             for name in LIMIT_FIELDS
         }
@@ -109,8 +115,8 @@ class KeyOut(_LimitsOut):
     expires_at = serializers.DateTimeField(allow_null=True)
     revoked_at = serializers.DateTimeField(allow_null=True)
     last_used_at = serializers.SerializerMethodField(help_text="Known to the second; null: never.")
-    rotated_from = serializers.PrimaryKeyRelatedField[ApiKey](
-        read_only=True, allow_null=True, help_text="The key that it took the place of."
+    rotated_from = serializers.IntegerField(
+        source="rotated_from_id", allow_null=True, help_text="The key that it took the place of."
     )
 
     def get_last_used_at(self, key: ApiKey) -> datetime | None:

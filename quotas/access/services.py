@@ -187,7 +187,7 @@ def key_rotate(*, key_pk: int, overlap: timedelta = timedelta(0)) -> tuple[ApiKe
 
     Raises:
         NotFound: there is no such key.
-        Conflict: it was revoked already.
+        Conflict: it was revoked already; or rotated, and works on beside its successor.
         InvalidRequest: it has expired, or the overlap is negative or too long.
     """
     if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
@@ -196,11 +196,18 @@ def key_rotate(*, key_pk: int, overlap: timedelta = timedelta(0)) -> tuple[ApiKe
             param="overlap_seconds",
         )
     old = _unrevoked_for_update(key_pk)
+    heir = _heir(old)
+    if heir is not None and heir.revoked_at is None:
+        raise Conflict(
+            f"The key {old.prefix}… (number {old.pk}) was rotated already: {heir.prefix}… (number {heir.pk}) has taken "
+            "its place. Rotate that one; if its secret is lost, revoke it first, then rotate this one again.",
+            code="already_rotated",
+        )
     key, secret = key_create(
         tenant=old.tenant.name,
         name=old.name,
         role=old.role,
-        expires_at=old.expires_at,
+        expires_at=(heir or old).expires_at,  # that of the old one may be the end of its overlap
         settings={name: getattr(old, name) for name in KEY_SETTINGS if name not in _ALLOWED},
     )
     inherited = {name: getattr(old, name) for name in (*_ALLOWED, "line")}  # models that are gone stay allowed
@@ -260,6 +267,11 @@ def _unrevoked_for_update(key_pk: int) -> ApiKey:
     return key
 
 
+def _heir(key: ApiKey) -> ApiKey | None:
+    """Who took its place last, revoked or not."""
+    return ApiKey.objects.filter(line=key.line, pk__gt=key.pk).order_by("-pk").first()
+
+
 def _change(row: ApiKey | Tenant, changes: Mapping[str, Any]) -> None:
     for name, value in changes.items():
         setattr(row, name, value)
@@ -273,12 +285,17 @@ def _settings_checked(settings: Mapping[str, Any], known: Collection[str]) -> di
         if name not in known:
             raise InvalidRequest(f"There is no setting '{name}': there are {', '.join(known)}.", param=name)
         if name in LIMIT_FIELDS and value is not None and not 0 <= value <= HIGHEST_LIMIT:
-            raise InvalidRequest(f"'{name}' must be between 0 and {HIGHEST_LIMIT}, or null for none.", param=name)
-    if not 0 <= settings.get("max_priority", 0) <= HIGHEST_PRIORITY:
-        raise InvalidRequest(f"'max_priority' must be between 0 and {HIGHEST_PRIORITY}.", param="max_priority")
-    if not LOWEST_WEIGHT <= settings.get("weight", 1.0) <= HIGHEST_WEIGHT:
-        raise InvalidRequest(f"'weight' must be between {LOWEST_WEIGHT} and {HIGHEST_WEIGHT:g}.", param="weight")
+            raise InvalidRequest(
+                f"'{name}' is {value}: it must be between 0 and {HIGHEST_LIMIT}, or none at all.", param=name
+            )
+    _refuse_outside(settings, "max_priority", 0, HIGHEST_PRIORITY)
+    _refuse_outside(settings, "weight", LOWEST_WEIGHT, HIGHEST_WEIGHT)
     return {**settings, **_allowed_checked(settings)}
+
+
+def _refuse_outside(settings: Mapping[str, Any], name: str, least: float, most: float) -> None:
+    if not least <= settings.get(name, least) <= most:
+        raise InvalidRequest(f"'{name}' is {settings[name]}: it must be between {least:g} and {most:g}.", param=name)
 
 
 def _allowed_checked(settings: Mapping[str, Any]) -> dict[str, list[str] | None]:

@@ -31,6 +31,13 @@ _OWN = (Dimension.MODEL,)
 """What a caller may have their own usage told apart by."""
 
 
+_FILTERS: dict[Dimension, tuple[type, str]] = {
+    Dimension.MODEL: (str, "Of this model only."),
+    Dimension.TENANT: (str, "Of this tenant only."),
+    Dimension.KEY: (int, "Of the key with this number only."),
+}
+
+
 def _parameters(dimensions: Sequence[Dimension]) -> list[OpenApiParameter]:
     words = " or ".join(f"`{each.value}`" for each in dimensions)
     return [
@@ -44,6 +51,7 @@ def _parameters(dimensions: Sequence[Dimension]) -> list[OpenApiParameter]:
         OpenApiParameter("by", str, description=f"Sums for each {words}; several with commas. One sum if absent."),
         OpenApiParameter("period", str, enum=["hour", "day", "month"], description="And for each of these."),
         OpenApiParameter("format", str, enum=[each.value for each in Format], description="`json` if absent."),
+        *(OpenApiParameter(each.value, _FILTERS[each][0], description=_FILTERS[each][1]) for each in dimensions),
     ]
 
 

@@ -1,5 +1,6 @@
 """What is asked about usage, from a URL's query: a span of time, and what its sums are told apart by. Pure."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
@@ -25,7 +26,7 @@ _PARAMETERS = ("from", "to", "by", "period", "format")
 
 
 class Dimension(StrEnum):
-    """What sums may be told apart by, beside time."""
+    """What sums may be told apart by, and kept to, beside time."""
 
     MODEL = "model"
     TENANT = "tenant"
@@ -42,6 +43,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     end: datetime
     """Not part of the span any more. Both have a zone."""
     by: tuple[Dimension, ...] = ()
+    only: Mapping[Dimension, str | int] = {}
+    """Of this model, tenant or key (its number) only."""
     period: Period | None = None
     """Hours, days or months; None: the whole span at once."""
     format: Format = Format.JSON
@@ -59,14 +62,15 @@ def question(
     Args:
         parameters: each with all its values, as written in the URL.
         zone: of dates, and of times that name none.
-        dimensions: those that may be asked for.
+        dimensions: those that may be asked for, and filtered by.
 
     Raises:
         InvalidRequest: naming the parameter and what is allowed.
     """
+    known = (*_PARAMETERS, *dimensions)
     for name in parameters:
-        if name not in _PARAMETERS:
-            raise InvalidRequest(f"Unknown parameter '{name}'; allowed: {', '.join(_PARAMETERS)}.", param=name)
+        if name not in known:
+            raise InvalidRequest(f"Unknown parameter '{name}'; allowed: {', '.join(known)}.", param=name)
     period = _word(Period, _single(parameters, "period"), "period", (Period.HOUR, Period.DAY, Period.MONTH))
     end = _moment(parameters, "to", zone, whole_days=1) or now
     start = _moment(parameters, "from", zone) or _midnight(end.astimezone(zone).date() - DEFAULT_SPAN, zone)
@@ -75,6 +79,7 @@ def question(
         start=start,
         end=end,
         by=_dimensions(parameters.get("by", ()), dimensions),
+        only={each: _wanted(each, text) for each in dimensions if (text := _single(parameters, each))},
         period=period,
         format=_word(Format, _single(parameters, "format"), "format", tuple(Format)) or Format.JSON,
     )
@@ -103,6 +108,16 @@ def _dimensions(values: Sequence[str], allowed: Collection[Dimension]) -> tuple[
         if word not in allowed:
             raise _not_one_of(word, "by", allowed)
     return tuple(Dimension(word) for word in dict.fromkeys(words))
+
+
+def _wanted(dimension: Dimension, text: str) -> str | int:
+    if dimension is not Dimension.KEY:
+        return text.replace("\0", "\ufffd")  # PostgreSQL takes none
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise InvalidRequest(
+            f"'key' is '{text[:40]}': give the key's number, as GET /api/v1/keys tells it.", param="key"
+        )
+    return int(text)
 
 
 def _not_one_of(text: str, name: str, allowed: Collection[str]) -> InvalidRequest:

@@ -43,7 +43,8 @@ def usage_sums(question: Question, *, zone: ZoneInfo, keys: Collection[int] | No
     """
     names = (["at"] if question.period else []) + [_COLUMN_OF[each] for each in question.by]
     sums = {f"sum_{name}": Sum(name, default=0) for name in COUNTED}
-    rows = Usage.objects.filter(starts_at__gte=question.start, starts_at__lt=question.end).order_by()
+    only = {_COLUMN_OF[each]: wanted for each, wanted in question.only.items()}
+    rows = Usage.objects.filter(starts_at__gte=question.start, starts_at__lt=question.end, **only).order_by()
     if keys is not None:
         rows = rows.filter(api_key__in=keys)
     if not names:

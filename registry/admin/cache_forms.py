@@ -17,6 +17,7 @@ from registry.cache.configuration import DEFAULT_PRIORITY, HIGHEST_PRIORITY, Cac
 from registry.cache.eviction import EvictionPolicy
 from registry.cache.models import CacheRevision
 from registry.errors import ApiError
+from registry.rest import bounds_told
 
 _STRATEGIES = {
     Strategy.FAIR_SHARE: "Fair share: equal parts",
@@ -37,7 +38,12 @@ _QUOTAS = ("max_ram_mb", "max_ssd_gb")
 
 def _gib(label: str, help_text: str) -> forms.FloatField:
     return forms.FloatField(
-        label=label, help_text=help_text, required=False, min_value=0, widget=UnfoldAdminDecimalFieldWidget
+        label=label,
+        help_text=help_text,
+        required=False,
+        min_value=0,
+        error_messages=bounds_told(),
+        widget=UnfoldAdminDecimalFieldWidget,
     )
 
 
@@ -63,7 +69,11 @@ class AllocationForm(forms.ModelForm):  # type: ignore[type-arg] # Django's own 
         help_text=f"A model's id and 0–{HIGHEST_PRIORITY}, one on each line; others have {DEFAULT_PRIORITY}.",
     )
     max_ram_mb = forms.IntegerField(
-        label="RAM, in MiB", required=False, min_value=0, widget=UnfoldAdminIntegerFieldWidget
+        label="RAM, in MiB",
+        required=False,
+        min_value=0,
+        error_messages=bounds_told(),
+        widget=UnfoldAdminIntegerFieldWidget,
     )
     max_ssd_gb = _gib("SSD, in GiB", "")
     comment = forms.CharField(label="Why", required=False, max_length=500, widget=UnfoldAdminTextInputWidget)

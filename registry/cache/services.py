@@ -120,6 +120,14 @@ def cache_ceiling_set(*, model: Model, ram_bytes: int | None, ssd_bytes: int | N
 
 
 @transaction.atomic
+def cache_ceiling_clear(*, model: Model) -> None:
+    """It has no bound of its own any more, but that of all who have none. Divides anew."""
+    _one_at_a_time()
+    CacheCeiling.objects.filter(model=model).delete()
+    _divide(force=True)
+
+
+@transaction.atomic
 def cache_rebalance() -> list[str]:
     """Divide every node's cache anew, where that changes something worth it.
 

@@ -1,7 +1,7 @@
 """``make bench``: compare with the peers in one run and print Markdown.
 
-``python -m tests.bench [SECTION…] [--write]``: all sections, or those named; ``--write`` puts the result into README.md
-between its benchmark marks.
+``python -m tests.bench [SECTION…] [--write]``: all sections, or those named; ``--write`` puts them into README.md
+between its benchmark marks, where sections that were not measured stay as they are, with their dates.
 """
 
 import argparse
@@ -10,10 +10,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.bench import cache, footprint, limits, overhead, tenants, throughput
+from tests.bench import cache, footprint, limits, overhead, routing, tenants, throughput, trace
 from tests.bench.environments import DoesNotRun
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -23,6 +23,8 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "throughput": ("Tokens per second, SmolLM2-135M Q4_1, 128 tokens an answer", throughput.measure),
     "cache": ("What was seen before, SmolLM2-135M Q4_1", cache.measure),
     "overhead": ("Gateway overhead, a worker that answers at once", overhead.measure),
+    "routing": ("What a routing decision costs", routing.measure),
+    "trace": ("Strategies on one trace, SmolLM2-135M Q4_1", trace.measure),
     "limits": ("What limits cost, a worker that answers at once", limits.measure),
     "tenants": ("One tenant floods a model, SmolLM2-135M Q4_1", tenants.measure),
     "footprint": ("At rest, no model loaded", footprint.measure),
@@ -36,17 +38,16 @@ def main() -> int:
     arguments = parser.parse_args()
     # An end by signal unwinds, too: the servers that were started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    parts = [_machine()]
-    print(parts[0] + "\n", flush=True)
+    print(_machine() + "\n", flush=True)
+    measured: dict[str, str] = {}
     for name in arguments.sections or SECTIONS:
         title, measure = SECTIONS[name]
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        parts.append(f"**{title}**\n\n{_table(measure)}")
+        measured[title] = f"**{title}** ({_today()})\n\n{_table(measure)}"
         # At once, so that a section that fails does not take the others along.
-        print(parts[-1] + "\n", flush=True)
-    report = "\n\n".join(parts)
+        print(measured[title] + "\n", flush=True)
     if arguments.write:
-        _write(report)
+        _write(measured)
     return 0
 
 
@@ -62,15 +63,31 @@ def _machine() -> str:
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     gigabytes = int(memory[1]) / 1024**2 if memory else 0
     cores = len(os.sched_getaffinity(0))
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     name = cpu[1] if cpu else "an unknown CPU"
-    return f"{today}, {cores} cores of {name}, {gigabytes:.0f} GB, printed by `make bench`."
+    return f"{cores} cores of {name}, {gigabytes:.0f} GB, printed by `make bench`."
 
 
-def _write(report: str) -> None:
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def _write(measured: Mapping[str, str]) -> None:
+    """``measured``: sections by their titles."""
     text = README.read_text()
     begin, end = (text.index(mark) for mark in _MARKS)
+    there = dict(_sections(text[begin:end]))
+    kept = [measured.get(title) or there.get(title) for title, _ in SECTIONS.values()]
+    report = "\n\n".join([_machine(), *filter(None, kept)])
     README.write_text(f"{text[: begin + len(_MARKS[0])]}\n{report}\n{text[end:]}")
+
+
+def _sections(report: str) -> Iterator[tuple[str, str]]:
+    """Each with its title."""
+    titles = "|".join(re.escape(title) for title, _ in SECTIONS.values())
+    starts = [*re.finditer(rf"^\*\*({titles})\*\*", report, re.MULTILINE)]
+    ends = [*(match.start() for match in starts[1:]), len(report)]
+    for match, end in zip(starts, ends, strict=False):
+        yield match[1], report[match.start() : end].strip()
 
 
 if __name__ == "__main__":

@@ -2,23 +2,20 @@
 
 import os
 import statistics
-import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nopenai_site.environment import PROJECT_ROOT
 from tests.bench import cost, servers
 from tests.bench.cache_state import wait_kept, wait_written
 from tests.bench.client import SHORT_PROMPT_TOKENS
 from tests.bench.prompts import words
-from tests.bench.throughput import MODEL, Workload, run, starter_model
-from tests.bench.turns import Answer, Outcome, Script, Turn
+from tests.bench.throughput import Workload, run, starter_model
+from tests.bench.turns import Turn, answers_to
 from tests.installation import Installation
 
 Messages = list[dict[str, str]]
@@ -53,7 +50,7 @@ def _interference() -> str:
     with servers.installation() as ours, _llama_server(8, 5120, cache_mb=0) as theirs:
         _load(ours.url, theirs)
         for url in (ours.url, theirs):
-            answers = _play(url, turns, at_once=5)
+            answers = answers_to(url, turns, at_once=5)
             rows.append((max(answer.longest_gap_seconds for answer in answers[:4]), answers[4]))
     (our_gap, our_long), (their_gap, their_long) = rows
     return "\n".join(
@@ -86,7 +83,7 @@ class _Conversations:
             for index, messages in enumerate(self._messages):
                 messages.append({"role": "user", "content": f"And then? This is question {number} of {index}."})
         turns = [Turn(messages=messages, max_tokens=ANSWER_TOKENS) for messages in self._messages]
-        answers = _play(url, turns, at_once=AT_ONCE)
+        answers = answers_to(url, turns, at_once=AT_ONCE)
         for messages, answer in zip(self._messages, answers, strict=True):
             messages.append({"role": "assistant", "content": answer.text})
         return statistics.mean(answer.ttft_seconds for answer in answers)
@@ -134,7 +131,7 @@ def _shared_prompt() -> str:
         admin = next(word for word in made.split() if word.startswith("nok_"))
         _post(ours, admin, "/api/v1/shared-prompts", {"name": "bench", "text": system["content"]})
         keys = [_user_key(ours, admin, index) for index in range(USERS)]
-        _play(ours.url, [Turn(messages=_user("Hello"), max_tokens=1, key=keys[0])], at_once=1)  # loads the model
+        answers_to(ours.url, [Turn(messages=_user("Hello"), max_tokens=1, key=keys[0])], at_once=1)  # loads the model
         before = wait_kept(ours, 1)["ram"]["held_bytes"]
         turns = [
             Turn(
@@ -144,7 +141,7 @@ def _shared_prompt() -> str:
             )
             for index, key in enumerate(keys)
         ]
-        answers = _play(ours.url, turns, at_once=1)
+        answers = answers_to(ours.url, turns, at_once=1)
         held = wait_kept(ours, 1 + USERS)["ram"]["held_bytes"] - before
     one_copy = (answers[0].prompt_tokens + _SHARED_ANSWER_TOKENS) * KV_BYTES_A_TOKEN
     tails = sum(
@@ -219,18 +216,9 @@ def _user(text: str) -> Messages:
     return [{"role": "user", "content": text}]
 
 
-def _play(url: str, turns: Sequence[Turn], *, at_once: int) -> list[Answer]:
-    script = Script(url=url, model=MODEL, turns=list(turns), at_once=at_once)
-    command = [sys.executable, "-m", "tests.bench.turns"]
-    output = subprocess.run(
-        command, cwd=PROJECT_ROOT, input=msgspec.json.encode(script), check=True, stdout=subprocess.PIPE
-    ).stdout
-    return msgspec.json.decode(output, type=Outcome).answers
-
-
 def _load(*urls: str) -> None:
     for url in urls:
-        _play(url, [Turn(messages=_user("Hello"), max_tokens=1)], at_once=1)
+        answers_to(url, [Turn(messages=_user("Hello"), max_tokens=1)], at_once=1)
 
 
 @contextmanager

@@ -144,6 +144,18 @@ def litellm(upstream: str, *, limited: bool = False) -> Iterator[str]:
             yield url
 
 
+@contextmanager
+def sglang_router(upstream: str) -> Iterator[str]:
+    """SGLang's gateway, in Rust: one process with as many threads as it likes."""
+    port, prometheus_port = free_port(), free_port()
+    command = [str(python_of("sglang-router")), "-m", "sglang_router.launch_router", "--worker-urls", upstream]
+    command += ["--policy", "round_robin", "--port", str(port), "--prometheus-port", str(prometheus_port)]
+    with _process([*command, "--log-level", "warn"]) as server:
+        url = f"http://127.0.0.1:{port}"
+        server.wait_for(url + "/readiness")
+        yield url
+
+
 def metrics(url: str, path: str, key: str) -> dict[str, float]:
     """Sums over labels, by name."""
     request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {key}"})

@@ -4,11 +4,16 @@
 """
 
 import asyncio
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import aiohttp
 import msgspec
+
+from nopenai_site.environment import PROJECT_ROOT
+from tests.bench.throughput import MODEL
 
 
 class Turn(msgspec.Struct, kw_only=True):
@@ -40,6 +45,16 @@ class Answer(msgspec.Struct, kw_only=True):
 
 class Outcome(msgspec.Struct, kw_only=True):
     answers: list[Answer]
+
+
+def answers_to(url: str, turns: Sequence[Turn], *, at_once: int, model: str = MODEL) -> list[Answer]:
+    """Play them in a process of its own, and wait until all are answered."""
+    script = Script(url=url, model=model, turns=list(turns), at_once=at_once)
+    command = [sys.executable, "-m", "tests.bench.turns"]
+    output = subprocess.run(
+        command, cwd=PROJECT_ROOT, input=msgspec.json.encode(script), check=True, stdout=subprocess.PIPE
+    ).stdout
+    return msgspec.json.decode(output, type=Outcome).answers
 
 
 class _Delta(msgspec.Struct):

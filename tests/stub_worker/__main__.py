@@ -73,6 +73,7 @@ def _parse_arguments() -> argparse.Namespace:
     own.add_argument("--deaf", action="store_true", help="read no budgets")
     own.add_argument("--chatter", metavar="TEXT", help="a line for standard error that is not JSON")
     own.add_argument("--first-only", metavar="FILE", help="faults are the first process's only: it makes this file")
+    own.add_argument("--only", metavar="MODEL", help="faults are this model's only")
     own.add_argument("--tally", type=Path, metavar="DIR", help="count there all tokens it has made, of each model")
     own.add_argument("--running-log", type=Path, metavar="FILE", help="write there how many requests run, and when")
     own.add_argument("--context-tokens", type=int, default=4096)
@@ -85,15 +86,21 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _forgive(arguments: argparse.Namespace) -> None:
-    """Drop the faults if another process has had them already."""
-    if not arguments.first_only:
-        return
-    try:
-        Path(arguments.first_only).touch(exist_ok=False)
-    except FileExistsError:
+    """Drop the faults if they are another model's, or another process has had them already."""
+    if arguments.only not in (None, arguments.model_id) or _had(arguments.first_only):
         arguments.crash_on_load = False
         arguments.load_gate = arguments.fail_load = arguments.chatter = None
         arguments.crash_after = arguments.fail_after = arguments.hang_after = None
+
+
+def _had(first_only: str | None) -> bool:
+    if not first_only:
+        return False
+    try:
+        Path(first_only).touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    return False
 
 
 async def _serve(arguments: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def test_a_message_of_another_channel_is_refused() -> None:
 
 def test_the_map_of_messages_names_each_of_every_channel_with_its_file() -> None:
     channels = [value for value in vars(protocol).values() if isinstance(value, UnionType)]
-    assert len(channels) == 7, "four pairs of processes, and the permits' part of one of them in both directions"
+    assert len(channels) == 8, "four pairs of processes; of one pair permits, both ways, and what is relayed"
     assert protocol.__doc__
     for message in {message for channel in channels for message in typing.get_args(channel)}:
         assert issubclass(message, msgspec.Struct)

@@ -16,11 +16,13 @@ from django.utils.dateparse import parse_date, parse_datetime
 from quotas.access import selectors, services
 from quotas.caller_limits import LIMIT_FIELDS
 from quotas.callers import Role
-from quotas.models import ApiKey
+from quotas.models import ApiKey, Tenant
 from registry.command import Action, OperatorCommand
 
 _SPAN = r"([1-9][0-9]{0,3})([mhdw])"
+_JSON_HELP = "one JSON object a line"
 _KEY_HELP = "its number, or how its secret begins"
+_NONE = "none"
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -33,15 +35,15 @@ class Command(OperatorCommand):
         create.add_argument("--name", default="", help="what it is for")
         create.add_argument("--role", default=Role.INFERENCE, choices=[role.value for role in Role])
         create.add_argument("--tenant", default=services.DEFAULT_TENANT, help="whose it is; `default` if absent")
-        _add_key_settings(create)
+        _add_key_settings(create, absent="without it")
         update = commands.add_parser("update", help="change a key; what is not named stays")
         update.add_argument("key", help=_KEY_HELP)
         update.add_argument("--name", default=argparse.SUPPRESS, help="what it is for")
-        _add_key_settings(update)
+        _add_key_settings(update, absent="`none`")
         show = commands.add_parser("show", help="show all of one key but its secret, as JSON")
         show.add_argument("key", help=_KEY_HELP)
         listing = commands.add_parser("list", help="show all keys, without their secrets")
-        listing.add_argument("--json", action="store_true", help="one JSON object a line")
+        listing.add_argument("--json", action="store_true", help=_JSON_HELP)
         rotate = commands.add_parser("rotate", help="replace a key by a new one and revoke it")
         rotate.add_argument("key", help=_KEY_HELP)
         rotate.add_argument(
@@ -49,7 +51,8 @@ class Command(OperatorCommand):
         )
         revoke = commands.add_parser("revoke", help="make a key useless for good")
         revoke.add_argument("key", help=_KEY_HELP)
-        commands.add_parser("tenants", help="show all tenants")
+        tenants = commands.add_parser("tenants", help="show all tenants, their share and limits")
+        tenants.add_argument("--json", action="store_true", help=_JSON_HELP)
         tenant = commands.add_parser(
             "tenant-create", help="make a tenant: keys of its own, a part of the cache of its own"
         )
@@ -125,8 +128,17 @@ class Command(OperatorCommand):
         self.stderr.write(f"Key {key.pk} ({key.prefix}…) is {_until(key)}.", self.style.SUCCESS)
 
     def _tenants(self, options: dict[str, Any]) -> None:
-        for tenant in selectors.tenants_list():
-            self.stdout.write(tenant.name)
+        tenants = list(selectors.tenants_list())
+        if options["json"]:
+            for tenant in tenants:
+                self.stdout.write(json.dumps(_tenant_record(tenant)))
+            return
+        if not tenants:
+            self.stderr.write("There are no tenants yet: the first key makes 'default', `keys tenant-create` others.")
+            return
+        rows = [("NAME", "WEIGHT", "WORKING KEYS", "LIMITS")]
+        rows += [(each.name, f"{each.weight:g}", str(_working_keys(each)), _limits(each)) for each in tenants]
+        self.table(rows)
 
     def _tenant_create(self, options: dict[str, Any]) -> None:
         tenant = services.tenant_create(name=options["name"], settings=_named(options, services.TENANT_SETTINGS))
@@ -141,24 +153,28 @@ class Command(OperatorCommand):
         self.stderr.write(f"Tenant '{options['name']}': {', '.join(changes) or 'nothing'} changed.")
 
 
-def _add_key_settings(parser: CommandParser) -> None:
-    """Those that are not given are not named at all, so that an update leaves them alone."""
+def _add_key_settings(parser: CommandParser, *, absent: str) -> None:
+    """Those that are not given are not named at all, so that an update leaves them alone.
+
+    Args:
+        absent: how no expiry and no list is said.
+    """
     parser.add_argument(
         "--expires",
         dest="expires_at",
         type=_expiry,
         default=argparse.SUPPRESS,
-        help="a date, a time (ISO 8601), or a span such as 12h, 30d, 8w",
+        help=f"a date, a time (ISO 8601), or a span such as 12h, 30d, 8w; {absent}: it is valid without end",
     )
     parser.add_argument("--max-priority", type=int, default=argparse.SUPPRESS, help="0-10")
     for what in ("model", "route"):
         parser.add_argument(
             f"--allow-{what}",
             dest=f"allowed_{what}s",
-            action="append",
+            action=_NameList,
             default=argparse.SUPPRESS,
             metavar=what.upper(),
-            help=f"a {what} that it may ask for, once for each; none given: all",
+            help=f"a {what} that it may ask for, once for each; {absent}: all",
         )
     _add_limits(parser)
 
@@ -179,8 +195,21 @@ def _named(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
 
+class _NameList(argparse.Action):
+    """Collects names; ``none`` alone is no list at all."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        given = hasattr(namespace, self.dest)
+        names = getattr(namespace, self.dest, None)
+        if given and (names is None or values == _NONE):
+            parser.error(f"{option_string}: '{_NONE}' takes the whole list away, so it goes without names beside it")
+        setattr(namespace, self.dest, None if values == _NONE else [*(names or ()), values])
+
+
 def _limit(raw: str) -> int | None:
-    if raw == "none":
+    if raw == _NONE:
         return None
     if raw.isascii() and raw.isdigit():
         return int(raw)
@@ -216,14 +245,36 @@ def _record(key: ApiKey) -> dict[str, Any]:
     }
 
 
+def _tenant_record(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "name": tenant.name,
+        "created_at": tenant.created_at.isoformat(),
+        "active_keys": _working_keys(tenant),
+        **{name: getattr(tenant, name) for name in services.TENANT_SETTINGS},
+    }
+
+
+def _working_keys(tenant: Any) -> int:
+    """As the selector counted them."""
+    return int(tenant.active_keys)
+
+
+def _limits(row: Tenant) -> str:
+    """``tokens-per-day 1000000``, as the options that set them are called."""
+    values = {name.replace("_", "-"): getattr(row, name) for name in LIMIT_FIELDS}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None) or "none"
+
+
 def _span(raw: str) -> timedelta:
     if span := re.fullmatch(_SPAN, raw):
         return int(span[1]) * _UNITS[span[2]]
     raise ArgumentTypeError(f"'{raw}' is not a span such as 30m, 12h, 7d")
 
 
-def _expiry(raw: str) -> datetime:
-    """``30d`` from now, the end of a day, or a moment; without a zone, in the server's."""
+def _expiry(raw: str) -> datetime | None:
+    """``30d`` from now, the end of a day, or a moment; without a zone, in the server's. None: never."""
+    if raw == _NONE:
+        return None
     if re.fullmatch(_SPAN, raw):
         return timezone.now() + _span(raw)
     try:
@@ -233,5 +284,5 @@ def _expiry(raw: str) -> datetime:
     except ValueError as fault:
         raise ArgumentTypeError(f"'{raw}' is not a date: {fault}") from fault
     if moment is None:
-        raise ArgumentTypeError(f"'{raw}' is neither a date, a time (ISO 8601) nor a span such as 12h, 30d, 8w")
+        raise ArgumentTypeError(f"'{raw}' is neither a date, a time (ISO 8601), a span such as 12h, 30d, 8w nor 'none'")
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)

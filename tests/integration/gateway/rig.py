@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 
 from inference.gateway.app import Gateway, GatewayConfig
+from inference.gateway.arrivals import ArrivalFeed
 from inference.gateway.http_protocol import HttpProtocol
 from inference.gateway.leases import Answered, Upkeep
 from inference.gateway.standings import Reached
@@ -32,6 +33,7 @@ from inference.protocol import (
     InUse,
     ModelSpec,
     Pressure,
+    Relayed,
     Replicas,
     ReplicaState,
     ReplicaView,
@@ -53,6 +55,7 @@ from quotas.limits import ModelLimits
 from quotas.treasury import Leased
 from quotas.usage.counts import UsageCounts
 from registry.catalogue import Catalogue, Model
+from routing.config import Routing
 from tests.waiting import PATIENCE_SECONDS, until
 
 
@@ -65,6 +68,7 @@ class GivenSnapshot:
         self._callers = callers
         self.limits: dict[str, ModelLimits] = {}
         self.emergency = ""
+        self.routing = Routing()
         self.usage: dict[str, int] = {}
         self.woken = 0
 
@@ -74,6 +78,10 @@ class GivenSnapshot:
     def limit(self, **limits: ModelLimits) -> None:
         """By model: these are all that there are."""
         self.limits = limits
+        self.show(*self._models)
+
+    def configure(self, routing: Routing) -> None:
+        self.routing = routing
         self.show(*self._models)
 
     def declare_emergency(self, reason: str) -> None:
@@ -91,6 +99,7 @@ class GivenSnapshot:
                 limits=self.limits,
                 accounts=accounts_of(self.limits, self._callers),
                 permits=permits_of(self.limits, self._callers),
+                routing=self.routing,
                 emergency=self.emergency,
                 use_counts={},
                 loaded_at=time.time(),
@@ -190,6 +199,7 @@ class ScriptedSupervisor:
         self.caches: Caches | None = None
         self.sums = Sums(models=())
         self.counted: asyncio.Queue[Counted] = asyncio.Queue()
+        self.relayed: asyncio.Queue[Relayed] = asyncio.Queue()
         self.demanded: asyncio.Queue[ModelSpec] = asyncio.Queue()
         self.in_use: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
         self.on_demand: Callable[[ModelSpec], None] = lambda spec: None
@@ -226,6 +236,11 @@ class ScriptedSupervisor:
         for writer in self._writers:
             writer.write(self._frame())
 
+    def relay(self, message: Relayed) -> None:
+        """As if another gateway had said it."""
+        for writer in self._writers:
+            writer.write(encode_frame([message]))
+
     def press(self, reason: str) -> None:
         for writer in self._writers:
             writer.write(encode_frame([Pressure(reason=reason)]))
@@ -260,6 +275,8 @@ class ScriptedSupervisor:
             self.in_use.put_nowait(message.versions)
         elif isinstance(message, Counted):
             self.counted.put_nowait(message)
+        elif isinstance(message, Relayed):
+            self.relayed.put_nowait(message)
         elif not isinstance(message, Subscribe):
             self.permitting.received(gateway, message)
 
@@ -324,7 +341,15 @@ class LoadWatch:
 class Rig:
     """A gateway on a port of its own, its scripted supervisor, and stub workers."""
 
-    def __init__(self, directory: Path, models: tuple[Model, ...], callers: dict[str, Caller], **config: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        models: tuple[Model, ...],
+        callers: dict[str, Caller],
+        *,
+        arrivals: ArrivalFeed | None = None,
+        **config: Any,
+    ) -> None:
         self.directory = directory
         self.supervisor = ScriptedSupervisor(directory / "supervisor.sock")
         self.feed: GivenSnapshot
@@ -338,7 +363,7 @@ class Rig:
         self.leases = GivenLeases()
         self.usage = GivenUsage()
         self.gateway = Gateway(
-            GatewayConfig(**(settings | config)), self._feed_of(models, callers), self.leases, self.usage
+            GatewayConfig(**(settings | config)), self._feed_of(models, callers), self.leases, self.usage, arrivals
         )
         self.client: aiohttp.ClientSession
         self.port = 0

@@ -26,7 +26,7 @@ async def test_a_chat_is_answered_whole_with_its_counts_and_headers(start_rig: S
     headers = response.headers
     assert headers["X-NOpenAI-Model"] == "org/m:Q4"
     assert headers["X-NOpenAI-Version"] == "1.0.0"
-    assert headers["X-NOpenAI-Strategy"] == "round_robin"
+    assert headers["X-NOpenAI-Strategy"] == "cache_aware"
     assert headers["X-NOpenAI-Replica"] == f"here/{worker.process.pid}"
     assert headers["X-NOpenAI-Cached-Tokens"] == "0"
     assert headers["X-NOpenAI-Ignored"] == "user"
@@ -208,7 +208,7 @@ class TestLargeBodies:
     async def test_who_asks_first_whether_to_send_is_told_not_to(self, start_rig: StartRig) -> None:
         rig = await start_rig(M)
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n"
         writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 413 ")

@@ -1,6 +1,7 @@
 """What keys and tenants are held to, and what is counted of them. SQL is played by the test."""
 
 import asyncio
+import time
 import uuid
 from typing import Any
 
@@ -12,6 +13,7 @@ from quotas.callers import Caller, Role, digest
 from quotas.limits import ModelQuota
 from quotas.limits import limits_of as model_limits_of
 from registry.catalogue import Allowed
+from registry.tickets import TICKET_SECONDS, ticket_make
 from tests.catalogue import a_model, a_version
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig
@@ -217,6 +219,26 @@ async def test_a_key_in_a_url_is_refused_with_advice(start_rig: StartRig, where:
     assert key not in str(body)
 
 
+async def test_who_is_signed_in_asks_with_a_ticket_for_what_operators_may_see(start_rig: StartRig) -> None:
+    rig = await start_rig(ONE, callers={}, require_api_key=True, ticket_key=b"the installation's")
+    await rig.worker(ONE)
+
+    async def status(path: str, ticket: str, method: str = "GET") -> int:
+        headers = {"Authorization": f"Bearer {ticket}"}
+        async with rig.client.request(method, path, headers=headers) as response:
+            return response.status
+
+    good = ticket_make("root", b"the installation's", time.time())
+    assert await status("/metrics/routing", good) == 200
+    assert await status("/v1/chat/completions", good, "POST") == 401, "it is no key"
+    for bad in (
+        ticket_make("root", b"the installation's", time.time() - TICKET_SECONDS),
+        ticket_make("root", b"another one's", time.time()),
+        good[:-2],
+    ):
+        assert await status("/metrics/routing", bad) == 401
+
+
 STRANGERS, MEMBERS, OPERATORS = "strangers", "members", "operators"
 MATRIX = {
     ("POST", "/v1/chat/completions"): MEMBERS,
@@ -228,6 +250,9 @@ MATRIX = {
     ("GET", "/metrics"): OPERATORS,
     ("GET", "/metrics/cache"): OPERATORS,
     ("GET", "/metrics/quotas"): OPERATORS,
+    ("GET", "/metrics/routing"): OPERATORS,
+    ("GET", "/routing/stats"): OPERATORS,
+    ("POST", "/routing/explain"): OPERATORS,
     ("GET", "/health"): STRANGERS,
     ("GET", "/health/live"): STRANGERS,
     ("GET", "/health/ready"): STRANGERS,
@@ -271,3 +296,11 @@ BODIES = {
     "/v1/completions": {"model": "One", "prompt": "Hello!", "max_tokens": 1},
     "/v1/embeddings": {"model": "One", "input": "Hello!"},
 }
+
+
+async def test_in_an_emergency_a_key_that_may_not_be_urgent_enough_is_told_so(start_rig: StartRig) -> None:
+    rig = await serving(start_rig, a_caller(max_priority=5))
+    rig.feed.declare_emergency("the cooling failed")
+    response, body = await ask(rig, priority=9)
+    assert response.status == 503
+    assert "this one's is 5, the most that its API key may have: the cooling failed" in body["error"]["message"]

@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from inference.gateway.estimates import STEP_TOKENS
@@ -98,7 +99,16 @@ async def test_who_would_wait_too_long_for_the_pace_is_refused_and_told_when(sta
     assert (response.status, body["error"]["code"]) == (429, "rate_limited")
     assert 60 < int(response.headers["Retry-After"]) < 140, "3,000 tokens at 25 a second"
     assert response.headers["X-NOpenAI-Quota-Mode"] == "throttled"
+    assert "near its hourly_token_limit" in body["error"]["message"]
+    assert "degradation_policy.pace" in body["error"]["message"]
     first.cancel()
+
+
+async def test_what_a_request_waits_for_its_pace_is_told_as_waiting(start_rig: StartRig) -> None:
+    rig = await degrading(start_rig, 91.0)
+    answers = await asyncio.gather(*(ask(rig, max_tokens=10) for _ in range(3)))
+    waited = [float(response.headers["X-NOpenAI-Queue-Ms"]) for response, _ in answers]
+    assert max(waited) > 4 / 50 * 1000, "two have used some four tokens each at 50 a second"
 
 
 async def test_so_many_wait_while_a_model_is_throttled_and_no_more(start_rig: StartRig) -> None:
@@ -125,14 +135,28 @@ async def test_answers_are_capped_while_throttled(start_rig: StartRig) -> None:
     assert "X-NOpenAI-Degraded" not in response.headers
 
 
+async def test_who_is_refused_though_the_answer_was_capped_is_told_so(start_rig: StartRig) -> None:
+    rig = await degrading(start_rig, 91.0, policy={"max_tokens_cap": 20, "pace": False})
+    rig.leases.taken["model:1/tokens/hour", hour(rig).starts_at] = LIMIT
+    response, body = await ask(rig, max_tokens=100)
+    assert response.status == 429 and "capped at 20 tokens" in body["error"]["message"]
+
+
 async def test_a_smaller_sibling_answers_while_a_model_is_throttled(start_rig: StartRig) -> None:
     rig = await degrading(start_rig, 91.0, policy={"sibling": "Small"})
     response, body = await ask(rig)
     assert (response.headers["X-NOpenAI-Model"], body["model"]) == ("Small", "Small")
     assert response.headers["X-NOpenAI-Degraded"] == "sibling"
+    assert response.headers["X-NOpenAI-Quota-Mode"] == "throttled", "the mode of the model that was asked"
     ledger = rig.gateway.promises._ledger
     ledger.empty_purses()
     assert {b.account.key: b.spent for b in ledger.balances()} == {"model:2/tokens/hour": body["usage"]["total_tokens"]}
+
+
+async def test_no_sibling_answers_who_asks_for_a_version(start_rig: StartRig) -> None:
+    rig = await degrading(start_rig, 91.0, policy={"sibling": "Small", "pace": False})
+    response, _ = await ask(rig, model="Big@1.0.0")
+    assert response.headers["X-NOpenAI-Model"] == "Big"
 
 
 async def test_a_sibling_that_is_throttled_itself_is_no_help(start_rig: StartRig) -> None:
@@ -171,6 +195,29 @@ async def test_at_the_hard_limit_nobody_waits_longer_than_the_policy_says(start_
     assert (response.status, body["error"]["code"]) == (429, "quota_exceeded")
 
 
+@pytest.mark.parametrize(("window", "promised", "waits"), [("long", 0, False), ("long", 100, True), ("ends", 0, True)])
+async def test_nobody_waits_at_the_hard_limit_for_what_can_not_come(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch, window: str, promised: int, waits: bool
+) -> None:
+    monkeypatch.setattr("inference.gateway.degradation.RETURN_SECONDS", 0.1)
+    rig = await degrading(start_rig, 0.0)
+    left = hour(rig).ends_at - time.time()
+    policy = {"at_hard_limit": "queue", "queue_seconds": 2 * left if window == "ends" else left / 2, "pace": False}
+    rig.feed.limit(Big=limits(policy=policy, throttling_enabled=False))
+    rig.leases.taken["model:1/tokens/hour", hour(rig).starts_at] = LIMIT
+    reading = msgspec.structs.replace(a_reading(rig, 100.0), reserved=promised)
+    rig.gateway.promises.read([reading])
+    asking = asyncio.create_task(ask(rig))
+    if not waits:
+        response, body = await asking
+        assert (response.status, body["error"]["code"]) == (429, "quota_exceeded")
+        return
+    asked = rig.leases.asked
+    await until(lambda: rig.leases.asked > asked + 4)
+    assert not asking.done()
+    asking.cancel()
+
+
 @pytest.mark.parametrize("cause", ["declared", "memory"])
 async def test_in_an_emergency_only_urgent_requests_are_served(start_rig: StartRig, cause: str) -> None:
     rig = await degrading(start_rig, 0.0)
@@ -182,7 +229,7 @@ async def test_in_an_emergency_only_urgent_requests_are_served(start_rig: StartR
     response, body = await ask(rig)
     assert (response.status, body["error"]["code"]) == (503, "emergency")
     assert ("cooling" if cause == "declared" else "12 MB") in body["error"]["message"]
-    assert "priority of 8" in body["error"]["message"]
+    assert "priority of 8 and above are served now, and this one's is 5:" in body["error"]["message"]
     assert response.headers["X-NOpenAI-Quota-Mode"] == "emergency"
     assert (await ask(rig, priority=8))[0].status == 200
     rig.feed.declare_emergency("")
@@ -228,6 +275,7 @@ async def test_how_models_stand_is_told_as_json_and_to_prometheus(start_rig: Sta
     assert 'nopenai_quota_usage_percent{model="Big",type="hourly"} 91' in text
     assert f'nopenai_quota_remaining_tokens{{model="Big"}} {big["remaining_tokens"]}' in text
     assert 'nopenai_quota_mode{model="Big",mode="throttled"} 1' in text
+    assert "nopenai_emergency 0" in text
     assert 'nopenai_quota_mode{model="Small",mode="normal"} 1' in text
 
 
@@ -237,5 +285,7 @@ async def test_health_tells_of_an_emergency_and_what_happens_without_postgresql(
     async with rig.client.get("/health") as response:
         health = await response.json()
     assert health["status"] == "degraded"
+    async with rig.client.get("/metrics") as response:
+        assert "nopenai_emergency 1" in await response.text()
     assert "Only urgent requests are served: drill." in health["reasons"]
     assert health["quotas"]["on_database_loss"] == {"Big": "closed", "Small": "closed"}

@@ -48,7 +48,7 @@ async def test_inputs_are_embedded_in_their_order_with_counts_and_headers(start_
     headers = response.headers
     assert headers["X-NOpenAI-Model"] == "e" and headers["X-NOpenAI-Version"] == "1.0.0"
     assert headers["X-NOpenAI-Replica"] == f"here/{worker.process.pid}"
-    assert headers["X-NOpenAI-Strategy"] == "round_robin" and headers["X-NOpenAI-Ignored"] == "user"
+    assert headers["X-NOpenAI-Strategy"] == "cache_aware" and headers["X-NOpenAI-Ignored"] == "user"
     assert float(headers["X-NOpenAI-Queue-Ms"]) >= 0 and headers["X-Request-ID"].startswith("req_")
 
 

@@ -1,7 +1,11 @@
 """Odd but honest HTTP, byte by byte."""
 
 import asyncio
+import json
 
+import pytest
+
+from inference.gateway import asgi, http_protocol
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig
@@ -24,7 +28,7 @@ async def exchange(rig: Rig, *pieces: bytes, end: bytes = b"}}}") -> bytes:
 
 
 def head(*headers: bytes, length: int = len(BODY)) -> bytes:
-    lines = (b"POST /v1/chat/completions HTTP/1.1", b"Host: x", b"Content-Length: %d" % length, *headers)
+    lines = (b"POST /v1/chat/completions HTTP/1.1", b"Host: localhost", b"Content-Length: %d" % length, *headers)
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -64,7 +68,7 @@ async def test_two_requests_sent_at_once_are_answered_in_turn(start_rig: StartRi
 async def test_a_chunked_body(start_rig: StartRig) -> None:
     rig = await start_rig(M)
     await rig.worker(M)
-    request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert b"200 OK" in await exchange(rig, request + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
 
 
@@ -75,4 +79,53 @@ async def test_http_1_0_is_answered_and_closed(start_rig: StartRig) -> None:
     writer.write(head().replace(b"HTTP/1.1", b"HTTP/1.0") + BODY)
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert b"200 OK" in await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", BODY[:10]])
+async def test_a_body_that_never_comes_whole_is_not_waited_for_without_end(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(asgi, "_BODY_SECONDS", 0.05)
+    rig = await start_rig(M)
+    answer = await exchange(rig, head() + sent, end=b"}}")
+    assert b"400 Bad Request" in answer
+    assert b"did not arrive" in answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Request-ID: a\x00b\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_refused_in_openais_shape(start_rig: StartRig, request_bytes: bytes) -> None:
+    rig = await start_rig(M)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    writer.write(request_bytes)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        head, body = (await reader.read()).split(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("before", [b"", head() + BODY])
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nContent-Le"])
+async def test_a_head_that_never_comes_whole_is_not_waited_for_without_end(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch, before: bytes, begun: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "_HEAD_SECONDS", 0.05)
+    rig = await start_rig(M)
+    await rig.worker(M)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        if before:
+            writer.write(before)
+            await reader.readuntil(b"}}}")
+        writer.write(begun)
+        if begun or not before:  # else it idles between two requests
+            assert await reader.read() == b""
     writer.close()

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
+import pytest
 from aiohttp import web
 from yarl import URL
 
+from inference.gateway import proxy
+from inference.gateway.asgi import MAX_BODY_BYTES
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig
@@ -78,40 +81,54 @@ async def test_headers_for_one_hop_only_go_no_further(start_rig: StartRig) -> No
     assert "X-Kept" in seen[0].headers
 
 
-async def test_bodies_stream_both_ways(start_rig: StartRig) -> None:
+async def test_answers_stream(start_rig: StartRig) -> None:
     rig = await start_rig(M)
-    echoed = asyncio.Event()
+    read = asyncio.Event()
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        async for piece in request.content.iter_any():
-            await response.write(piece.upper())
+        await response.write(b"ONE ")
+        await read.wait()  # the first piece has arrived before the second is sent
+        await response.write(b"TWO")
         return response
 
-    async def slowly() -> AsyncIterator[bytes]:
-        yield b"one "
-        await echoed.wait()  # the first piece has come back before the second is sent
-        yield b"two"
-
-    async with web_process(rig, handle), rig.client.post("/api/echo", data=slowly()) as response:
+    async with web_process(rig, handle), rig.client.get("/api/slow") as response:
         assert await response.content.readany() == b"ONE "
-        echoed.set()
+        read.set()
         assert await response.content.read() == b"TWO"
 
 
-async def test_a_large_upload_is_not_gathered(start_rig: StartRig) -> None:
+async def test_who_sends_a_body_slowly_keeps_nobody_else_from_the_web_process(start_rig: StartRig) -> None:
+    """It hears of a request when all of that is here, of known length."""
     rig = await start_rig(M)
+    seen: list[tuple[bytes, str | None]] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        total = 0
-        async for piece in request.content.iter_any():
-            total += len(piece)
-        return web.Response(text=str(total))
+        seen.append((await request.read(), request.headers.get("Content-Length")))
+        return web.Response()
 
-    size = 20 * 1024 * 1024
-    async with web_process(rig, handle), rig.client.post("/api/upload", data=b"x" * size) as response:
-        assert await response.text() == str(size)
+    async with web_process(rig, handle):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(
+            b"POST /api/v1/keys HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nslow\r\n"
+        )
+        async with rig.client.post("/api/v1/keys", data=b"quick") as response:
+            assert response.status == 200
+        assert seen == [(b"quick", "5")]
+        writer.write(b"2\r\nly\r\n0\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert b"200 OK" in await reader.readline()
+        assert seen[1:] == [(b"slowly", "6")]
+        writer.close()
+
+
+async def test_a_body_that_is_too_large_for_anything_is_refused_here(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    async with rig.client.post("/api/upload", data=b"x" * (MAX_BODY_BYTES + 1)) as response:
+        body = await response.json()
+    assert response.status == 413
+    assert "8 MiB" in body["error"]["message"]
 
 
 async def test_redirects_and_empty_answers_are_passed_on(start_rig: StartRig) -> None:
@@ -163,6 +180,24 @@ async def test_while_the_web_process_is_away_its_paths_say_so(start_rig: StartRi
         assert "Retry-After" in response.headers
     async with rig.client.get("/v1/models") as response:
         assert response.status == 200
+
+
+async def test_a_web_process_that_does_not_answer_is_not_waited_for_without_end(
+    start_rig: StartRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "_SILENCE_SECONDS", 0.05)
+    rig = await start_rig(M)
+    over = asyncio.Event()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        await over.wait()
+        return web.Response()
+
+    async with web_process(rig, handle), rig.client.get("/routing/config") as response:
+        body = await response.json()
+        over.set()
+    assert (response.status, body["error"]["code"]) == (503, "web_unavailable")
+    assert "has not answered" in body["error"]["message"]
 
 
 async def test_a_web_process_that_breaks_off_is_told_apart_before_and_after_its_head(start_rig: StartRig) -> None:

@@ -110,6 +110,27 @@ def test_a_revoked_key_is_not_rotated() -> None:
         services.key_rotate(key_pk=key.pk)
 
 
+def test_a_key_that_was_rotated_names_its_successor_instead_of_getting_another_one() -> None:
+    first, _ = services.key_create()
+    second, _ = services.key_rotate(key_pk=first.pk, overlap=timedelta(hours=1))
+    with pytest.raises(Conflict, match=rf"number {second.pk}\) has taken its place. Rotate that one"):
+        services.key_rotate(key_pk=first.pk)
+    third, _ = services.key_rotate(key_pk=second.pk, overlap=timedelta(hours=1))
+    for key in (first, second):
+        with pytest.raises(Conflict, match=rf"number {third.pk}\)"):
+            services.key_rotate(key_pk=key.pk)
+    assert ApiKey.objects.count() == 3
+
+
+def test_where_the_successor_was_revoked_there_is_another_one_which_does_not_end_with_the_overlap() -> None:
+    ends = timezone.now() + timedelta(days=90)
+    old, _ = services.key_create(expires_at=ends)
+    lost, _ = services.key_rotate(key_pk=old.pk, overlap=timedelta(hours=1))
+    services.key_revoke(key_pk=lost.pk)
+    new, _ = services.key_rotate(key_pk=old.pk)
+    assert (new.line, new.expires_at) == (old.line, ends)
+
+
 def test_a_tenant_counts_the_keys_that_still_work() -> None:
     services.key_create()
     revoked, _ = services.key_create()

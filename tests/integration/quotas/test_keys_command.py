@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
@@ -12,6 +13,7 @@ from django.utils import timezone
 
 from quotas import callers
 from quotas.access import selectors, services
+from quotas.management.commands.keys import Command
 
 pytestmark = pytest.mark.django_db
 
@@ -127,7 +129,7 @@ def test_an_unknown_tenant_is_made_as_the_refusal_says() -> None:
     out, _ = keys("tenant-create", "acme")
     assert "keys create --tenant acme" in out
     assert keys("create", "--tenant", "acme")[0].startswith("nok_")
-    assert "acme" in keys("tenants")[0].splitlines()
+    assert [line.split()[0] for line in keys("tenants")[0].splitlines()] == ["NAME", "acme"]
 
 
 def test_alone_it_says_what_there_is() -> None:
@@ -144,6 +146,37 @@ def test_limits_are_given_changed_and_taken_away() -> None:
     assert out.strip() not in str(shown)
 
 
+def test_none_takes_the_expiry_and_the_lists_of_a_key_away() -> None:
+    keys("create", "--expires", "30d", "--allow-route", "auto")
+    number = str(selectors.keys_list().get().pk)
+    keys("update", number, "--name", "ci")
+    kept = json.loads(keys("show", number)[0])
+    assert kept["expires_at"] is not None
+    assert kept["allowed_routes"] == ["auto"]
+    keys("update", number, "--expires", "none", "--allow-route", "none", "--allow-model", "none")
+    shown = json.loads(keys("show", number)[0])
+    assert (shown["expires_at"], shown["allowed_routes"], shown["allowed_models"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("routes", [("none", "auto"), ("auto", "none")])
+def test_none_beside_a_name_is_refused(routes: tuple[str, str]) -> None:
+    keys("create", "--allow-route", "auto")
+    number = str(selectors.keys_list().get().pk)
+    with pytest.raises(CommandError, match="without names beside it"):
+        keys("update", number, "--allow-route", routes[0], "--allow-route", routes[1])
+
+
+def test_the_help_says_how_an_expiry_and_a_list_are_taken_away() -> None:
+    told = {}
+    for command in ("create", "update"):
+        parser = Command().create_parser("manage.py", "keys")
+        with pytest.raises(SystemExit), redirect_stdout(StringIO()) as out:
+            parser.parse_args([command, "--help"])
+        told[command] = " ".join(out.getvalue().split())
+    assert "`none`: it is valid without end" in told["update"] and "once for each; `none`: all" in told["update"]
+    assert "once for each; without it: all" in told["create"]
+
+
 def test_a_tenant_has_a_weight_and_limits() -> None:
     keys("tenant-create", "acme", "--weight", "2", "--tokens-per-day", "5")
     keys("tenant-update", "acme", "--tokens-per-day", "none", "--max-concurrent-requests", "3")
@@ -151,10 +184,27 @@ def test_a_tenant_has_a_weight_and_limits() -> None:
     assert (tenant.weight, tenant.tokens_per_day, tenant.max_concurrent_requests) == (2.0, None, 3)
 
 
+def test_tenants_are_shown_with_their_weight_keys_and_limits() -> None:
+    assert "tenant-create" in keys("tenants")[1]
+    keys("tenant-create", "acme", "--weight", "2.5", "--tokens-per-day", "5", "--max-concurrent-requests", "3")
+    keys("create")
+    head, *rows = keys("tenants")[0].splitlines()
+    assert [row.split(maxsplit=3) for row in rows] == [
+        ["acme", "2.5", "0", "tokens-per-day 5, max-concurrent-requests 3"],
+        ["default", "1", "1", "none"],
+    ]
+    assert head.split() == ["NAME", "WEIGHT", "WORKING", "KEYS", "LIMITS"]
+    acme, default = (json.loads(line) for line in keys("tenants", "--json")[0].splitlines())
+    assert (acme["name"], acme["weight"], acme["tokens_per_day"], acme["tokens_per_hour"]) == ("acme", 2.5, 5, None)
+    assert (default["name"], default["active_keys"]) == ("default", 1)
+
+
 def test_rotate_takes_an_overlap() -> None:
     old = keys("create")[0].strip()
     new = keys("rotate", old[:12], "--overlap", "1d")[0].strip()
     assert {callers.digest(old), callers.digest(new)} <= selectors.callers_load().keys()
+    with pytest.raises(CommandError, match=rf"{new[:12]}… \(number \d+\) has taken its place. Rotate that one"):
+        keys("rotate", old[:12])
 
 
 @pytest.mark.parametrize(

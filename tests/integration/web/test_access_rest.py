@@ -131,5 +131,8 @@ def test_a_rotated_key_works_beside_the_new_one_for_a_while(admin: APIClient) ->
         caller = selectors.caller_find(callers.digest(key["secret"]))
         assert caller is not None and not caller.expired(time.time())
     assert new["rotated_from"] == old["id"]
+    again = admin.post(f"/api/v1/keys/{old['id']}/rotate")
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "already_rotated")
+    assert f"{new['prefix']}… (number {new['id']})" in again.json()["error"]["message"]
     bad = admin.post(f"/api/v1/keys/{new['id']}/rotate", {"overlap_seconds": 31 * 86_400}, format="json")
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "overlap_seconds")

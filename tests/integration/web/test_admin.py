@@ -17,14 +17,16 @@ from quotas.models import ApiKey, Emergency, LimitedModel, Tenant, Usage
 from registry import services
 from registry.cache import services as cache
 from registry.models import CacheRevision, Model, Node, Replica, SharedPrompt, Version
+from routing import services as routing
+from routing.models import RoutingRevision
 from tests.gguf_files import write_model
 from tests.integration.web.staff import said, staff
 
 pytestmark = pytest.mark.django_db
 
 LISTS = [
-    Model, Version, Replica, Node, CacheRevision, SharedPrompt, Tenant, ApiKey, LimitedModel, Emergency, Usage, User,
-    Group,
+    Model, Version, Replica, Node, RoutingRevision, CacheRevision, SharedPrompt, Tenant, ApiKey, LimitedModel,
+    Emergency, Usage, User, Group,
 ]  # fmt: skip
 
 
@@ -46,6 +48,7 @@ def furnished(models: Path) -> None:
     Usage.objects.create(period="hour", starts_at=timezone.now(), tenant="acme", model="tiny", requests=3)
     Group.objects.create(name="night shift")
     cache.cache_allocation_update(changes={"global_cache_ram_gb": 2, "model_priorities": {"tiny": 7}}, author="root")
+    routing.routing_update(changes={"strategy": "round_robin", "fallback_models": ["tiny"]}, author="root")
     cache.shared_prompt_create(name="support", text="You help. " * 50)
 
 
@@ -83,7 +86,7 @@ def test_every_row_has_a_page(root: Client, furnished: None, model: Any) -> None
         assert root.get(url(model, "history", row.pk)).status_code == 200
 
 
-@pytest.mark.parametrize("model", [CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group])
+@pytest.mark.parametrize("model", [RoutingRevision, CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group])
 def test_what_can_be_added_has_a_form(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 200
 

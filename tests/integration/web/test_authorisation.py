@@ -31,6 +31,18 @@ OPERATORS = [
     ("GET", "/api/v1/nodes"),
     ("GET", "/api/v1/nodes/node-1"),
     ("GET", "/api/v1/replicas"),
+    *(
+        (method, before + path)
+        for before in ("", "/api/v1")
+        for method, path in (
+            ("GET", "/routing/config"),
+            ("POST", "/routing/config"),
+            ("GET", "/routing/config/revisions"),
+            ("GET", "/routing/config/revisions/0"),
+            ("POST", "/routing/config/revisions/0/restore"),
+            ("POST", "/routing/rollout/restart"),
+        )
+    ),
     ("GET", "/cache/allocation"),
     ("POST", "/cache/allocation"),
     ("GET", "/cache/allocation/revisions"),
@@ -47,6 +59,7 @@ OPERATORS = [
         for method, path in (
             ("GET", "/quotas/tiny"),
             ("POST", "/quotas/tiny"),
+            ("DELETE", "/quotas/tiny"),
             ("GET", "/quotas/tiny/report"),
             ("GET", "/quotas/tiny/revisions"),
             ("POST", "/quotas/tiny/revisions/1/restore"),
@@ -147,6 +160,10 @@ def test_the_matrix_above_knows_every_endpoint() -> None:
         "cache/allocation/revisions/<int:number>/restore",
         "api/v1/cache/allocation", "api/v1/cache/allocation/revisions",
         "api/v1/cache/allocation/revisions/<int:number>", "api/v1/cache/allocation/revisions/<int:number>/restore",
+        "routing/config", "routing/config/revisions", "routing/config/revisions/<int:number>",
+        "routing/config/revisions/<int:number>/restore", "routing/rollout/restart", "api/v1/routing/rollout/restart",
+        "api/v1/routing/config", "api/v1/routing/config/revisions", "api/v1/routing/config/revisions/<int:number>",
+        "api/v1/routing/config/revisions/<int:number>/restore",
         "quotas/<name:name>", "quotas/<name:name>/report", "quotas/<name:name>/revisions",
         "quotas/<name:name>/revisions/<int:number>/restore",
         "api/v1/quotas/<name:name>", "api/v1/quotas/<name:name>/report", "api/v1/quotas/<name:name>/revisions",

@@ -52,7 +52,7 @@ def test_the_form_begins_with_what_is_in_force(root: Client) -> None:
     ("change", "field", "told"),
     [
         ({"global_cache_ram_gb": "20"}, "global_cache_ram_gb", "RAM and SSD together"),
-        ({"global_cache_size_gb": "-1"}, "global_cache_size_gb", "greater than or equal to 0"),
+        ({"global_cache_size_gb": "-1"}, "global_cache_size_gb", "-1.0 is too small: give at least 0."),
         ({"model_priorities": "tinny 3"}, "model_priorities", "Nearest: tiny"),
         ({"model_priorities": "tiny 11"}, "model_priorities", "up to 10"),
         ({"model_priorities": "tiny"}, "model_priorities", "a space"),

@@ -12,7 +12,7 @@ from quotas.access import selectors
 from quotas.access import services as quotas
 from quotas.models import ApiKey, Tenant
 from registry.models import Model
-from tests.integration.web.staff import staff
+from tests.integration.web.staff import said, staff
 
 NEW_KEY = {"name": "x", "role": "inference", "expires_at_0": "", "expires_at_1": "", "max_priority": "5"}
 
@@ -37,7 +37,7 @@ def test_a_tenant_s_limits_change_and_its_name_stays(root: Client) -> None:
     tenant.refresh_from_db()
     assert (tenant.name, tenant.tokens_per_day, tenant.requests_per_minute) == ("acme", None, 60)
     page = root.post(url(Tenant, "change", tenant.pk), {**form, "requests_per_minute": "-1"})
-    assert "greater than or equal to 0" in page.content.decode()
+    assert "-1 is too small: give at least 0, or nothing for no limit." in page.content.decode()
 
 
 @pytest.mark.parametrize("tenant", [None, "acme"])
@@ -99,7 +99,9 @@ def test_a_key_that_is_rotated_slowly_works_for_a_day(root: Client) -> None:
     key.refresh_from_db()
     assert key.revoked_at is None
     assert key.expires_at is not None
-    assert ApiKey.objects.get(rotated_from=key).line == key.line
+    heir = ApiKey.objects.get(rotated_from=key)
+    assert heir.line == key.line
+    assert f"(number {heir.pk}) has taken its place" in said(root.post(url(ApiKey, "rotate", key.pk)))[-1]
 
 
 def test_a_key_is_revoked_and_rotated_and_then_nothing_of_it_changes(root: Client) -> None:
@@ -113,6 +115,17 @@ def test_a_key_is_revoked_and_rotated_and_then_nothing_of_it_changes(root: Clien
     selected = {"action": "revoke_selected", "_selected_action": [key.pk for key in ApiKey.objects.all()]}
     root.post(url(ApiKey, "changelist"), selected)
     assert not ApiKey.objects.filter(revoked_at=None).exists()
+
+
+def test_a_revoked_key_offers_neither_to_revoke_nor_to_rotate_it(root: Client) -> None:
+    key, _ = quotas.key_create()
+    buttons = [url(ApiKey, name, key.pk) for name in ("revoke", "rotate", "rotate_slowly")]
+    pages = [url(ApiKey, "changelist"), url(ApiKey, "change", key.pk)]
+    for page in pages:
+        assert all(f'href="{button}"' in root.get(page).content.decode() for button in buttons)
+    quotas.key_revoke(key_pk=key.pk)
+    for page in pages:
+        assert not any(button in root.get(page).content.decode() for button in buttons)
 
 
 def test_only_a_superuser_makes_a_key_for_an_admin(db: None) -> None:

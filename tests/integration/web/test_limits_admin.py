@@ -92,14 +92,22 @@ def test_the_form_sets_what_was_changed_and_keeps_who_and_why(root: Client, tiny
 @pytest.mark.parametrize(
     ("change", "field", "told"),
     [
-        ({"hourly_token_limit": "-1"}, "hourly_token_limit", "greater than or equal to 0"),
-        ({"hourly_token_limit": str(2**60)}, "hourly_token_limit", "less than or equal to"),
+        (
+            {"hourly_token_limit": "-1"},
+            "hourly_token_limit",
+            "-1 is too small: give at least 0, or nothing for no limit",
+        ),
+        ({"hourly_token_limit": str(2**60)}, "hourly_token_limit", "too large: give at most 9007199254740992"),
         ({"hourly_token_limit": "many"}, "hourly_token_limit", "whole number"),
         ({"soft_limits__warn": "79"}, "__all__", "must ascend"),
         ({"soft_limits__warn": ""}, "soft_limits__warn", "required"),
         ({"degradation_policy__sibling": "tini"}, "degradation_policy__sibling", "tiny"),
         ({"degradation_policy__sibling": "tiny"}, "degradation_policy__sibling", "its own sibling"),
-        ({"degradation_policy__emergency_priority": "11"}, "degradation_policy__emergency_priority", "less than"),
+        (
+            {"degradation_policy__emergency_priority": "11"},
+            "degradation_policy__emergency_priority",
+            "11 is too large: give at most 10.",
+        ),
         ({}, "__all__", "Nothing is different"),
     ],
 )
@@ -125,6 +133,24 @@ def test_the_history_says_what_each_revision_changed_and_restores_it(root: Clien
     assert said(root.post(restore))[-1] == "What revision 1 said is in force, as revision 3."
     assert selectors.quota_find(model=tiny).quota.hourly_token_limit == 1000
     assert "no revision 9" in said(root.post(reverse(f"{LIMITS}_restore", args=[tiny.pk, 9])))[-1]
+
+
+def test_a_model_gives_up_its_own_limits_on_its_page(root: Client, tiny: Model) -> None:
+    page, give_up = reverse(f"{LIMITS}_change", args=[tiny.pk]), reverse(f"{LIMITS}_give_up", args=[tiny.pk])
+    assert give_up not in root.get(page).content.decode(), "it has none"
+    quota_update(model="tiny", changes={"hourly_token_limit": 1000}, author="ada")
+    assert give_up in root.get(page).content.decode()
+    root.get(give_up)
+    assert selectors.quota_find(model=tiny).own, "its address alone does nothing"
+    assert said(root.post(give_up))[-1] == "tiny has the default limits again."
+    assert not selectors.quota_find(model=tiny).own
+    shown = root.get(page).content.decode()
+    assert give_up not in shown and "hourly_token_limit: 1,000 → no limit" in shown
+    assert (
+        "gave up its own limits" in shown
+        and "the default ones" in root.get(reverse(f"{LIMITS}_changelist")).content.decode()
+    )
+    assert staff("view_limitedmodel").post(give_up).status_code == 403
 
 
 def test_who_may_only_look_can_neither_change_nor_restore(tiny: Model) -> None:

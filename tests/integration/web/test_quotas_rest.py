@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from quotas.models import Emergency, Lease, QuotaRevision, Window
+from quotas.models import Emergency, Lease, QuotaRevision, Usage, Window
 from quotas.selectors import emergency_load, limits_load
 from registry.models import Model
 
@@ -56,7 +56,7 @@ def test_at_first_a_model_has_the_default_limits_as_revision_0(operator: APIClie
     default = {"hourly_token_limit": 500_000}
     operator.post("/cache/allocation", {"per_model_quota": default}, format="json")
     shown = operator.get(TINY).json()
-    assert (shown["model_id"], shown["revision"]) == ("tiny", 0)
+    assert (shown["model_id"], shown["revision"], shown["own"]) == ("tiny", 0, False)
     assert [shown[name] for name in LIMITS] == [500_000, None, None, None]
     assert shown["on_database_loss"] == "closed"
 
@@ -67,6 +67,7 @@ def test_the_user_guides_example_is_taken(operator: APIClient, path: str) -> Non
     assert shown == GUIDES["quotas"] | {  # type: ignore[operator]
         "model_id": "org/other:F32",
         "revision": 1,
+        "own": True,
         **DEFAULTS,
     }
     assert shown == operator.get(path).json()
@@ -110,8 +111,12 @@ def test_zero_and_huge_limits_are_taken(operator: APIClient, value: int) -> None
 @pytest.mark.parametrize(
     ("body", "param", "told"),
     [
-        ({"hourly_token_limit": -1}, "hourly_token_limit", "greater than or equal to 0"),
-        ({"daily_token_limit": 2**53 + 1}, "daily_token_limit", "less than or equal to"),
+        ({"hourly_token_limit": -1}, "hourly_token_limit", "-1 is too small: give at least 0, or null for no limit."),
+        (
+            {"daily_token_limit": 2**53 + 1},
+            "daily_token_limit",
+            "is too large: give at most 9007199254740992, or null for no limit.",
+        ),
         ({"hourly_token_limit": "10"}, "hourly_token_limit", "a whole number, not a string"),
         ({"hourly_token_limit": 1.5}, "hourly_token_limit", "a whole number, not a number"),
         ({"hourly_token_limit": True}, "hourly_token_limit", "a whole number, not a boolean"),
@@ -148,6 +153,40 @@ def test_earlier_limits_can_be_listed_and_restored(operator: APIClient) -> None:
     assert missing.status_code == 404 and "from 1 to 3" in error(missing)["message"]
 
 
+def test_a_model_gives_up_its_own_limits_and_follows_the_default_ones_again(operator: APIClient) -> None:
+    operator.post("/cache/allocation", {"per_model_quota": {"hourly_token_limit": 7, "max_ram_mb": 3}}, format="json")
+    operator.post(TINY, {"hourly_token_limit": 10, "max_ram_mb": None}, format="json")
+    for _ in range(2):  # again changes nothing
+        shown = operator.delete(TINY).json()
+        assert (shown["revision"], shown["own"], shown["hourly_token_limit"]) == (2, False, 7)
+    assert limits_load()["tiny"].accounts[0].limit == 7
+    (node,) = operator.get("/cache/allocation").json()["nodes"]
+    assert node["per_model"]["tiny"]["ram_bytes"] == 3 << 20
+    operator.post("/cache/allocation", {"per_model_quota": {"hourly_token_limit": 8}}, format="json")
+    assert operator.get(TINY).json() == shown | {"hourly_token_limit": 8, "max_ram_mb": None}
+    assert operator.get(f"{TINY}/report").json()["windows"][0]["limit"] == 8
+    listed = operator.get(f"{TINY}/revisions").json()
+    assert [(each["revision"], each["quotas"] is None) for each in listed] == [(2, True), (1, False)]
+    assert operator.post(TINY, {"daily_token_limit": 9}, format="json").json()["revision"] == 3
+
+
+def test_that_a_model_had_the_default_limits_can_be_restored(operator: APIClient) -> None:
+    operator.post(TINY, {"hourly_token_limit": 10}, format="json")
+    operator.delete(TINY)
+    for number, revision in ((2, 4), (0, 6)):
+        operator.post(f"{TINY}/revisions/1/restore")
+        assert limits_load()["tiny"].accounts[0].limit == 10
+        shown = operator.post(f"{TINY}/revisions/{number}/restore").json()
+        assert (shown["revision"], shown["own"], shown["hourly_token_limit"]) == (revision, False, None)
+        assert "tiny" not in limits_load()
+
+
+def test_a_model_without_limits_of_its_own_has_none_to_give_up(operator: APIClient) -> None:
+    assert operator.delete(TINY).json()["revision"] == 0
+    assert error(operator.delete("/quotas/tini"))["code"] == "model_not_found"
+    assert QuotaRevision.objects.count() == 0
+
+
 def test_the_report_says_what_is_used_promised_and_left(operator: APIClient) -> None:
     operator.post(TINY, {"hourly_token_limit": 1000, "daily_request_limit": 0}, format="json")
     before = operator.get(f"{TINY}/report").json()
@@ -166,6 +205,28 @@ def test_the_report_says_what_is_used_promised_and_left(operator: APIClient) -> 
     tokens, requests = operator.get(f"{TINY}/report").json()["windows"]
     assert tokens == hour | {"used": 450, "reserved": 100, "remaining": 450, "percent": 55.0}
     assert (requests["name"], requests["limit"], requests["percent"]) == ("daily_request_limit", 0, 100.0)
+
+
+def test_what_was_used_before_the_limit_was_set_is_told_before_any_request_comes(operator: APIClient) -> None:
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    for model, start, tokens in (
+        ("tiny", hour, 60),
+        ("tiny", hour - timedelta(hours=25), 7),
+        ("org/other:F32", hour, 5),
+    ):
+        Usage.objects.create(
+            period="hour",
+            starts_at=start,
+            tenant="t",
+            model=model,
+            requests=2,
+            prompt_tokens=tokens,
+            completion_tokens=30,
+        )
+    operator.post(TINY, {"hourly_token_limit": 100, "daily_request_limit": 50}, format="json")
+    report = operator.get(f"{TINY}/report").json()
+    assert [window["used"] for window in report["windows"]] == [90, 2]
+    assert (report["mode"], report["percent"]) == ("throttled", 90.0)
 
 
 def test_parts_of_soft_limits_and_of_the_policy_change_and_the_others_stay(operator: APIClient) -> None:

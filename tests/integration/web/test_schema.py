@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from rest_framework.views import APIView
@@ -29,6 +31,15 @@ def test_the_schema_is_valid_openapi(schema: Schema) -> None:
     from drf_spectacular.validation import validate_schema
 
     validate_schema(schema)  # type: ignore[no-untyped-call]
+
+
+def test_the_schema_is_made_without_a_warning() -> None:
+    call_command("spectacular", fail_on_warn=True, stdout=StringIO())
+
+
+def test_a_rotated_key_s_number_is_a_number(schema: Schema) -> None:
+    field = schema["components"]["schemas"]["KeyOut"]["properties"]["rotated_from"]
+    assert (field["type"], field["nullable"]) == ("integer", True)
 
 
 def test_the_schema_names_every_endpoint_of_the_web_process_with_its_methods(schema: Schema) -> None:

@@ -105,6 +105,31 @@ def test_sums_are_told_apart_by_what_is_named_in_that_order(operator: APIClient,
     assert list(found[0])[:3] == ["tenant", "model", "requests"]
 
 
+def test_sums_are_kept_to_a_tenant_a_model_and_a_key_also_in_a_table(operator: APIClient, ada: Key, bob: Key) -> None:
+    colleague, _ = key_of("ada")
+    for key, model, requests in (
+        (ada[0], "tiny", 1),
+        (ada[0], "large", 20),
+        (colleague, "tiny", 300),
+        (bob[0], "tiny", 4000),
+    ):
+        used(key, model=model, requests=requests)
+    only: dict[str, str]
+    for only, requests in (
+        ({"tenant": "ada"}, 321),
+        ({"tenant": "ada", "model": "tiny"}, 301),
+        ({"model": "tiny"}, 4301),
+        ({"key": str(colleague.pk)}, 300),
+        ({"tenant": "bob", "key": str(ada[0].pk)}, 0),
+        ({"tenant": "nobody\0"}, 0),
+    ):
+        assert [row["requests"] for row in rows(operator, **only)] == [requests], only
+        _, row = table(operator.get(USAGE, {**NOVEMBER, **only, "format": "csv"}))
+        assert row[0] == str(requests)
+    by_key = rows(operator, tenant="ada", by="key")
+    assert [row["key_id"] for row in by_key] == [ada[0].pk, colleague.pk]
+
+
 def test_a_key_is_told_by_its_number_and_how_it_begins_also_when_it_is_gone(operator: APIClient, ada: Key) -> None:
     gone, _ = key_of("ada")
     used(ada[0])
@@ -235,6 +260,7 @@ def test_a_key_sees_what_it_used_itself_and_nothing_else(ada: Key, bob: Key) -> 
     assert [row["requests"] for row in rows(bob[1], MINE, by="model", period="hour")] == [300]
     _, row = table(bob[1].get(MINE, {**NOVEMBER, "format": "csv"}))
     assert row[0] == "300"
+    assert [rows(bob[1], MINE, model=model)[0]["requests"] for model in ("tiny", "large")] == [300, 0]
 
 
 @pytest.mark.parametrize("part", ["tenant", "key", "model,key"])

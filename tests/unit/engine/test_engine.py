@@ -47,6 +47,15 @@ def test_an_engine_that_fails_takes_its_process_along_rather_than_leave_jobs_una
     assert died.wait(10)
 
 
+def test_a_request_to_an_idle_engine_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.engine.engine._HELD_SECONDS", 3600.0)
+    died = threading.Event()
+    running = engine(BrokenModel(good_decodes=1), died.set)
+    running.start()
+    running.submit(Job(peer=0, request=Generate(id=1, request_id="r"), tokens=[1], limit=2))
+    assert died.wait(10)
+
+
 def test_that_something_runs_is_told_before_it_is_computed() -> None:
     """A step may take seconds, and a worker that seems idle is stopped where it is not wanted any more."""
     died = threading.Event()

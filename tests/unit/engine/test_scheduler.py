@@ -369,6 +369,11 @@ def test_what_resumes_at_a_stop_goes_on_from_there() -> None:
     assert counts(scheduler.batch()) == {"s": 128}
 
 
+def test_where_nothing_runs_nothing_is_held() -> None:
+    assert not Scheduler(LIMITS).held
+    assert not added(Scheduler(LIMITS), sequence(10)).held
+
+
 def test_what_is_allowed_no_more_tokens_waits_in_its_cells_and_goes_on_when_it_is() -> None:
     bounded = sequence(10, completion=8, name="bounded", allowed=12)
     free = sequence(10, completion=8, name="free")

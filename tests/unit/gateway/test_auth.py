@@ -4,7 +4,7 @@ import pytest
 
 from inference.gateway.auth import authenticate, bearer, refuse_key_in_url
 from quotas.callers import Caller, Role, digest
-from registry.errors import InvalidRequest, Unauthorized
+from registry.errors import Forbidden, InvalidRequest, Unauthorized
 
 KEY = "nok_" + "a" * 43
 ADA = Caller(key_pk=1, tenant="ada", role=Role.INFERENCE, prefix="nok_aaaaaaaa", expires_at=None)
@@ -62,3 +62,36 @@ def test_a_key_in_a_url_is_found_however_it_is_written(start: bytes) -> None:
         refuse_key_in_url("/v1/models", b"k=" + start + b"a1B2" * 11)
     assert refused.value.code == "key_in_url"
     refuse_key_in_url("/v1/models", b"k=" + start)
+
+
+def let_in(**headers: str) -> bool:
+    given = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
+    try:
+        authenticate(given, {}, required=False, now=0.0)
+    except Forbidden:
+        return False
+    return True
+
+
+def test_clients_that_are_no_browsers_are() -> None:
+    assert let_in(host="localhost:8080")
+    assert let_in(host="localhost:8080", authorization="Bearer anything")
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "127.0.0.5"])
+def test_our_own_pages_are(host: str) -> None:
+    assert let_in(host=host, origin=f"http://{host}")
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://localhost:3000", "null", "", "http://[", "http://localhost:8080.evil"]
+)
+def test_pages_of_others_are_not_whatever_key_they_make_up(origin: str) -> None:
+    assert not let_in(host="localhost:8080", origin=origin)
+    assert not let_in(host="localhost:8080", origin=origin, authorization="Bearer anything")
+
+
+@pytest.mark.parametrize("host", ["evil.example:8080", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io", "é"])
+def test_a_page_that_points_its_own_name_here_is_not(host: str) -> None:
+    assert not let_in(host=host, origin=f"http://{host}")
+    assert not let_in(host=host), "browsers send no origin with what a page gets of its own server"

@@ -1,5 +1,6 @@
 """Which metrics there are and where each number comes from."""
 
+import math
 from types import MappingProxyType
 from typing import Any
 
@@ -56,6 +57,8 @@ NOTHING = Known(
     sums=Sums(models=()),
     limits={},
     modes={},
+    emergency=False,
+    shares_of_b={},
 )
 
 
@@ -78,9 +81,14 @@ def durations(*seconds: float) -> Durations:
 
 
 def test_who_knows_nothing_yet_says_so_without_failing() -> None:
-    assert shown(supervisor_connected=False) == {
+    known = shown(supervisor_connected=False)
+    routing = {labels: value for labels, value in known.items() if labels[0].startswith("nopenai_routing")}
+    assert not any(value for labels, value in routing.items() if not labels[0].endswith("_duration_seconds"))
+    assert math.isnan(routing["nopenai_routing_duration_seconds", "0.5"])
+    assert {labels: value for labels, value in known.items() if labels not in routing} == {
         ("nopenai_build_info", "1"): 1.0,
         ("nopenai_supervisor_connected",): 0.0,
+        ("nopenai_emergency",): 0,
         ("nopenai_lease_refills_total",): 0,
         ("nopenai_permit_requests_total",): 0,
     }
@@ -193,3 +201,8 @@ def test_what_workers_say_is_added_up_by_model() -> None:
     assert samples["nopenai_requests_waiting", "tiny"] == 3
     assert samples["nopenai_batch_occupancy_ratio", "tiny"] == 0.25
     assert samples["nopenai_cache_held_prefixes", "tiny"] == 11
+
+
+def test_the_share_of_each_ab_test_is_shown() -> None:
+    known = shown(shares_of_b={"auto: one / other": 0.05})
+    assert known["nopenai_ab_test_share", "auto: one / other"] == 0.05

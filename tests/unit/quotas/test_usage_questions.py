@@ -40,6 +40,23 @@ def test_everything_may_be_named() -> None:
     )
 
 
+def test_sums_may_be_kept_to_a_model_a_tenant_and_a_key() -> None:
+    found = asked(model="phi-4", tenant=" acme ", key="12")
+    assert found.only == {Dimension.MODEL: "phi-4", Dimension.TENANT: "acme", Dimension.KEY: 12}
+    assert asked(tenant="").only == {}
+
+
+@pytest.mark.parametrize("text", ["nok_1a2b3c", "-1", "1" * 19, "١"])
+def test_a_key_is_named_by_its_number(text: str) -> None:
+    param, message = refusal(key=text)
+    assert param == "key"
+    assert "number" in message
+
+
+def test_a_filter_is_given_once() -> None:
+    assert refusal(tenant=["ada", "bob"])[0] == "tenant"
+
+
 def test_one_date_is_that_day_also_when_it_has_25_hours() -> None:
     found = asked(from_="2026-10-25", to="2026-10-25")
     assert found.end.astimezone(UTC) - found.start.astimezone(UTC) == timedelta(hours=25)

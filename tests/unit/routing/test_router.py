@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from registry.catalogue import Allowed, Catalogue, Health, Model
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, Unavailable
+from routing.ask import Ask
+from routing.config import Routing, Strategy, changed
 from routing.decision import Decision
 from routing.router import Router
-from routing.table import RouteTable
+from routing.table import Need, RouteTable
+from routing.targets import Targets
 from tests.catalogue import a_model, a_version
 
 BOTH = frozenset({"chat", "completion"})
@@ -24,19 +27,33 @@ def a_catalogue(*models: Model) -> Catalogue:
     return Catalogue(revision=1, models={model.id: model for model in models}, default=default)
 
 
-def a_router(*models: Model, failed: dict[int, str] | None = None) -> Router:
-    return Router(RouteTable(a_catalogue(*models), failed or {}))
+def a_router(*models: Model, failed: dict[int, str] | None = None, **routing: Any) -> Router:
+    targets = Targets()
+    config = changed(Routing(strategy=Strategy.ROUND_ROBIN), routing)
+    return Router(RouteTable(a_catalogue(*models), failed or {}, targets), targets, config)
+
+
+def routed(router: Router, model: str | None = "auto", kind: str = "chat", **request: Any) -> Decision:
+    return router.route(Ask(model=model, kind=kind, **request))
 
 
 def chosen(router: Router, requests: int = 1, **request: Any) -> Counter[str]:
-    fields = {"model": "auto", "kind": "chat"} | request
-    return Counter(router.route(**fields).version.model for _ in range(requests))
+    return Counter(routed(router, **request).version.model for _ in range(requests))
 
 
 def refusal(router: Router, kind: type[ApiError], **request: Any) -> ApiError:
     with pytest.raises(kind) as caught:
-        router.route(**({"model": "auto", "kind": "chat"} | request))
+        routed(router, **request)
     return caught.value
+
+
+def all_asked(router: Router, ask: Ask) -> list[str]:
+    """The models that are asked one after the other, when none can answer."""
+    decision = router.route(ask)
+    tried = {decision.version.pk: decision.version.model}
+    while (version := router.fallback(ask, decision, tried)) is not None:
+        tried[version.pk] = version.model
+    return list(tried.values())
 
 
 one = a_model("one", 1)
@@ -54,8 +71,8 @@ class TestAuto:
         router = a_router(one, two)
         counts: Counter[str] = Counter()
         for _ in range(4):
-            counts[f"chat {router.route('auto', 'chat').version.model}"] += 1
-            counts[f"completion {router.route('auto', 'completion').version.model}"] += 1
+            counts[f"chat {routed(router, kind='chat').version.model}"] += 1
+            counts[f"completion {routed(router, kind='completion').version.model}"] += 1
         assert set(counts.values()) == {2}
 
     def test_a_key_is_told_why_of_the_models_that_it_may_use_and_of_no_others(self) -> None:
@@ -67,9 +84,10 @@ class TestAuto:
 
     def test_round_robin_goes_on_where_it_was_when_the_table_is_replaced(self) -> None:
         router = a_router(one, two)
-        first = router.route("auto", "chat").version
-        router.table = RouteTable(a_catalogue(one, two))
-        assert router.route("auto", "chat").version is not first
+        first = routed(router, "auto", "chat").version
+        for _ in range(2):
+            router.renew(RouteTable(a_catalogue(one, two), {}, router.targets))
+        assert routed(router, "auto", "chat").version is not first
 
     @pytest.mark.parametrize("worse", [Health.DEGRADED, Health.UNKNOWN, Health.LOADING])
     def test_healthy_models_come_before_others(self, worse: Health) -> None:
@@ -111,11 +129,9 @@ class TestAuto:
         arabic = a_model("arabic", a_version("arabic", 9, capabilities=BOTH | {"arabic_nlp"}))
         assert chosen(a_router(one, arabic), 3, capabilities=frozenset({"arabic_nlp"})) == {"arabic": 3}
 
-    def test_the_other_candidates_are_tried_in_turn(self) -> None:
-        decision = a_router(one, two, three).route("auto", "chat")
-        assert {decision.attempt(number).model for number in range(3)} == {"one", "two", "three"}
-        assert decision.attempt(0) is decision.version
-        assert decision.attempt(3) is decision.version
+    def test_the_other_candidates_are_asked_when_those_before_could_not_answer(self) -> None:
+        router = a_router(one, two, a_model("doubtful", a_version("doubtful", 9, health=Health.UNKNOWN)))
+        assert all_asked(router, Ask(model="auto")) in (["one", "two", "doubtful"], ["two", "one", "doubtful"])
 
 
 class TestNobody:
@@ -140,7 +156,7 @@ class TestNobody:
 
     def test_embeddings_without_a_model_made_for_them_say_that_a_chat_model_can(self) -> None:
         with pytest.raises(Unavailable, match="A chat model embeds when it is named"):
-            a_router(one).route("auto", "embedding")
+            routed(a_router(one), "auto", "embedding")
 
     def test_a_broken_file_of_which_nothing_is_known_is_not_told_to_lack_chat(self) -> None:
         empty = frozenset[str]()
@@ -159,13 +175,13 @@ class TestNamed:
     def test_an_id_means_its_promoted_version(self) -> None:
         new, old = a_version("m", 2, version="2.0.0"), a_version("m", 1)
         router = a_router(a_model("m", new, old, promoted=old))
-        decision = router.route("m", "chat")
-        assert (decision.version, decision.strategy, decision.candidates) == (old, "named", (old,))
-        assert router.route("m@2.0.0", "chat").version == new
+        decision = routed(router, "m", "chat")
+        assert (decision.version, decision.strategy, decision.candidates) == (old, "named", 1)
+        assert routed(router, "m@2.0.0", "chat").version == new
 
     def test_ids_may_hold_slashes_and_colons(self) -> None:
         router = a_router(a_model("org/m:Q4_K_M", 1))
-        assert router.route("org/m:Q4_K_M@1.0.0", "chat").version.pk == 1
+        assert routed(router, "org/m:Q4_K_M@1.0.0", "chat").version.pk == 1
 
     def test_an_unknown_id_is_answered_with_the_nearest(self) -> None:
         error = refusal(a_router(a_model("Llama-3.3-70B", 1)), ModelNotFound, model="lama-3.3")
@@ -194,7 +210,7 @@ class TestNamed:
     def test_a_model_without_a_promoted_version_says_so(self) -> None:
         router = a_router(a_model("new", 1, promoted=None))
         assert "promoted" in refusal(router, Unavailable, model="new").message
-        assert router.route("new@1.0.0", "chat").version.pk == 1
+        assert routed(router, "new@1.0.0", "chat").version.pk == 1
 
     def test_an_embedding_model_asked_to_chat_says_what_it_does(self) -> None:
         embedder = a_model("embedder", a_version("embedder", 1, capabilities=frozenset({"embedding"})))
@@ -205,8 +221,8 @@ class TestNamed:
     def test_a_model_that_writes_text_embeds_for_who_names_it_and_never_for_auto(self) -> None:
         embedder = a_model("embedder", a_version("embedder", 5, capabilities=frozenset({"embedding"})))
         router = a_router(one, embedder)
-        assert router.route("one", "embedding").version.pk == 1
-        assert {router.route("auto", "embedding").version.pk for _ in range(4)} == {5}
+        assert routed(router, "one", "embedding").version.pk == 1
+        assert {routed(router, "auto", "embedding").version.pk for _ in range(4)} == {5}
 
     def test_a_named_model_that_lacks_a_wanted_capability_is_refused(self) -> None:
         error = refusal(a_router(one), InvalidRequest, model="one", capabilities=frozenset({"arabic_nlp"}))
@@ -214,7 +230,7 @@ class TestNamed:
         assert '"auto"' in error.message
 
     def test_a_model_whose_replica_failed_can_still_be_asked_for(self) -> None:
-        assert a_router(one, failed={1: "crashed"}).route("one", "chat").version.pk == 1
+        assert routed(a_router(one, failed={1: "crashed"}), "one").version.pk == 1
 
 
 class TestDefault:
@@ -241,15 +257,17 @@ def test_whoever_is_chosen_is_usable_and_none_better_was_passed_over(
         for pk, health in enumerate(healths)
     ]
     table = RouteTable(a_catalogue(*models), dict.fromkeys(failed, "crashed"))
+    need = Need(capabilities=frozenset({"chat"}))
+    ranked = table.ranked(Routing(), need)
     usable = [pk for pk, health in enumerate(healths) if health is not Health.UNHEALTHY]
-    pool = {version.pk for version in table.pool(frozenset({"chat"}))}
-    assert pool <= set(usable)
+    pool = {target.version.pk for rank, target in ranked if rank == ranked[0][0]}
+    assert pool <= set(usable) == {target.version.pk for _, target in ranked}
     assert bool(pool) == bool(usable)
-    assert pool | {int(refused.model[1:]) for refused in table.refusals(frozenset({"chat"}))} == set(range(len(models)))
+    assert pool | {int(refused.model[1:]) for refused in table.refusals(Routing(), need)} == set(range(len(models)))
     if any(pk not in failed for pk in usable):
         assert not pool & failed
 
 
 def test_a_decision_is_one_value_that_logs_and_headers_share() -> None:
-    decision = a_router(one).route(None, "completion")
-    assert decision == Decision(asked="auto", strategy="round_robin", candidates=decision.candidates, index=0)
+    decision = routed(a_router(one), None, "completion")
+    assert decision == Decision(asked="auto", strategy="round_robin", version=decision.version)

@@ -49,6 +49,7 @@ def test_relative_paths_are_taken_from_the_project() -> None:
         ("NOPENAI_TIME_ZONE", "../../etc/passwd"),
         ("NOPENAI_LOG_LEVEL", "verbose"),
         ("NOPENAI_PROFILE", "2"),
+        ("NOPENAI_RECORD_ARRIVALS", "logs/arrivals"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(name: str, value: str) -> None:

@@ -23,6 +23,9 @@ from inference.protocol import (
     Replicas,
     ReplicaState,
     ReplicaView,
+    Sampled,
+    Stray,
+    Strays,
     Subscribe,
     Sums,
     SupervisorToGateway,
@@ -155,6 +158,24 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody_and_then_gets_the
     while not received or received[-1] != serving.view:
         received += await deaf.read()
     assert len(received) < 100  # what waited was one view, not three hundred
+
+
+async def test_what_a_gateway_says_to_others_reaches_them_and_those_that_come_later(serving: Serving) -> None:
+    strays = Strays(route="auto", sessions=(Stray("acme/s", "m1", 5.0),))
+    newer = Strays(route="auto", sessions=(Stray("acme/s", "m2", 9.0), Stray("acme/t", "m1", 8.0)))
+    sampled = Sampled(sample=b"{}")
+    saying, other = await Peer.connect(serving), await Peer.connect(serving)
+    await saying.read()
+    await other.read()
+    saying.writer.write(encode_frame([strays, sampled, newer]))
+    heard: list[SupervisorToGateway] = []
+    while len(heard) < 3:
+        heard += await other.read()
+    assert heard == [strays, sampled, newer]
+    later = await Peer.connect(serving)
+    assert (await later.read())[-2:] == [sampled, newer]
+    serving.publish(replicas("second"))
+    assert await saying.read() == [replicas("second")], "it does not hear itself"
 
 
 def test_a_stale_socket_of_a_dead_supervisor_is_replaced(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference.protocol import CacheBudget, CacheReport, Generate, ModelSpec, WorkerStage, encode_frame
+from inference.supervisor import liveness
 from inference.supervisor.environment import worker_environment
 from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
 from inference.supervisor.worker import Launch, Worker, explain
@@ -99,6 +100,29 @@ async def test_a_worker_is_spawned_reports_and_is_told_to_exit(tmp_path: Path) -
     assert not started.socket.exists()
     with pytest.raises(ProcessLookupError):  # it was reaped
         os.kill(started.pid, 0)
+
+
+async def test_a_worker_that_stands_still_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(liveness, "HELLO_SECONDS", 0.2)
+    started = Started(tmp_path, *STUB)
+    await started.until_ready()
+    os.kill(started.pid, signal.SIGSTOP)
+    assert "it stood still" in await started.exit_reason()
+
+
+async def test_a_worker_that_only_once_did_not_greet_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "ASK_SECONDS", 0.0)
+    greetings = iter([False, True, False, True, False, False])
+    asked = []
+
+    async def greets(socket: Path) -> bool:
+        asked.append(socket)
+        return next(greetings)
+
+    monkeypatch.setattr(liveness, "_greets", greets)
+    await liveness.stands_still(tmp_path)
+    assert len(asked) == 6
 
 
 async def test_a_worker_has_a_session_of_its_own(tmp_path: Path) -> None:

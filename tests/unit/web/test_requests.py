@@ -4,9 +4,10 @@ import io
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import pytest
 import structlog
 
-from nopenai_site.requests import with_known_length, with_request_id
+from nopenai_site.requests import with_body_taken, with_known_length, with_request_id
 
 
 def seen(**environ: object) -> bytes:
@@ -32,6 +33,18 @@ def test_a_chunked_body_beyond_the_limit_stays_recognisable_as_such() -> None:
 
 def test_a_body_of_known_length_is_left_alone() -> None:
     assert seen(CONTENT_LENGTH="3", **{"wsgi.input": io.BytesIO(b"12345678")}) == b"123"
+
+
+@pytest.mark.parametrize(("limit_bytes", "left"), [(1_000_000, b""), (10, b"x" * 90)])
+def test_a_body_that_nobody_has_read_is_taken_before_the_answer_is_sent(limit_bytes: int, left: bytes) -> None:
+    body = io.BytesIO(b"x" * 100)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return [b"refused"]
+
+    taking = with_body_taken(application, limit_bytes=limit_bytes)
+    assert taking({"wsgi.input": body}, lambda *_: None) == [b"refused"]  # type: ignore[arg-type]
+    assert body.read() == left
 
 
 def test_log_lines_of_a_request_carry_its_id_and_later_ones_do_not() -> None:

@@ -1,0 +1,160 @@
+"""What is told of a decision that is not made, and who is asked when one can't answer."""
+
+import pytest
+
+from registry.catalogue import Allowed, Health
+from registry.errors import Unavailable
+from routing.ask import Ask
+from routing.breaker import FAILURES, FIRST_SECONDS
+from routing.config import Strategy
+from tests.catalogue import a_model, a_version
+from tests.unit.routing.test_router import a_router, all_asked, one, routed, three, two
+
+
+def test_every_candidate_has_its_score_and_everybody_else_the_reason_why_not() -> None:
+    router = a_router(one, two, a_model("off", 7, enabled=False), strategy="least_loaded")
+    explained = router.explain(Ask(model="auto"))
+    assert (explained.asked, explained.strategy) == ("auto", "least_loaded")
+    assert {each.model for each in explained.candidates} == {"one", "two"}
+    assert all("loaded" in each.why for each in explained.candidates)
+    assert [(each.model, each.reason) for each in explained.refused] == [("off", "is disabled")]
+    assert explained.chosen == "one@1.0.0" and explained.fallbacks == ("two@1.0.0",)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_it_changes_nothing(strategy: Strategy) -> None:
+    router, other = (a_router(one, two, three, strategy=strategy, model_weights={"two": 1}) for _ in range(2))
+    ask = Ask(model="auto", session="s", now=1.0)
+    for _ in range(5):
+        foretold = [router.explain(ask).chosen for _ in range(3)]
+        chosen = router.route(ask).version.name
+        if foretold[0] is not None:
+            assert foretold == [chosen] * 3
+            assert other.route(ask).version.name == chosen
+
+
+def test_where_nobody_can_answer_it_says_what_the_client_is_told() -> None:
+    explained = a_router(a_model("off", 7, enabled=False)).explain(Ask(model="auto"))
+    assert explained.chosen is None and "'off' is disabled" in explained.error
+
+
+def test_a_named_model_is_explained_too() -> None:
+    explained = a_router(one, two, model_fallbacks={"one": ("two",)}).explain(Ask(model="one"))
+    assert (explained.strategy, explained.chosen, explained.fallbacks) == ("named", "one@1.0.0", ("two@1.0.0",))
+    assert "does not exist" in a_router(one).explain(Ask(model="nope")).error
+
+
+def test_candidates_come_first_then_the_routes_fallbacks_and_last_the_default_model() -> None:
+    default = a_model("default", 8, is_default=True)
+    doubtful = a_model("doubtful", a_version("doubtful", 9, health=Health.UNKNOWN))
+    router = a_router(one, two, three, default, doubtful, candidates=("one", "doubtful"), fallback_models=("three",))
+    assert all_asked(router, Ask(model="auto")) == ["one", "doubtful", "three", "default"]
+
+
+def test_a_route_falls_back_to_no_model_that_is_not_made_for_what_is_asked() -> None:
+    embedder = a_model("embedder", a_version("embedder", 5, capabilities=frozenset({"embedding"})))
+    router = a_router(a_model("default", 8, is_default=True), embedder, fallback_models=("default",))
+    assert all_asked(router, Ask(model="auto", kind="embedding")) == ["embedder"]
+
+
+def test_a_fallback_that_is_above_the_threshold_is_asked_after_those_that_are_not() -> None:
+    router = a_router(one, two, three, max_load_threshold=0.5)
+    for model, told in ((one, 0), (two, 12), (three, 7)):
+        assert model.promoted is not None
+        router.targets.of(model.promoted).says(warm=True, lanes=16, told=told, cells=0.0)
+    assert all_asked(router, Ask(model="auto")) == ["one", "three", "two"]
+
+
+def test_at_hand_is_the_least_loaded_other_candidate_that_is_ready_and_below_the_threshold() -> None:
+    router = a_router(one, two, three, max_load_threshold=0.5)
+    ask = Ask(model="auto")
+
+    def at_hand(*tried: int) -> str | None:
+        version = router.at_hand(ask, router.route(ask), tried)
+        return None if version is None else version.model
+
+    assert at_hand() is None, "none is ready"
+    for model, told in ((one, 1), (two, 3), (three, 12)):
+        assert model.promoted is not None
+        router.targets.of(model.promoted).says(warm=True, lanes=16, told=told, cells=0.0)
+    pks = [model.promoted.pk for model in (one, two) if model.promoted is not None]
+    assert (at_hand(), at_hand(pks[0]), at_hand(*pks)) == ("one", "two", None)
+    assert router.at_hand(Ask(model="two"), router.route(Ask(model="two")), ()) is None, "it was named"
+
+
+def test_a_named_model_falls_back_only_to_whom_its_operator_gave_it() -> None:
+    assert all_asked(a_router(one, two), Ask(model="one")) == ["one"]
+    router = a_router(one, two, three, model_fallbacks={"one": ("two",), "two": ("three",)})
+    assert all_asked(router, Ask(model="one")) == ["one", "two", "three"]
+    assert all_asked(router, Ask(model="one@1.0.0")) == ["one"], "who asks for a version wants no other"
+
+
+def test_a_named_model_that_can_not_answer_is_answered_for_by_its_fallback() -> None:
+    sick = a_model("sick", a_version("sick", 5, health=Health.UNHEALTHY))
+    assert routed(a_router(sick, two, model_fallbacks={"sick": ("two",)}), "sick").version.model == "two"
+    with pytest.raises(Unavailable):
+        routed(a_router(sick, two), "sick")
+
+
+def test_a_key_is_not_served_by_a_fallback_that_it_may_not_use() -> None:
+    router = a_router(one, two, three, model_fallbacks={"one": ("two", "three")})
+    allowed = Allowed(models=frozenset({"one", "three"}))
+    assert all_asked(router, Ask(model="one", allowed=allowed)) == ["one", "three"]
+
+
+def test_who_has_nothing_left_of_its_limits_comes_after_who_has() -> None:
+    router = a_router(one, two)
+    assert one.promoted is not None
+    router.targets.of(one.promoted).limited(used=1.0, late=True, exhausted=True)
+    assert {routed(router).version.model for _ in range(4)} == {"two"}
+    assert "nothing left" in router.explain(Ask(model="auto")).refused[0].reason
+    unchecked = a_router(one, two, enable_quota_checks=False)
+    unchecked.targets.of(one.promoted).limited(used=1.0, late=True, exhausted=True)
+    assert {routed(unchecked).version.model for _ in range(4)} == {"one", "two"}
+
+
+def test_who_has_failed_several_requests_is_left_alone_while_another_can_answer() -> None:
+    router = a_router(one, two)
+    assert one.promoted is not None
+    target = router.targets.of(one.promoted)
+    for _ in range(FAILURES):
+        target.breaker.failed(0.0)
+    router.look_at_breakers([target], 0.0)
+    assert {routed(router).version.model for _ in range(4)} == {"two"}
+    assert "in a row" in router.explain(Ask(model="auto")).refused[0].reason
+    assert all_asked(router, Ask(model="auto")) == ["two", "one"]
+    router.look_at_breakers([target], FIRST_SECONDS)
+    assert {routed(router).version.model for _ in range(4)} == {"one", "two"}
+
+
+def test_a_long_request_goes_where_it_fits_and_one_that_fits_nowhere_anywhere() -> None:
+    short, long = (
+        a_model(name, a_version(name, pk, context_length=length))
+        for name, pk, length in (("short", 1, 1000), ("long", 2, 8000))
+    )
+    router = a_router(short, long)
+    assert {routed(router, tokens=tokens).version.model for tokens in (10, 1000) for _ in range(2)} == {"short", "long"}
+    assert {routed(router, tokens=5000).version.model for _ in range(4)} == {"long"}
+    assert {routed(router, tokens=50_000).version.model for _ in range(4)} == {"short", "long"}
+
+
+def test_a_route_has_its_own_candidates_and_strategy() -> None:
+    router = a_router(one, two, three, routes={"pair": {"candidates": ("two", "three"), "strategy": "random"}})
+    decisions = [routed(router, "pair") for _ in range(40)]
+    assert {each.version.model for each in decisions} == {"two", "three"}
+    assert {(each.asked, each.strategy) for each in decisions} == {("pair", "random")}
+
+
+def test_a_warm_only_route_loads_nothing() -> None:
+    router = a_router(one, two, warm_only=True)
+    with pytest.raises(Unavailable, match="would have to be loaded"):
+        routed(router)
+    assert two.promoted is not None
+    router.targets.of(two.promoted).says(warm=True, lanes=16, told=0, cells=0.0)
+    router.refresh()
+    assert routed(router).version.model == "two"
+
+
+def test_without_health_checks_health_does_not_filter() -> None:
+    sick = a_model("sick", a_version("sick", 5, health=Health.UNHEALTHY))
+    assert {routed(a_router(sick, enable_health_checks=False)).version.model} == {"sick"}
