@@ -96,14 +96,16 @@ async def test_of_a_limit_of_three_never_four_run_and_no_permit_lies_idle_while_
     assert [status for status, _, _ in answers] == [200] * 90
     samples = [(float(at), int(running)) for at, running in map(str.split, log.read_text().splitlines())]
     assert max(running for _, running in samples) == 3
-    full = [number for number, (_, running) in enumerate(samples) if running == 3]
-    crowded = samples[full[0] : full[-1] + 1]
-    """From when three ran first to when three ran last: all that time others waited."""
-    idle = sum(later[0] - sooner[0] for sooner, later in pairwise(crowded) if sooner[1] < 3)
-    assert min(running for _, running in crowded) >= 1
-    print(f"a permit was on its way {idle / (crowded[-1][0] - crowded[0][0]):.1%} of the time")
-    # Two that end in the same moment leave one place less in this list: the worker's tokens have a common rhythm.
-    assert len(full) >= 70, "each that ended was followed by another one"
+    first_full = next(number for number, (_, running) in enumerate(samples) if running == 3)
+    last_start = max(number for number in range(1, len(samples)) if samples[number][1] > samples[number - 1][1])
+    """Between these two others waited all the time."""
+    crowded = list(pairwise(samples[first_full : last_start + 1]))
+    idle = sum((3 - running) * (until - since) for (since, running), (until, _) in crowded)
+    share = idle / (3 * (samples[last_start][0] - samples[first_full][0]))
+    print(f"of the three permits {share:.1%} of the time was on its way")
+    # Those that end in the same moment may leave none running for that moment; a permit that was lost, or waited for
+    # the next poll of whoever holds it, would be idle for a third of the time and more.
+    assert share < 0.3
 
 
 async def until_limit_is_known(gateways: GatewayProcesses, node: "NodeProcess") -> None:

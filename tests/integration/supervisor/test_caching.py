@@ -69,7 +69,7 @@ async def test_a_worker_has_a_budget_without_postgresql(lone_node: NodeProcess) 
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_change_of_the_allocation_reaches_a_running_worker_within_a_second(node: NodeProcess) -> None:
+async def test_a_change_of_the_allocation_reaches_a_running_worker_long_before_the_next_poll(node: NodeProcess) -> None:
     await node.start()
     spec = await node.discovered("Tiny")
     gateway = await node.gateway()
@@ -78,7 +78,7 @@ async def test_a_change_of_the_allocation_reaches_a_running_worker_within_a_seco
     began = time.monotonic()
     await configure(global_cache_ram_gb=0.03125)
     cache = await gateway.until_cached(spec, confirmed(32 * MB))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # the poll comes every 5 s
     assert (cache.ram.share_bytes, cache.ram.limit_bytes) == (32 * MB, 32 * MB)
 
 
