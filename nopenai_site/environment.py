@@ -15,6 +15,8 @@ from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from inference.memory import available_bytes
+from inference.traces.settings import TraceSettings
+from nopenai_site.tracing_environment import trace_settings
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +57,8 @@ class Environment:
     log_level: str
     profile: bool
     record_arrivals: bool
+    traces: TraceSettings | None
+    """Where spans go. None: none are made."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Variable name → ``"default"`` or ``"environment"``, for the start's report of what is in force."""
 
@@ -139,6 +143,7 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         log_level=reader.read("NOPENAI_LOG_LEVEL", "INFO", _one_of(*LOG_LEVELS)),
         profile=reader.read("NOPENAI_PROFILE", False, _flag),
         record_arrivals=reader.read("NOPENAI_RECORD_ARRIVALS", False, _flag),
+        traces=trace_settings(reader),
         sources=reader.sources,
     )
     if not loopback and not environment.require_api_key:
@@ -169,7 +174,7 @@ class _Reader:
             return parse(raw)
         except ValueError as fault:
             # The value itself is shown only for settings that can't hold a secret.
-            shown = "" if name.endswith(("_URL", "_PASSWORD")) else f"={raw}"
+            shown = "" if name.endswith(("_URL", "_PASSWORD", "_HEADERS", "_ENDPOINT")) else f"={raw}"
             self.faults.append(f"{name}{shown} is not valid: {fault}")
             return default
 

@@ -2,6 +2,7 @@
 
 import time
 
+from inference.engine.job_spans import Times, text_spans
 from inference.engine.jobs import AnyJob, Choice, Job
 from inference.engine.llama import FloatArray, Model
 from inference.engine.logprobs import token_logprob
@@ -132,6 +133,14 @@ class Answering:
             queue_seconds=started - job.arrived,
             prefill_seconds=first_token - started,
             decode_seconds=now - first_token,
+            spans=text_spans(
+                job.request,
+                Times(job.arrived, job.started, job.first_token, now),
+                job.lookup,
+                prompt_tokens=len(job.tokens),
+                cached_tokens=job.cached_tokens,
+                completion_tokens=job.completion_tokens,
+            ),
         )
         self.send(job, finished)
         self._ended += self._jobs.pop(job)

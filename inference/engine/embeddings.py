@@ -5,6 +5,7 @@ given back when nothing is left to do. Two things grow with it: an encoder's bat
 once, and a decoder's cells.
 """
 
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ import numpy as np
 import structlog
 
 from inference.engine.embedding_batches import Batches, Capacity, Chunk, Input, Turn
+from inference.engine.job_spans import embedding_spans
 from inference.engine.llama import EmbeddingContext, FloatArray, LlamaError, Model, Pooling
 from inference.memory import available_bytes
 from inference.protocol import Embed, Embedded, Failed
@@ -37,6 +39,7 @@ class EmbeddingJob:
     request: Embed
     inputs: Sequence[Sequence[int]]
     """Tokens, at least one each, none longer than the model's context."""
+    arrived: float = field(default_factory=time.monotonic)
     vectors: dict[int, bytes] = field(default_factory=dict)
     """Those that are computed, by the index of their input."""
 
@@ -174,7 +177,13 @@ class Embedder:
             return []
         self._jobs.discard(job)
         vectors = tuple(job.vectors[index] for index in range(len(job.inputs)))
-        return [(job, Embedded(id=job.id, vectors=vectors, prompt_tokens=sum(map(len, job.inputs))))]
+        embedded = Embedded(
+            id=job.id,
+            vectors=vectors,
+            prompt_tokens=sum(map(len, job.inputs)),
+            spans=embedding_spans(job.request, job.arrived, time.monotonic()),
+        )
+        return [(job, embedded)]
 
     # --- The ways a job ends otherwise -------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from inference.engine.beginnings import Beginnings
 from inference.engine.contexts import Contexts
 from inference.engine.decoding import Decoded, decode
 from inference.engine.embeddings import Embedder, EmbeddingJob
+from inference.engine.job_spans import Lookup
 from inference.engine.jobs import AnyJob, Cancel, Choice, DiskChanged, Emit, Event, Fetched, Granted, Job, Stop
 from inference.engine.kv import Kv
 from inference.engine.llama import FloatArray, Model
@@ -305,10 +306,12 @@ class Engine:
         if self._contexts.of(sequence.pool) is None:
             self._fail_for_memory(job)
             return
+        looked_up, disk_blocks = time.monotonic(), len(choice.pinned)
         sequence.computed = self._kv.restore(sequence, choice.chain, choice.take_inherited())
         self._unpin(choice)
         if job.started is None:
             job.started = now
+            job.lookup = Lookup(looked_up, time.monotonic(), disk_blocks)
             job.cached_tokens = sequence.computed
             if choice.chain is not None:
                 self._kv.count(len(job.tokens), job.cached_tokens)

@@ -11,6 +11,7 @@ from inference.engine.cache.names import Chain
 from inference.engine.cache.state import Bytes, Prefix
 from inference.engine.embeddings import EmbeddingJob
 from inference.engine.held import Answer
+from inference.engine.job_spans import Lookup
 from inference.engine.output import Output
 from inference.engine.sampling import Sampler
 from inference.engine.sequences import Sequence
@@ -42,6 +43,8 @@ class Job:
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     first_token: float | None = None
+    lookup: Lookup | None = None
+    """Of its prompt in the cache, once it had its turn."""
     cached_tokens: int = 0
     completion_tokens: int = 0
 

@@ -103,7 +103,7 @@ class Admission:
             headers.append((b"x-nopenai-quota-mode", mode.value.encode()))
         return headers
 
-    def refused(self, applicant: Applicant, why: QuotaExceeded, request_id: str) -> None:
+    def refused(self, applicant: Applicant, why: QuotaExceeded) -> None:
         """It was, for a limit's sake. (That a minute's limit or too many at once did it is the client's own affair.)"""
         if why.code == QUOTA_EXCEEDED:
             log.error(
@@ -111,7 +111,7 @@ class Admission:
                 model_id=applicant.model,
                 tenant=applicant.origin.tenant,
                 reason=why.message,
-                request_id=request_id,
+                **applicant.ids,
             )
         self._count(applicant, self.hour(), UsageCounts(refused=1))
 

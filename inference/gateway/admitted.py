@@ -18,8 +18,10 @@ from inference.gateway.origin import Origin
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.permits import Held
 from inference.gateway.terms import Terms
+from inference.gateway.worker_spans import worker_spans
 from inference.gateway.workers import Meter, WorkerConnection
-from inference.protocol import Accepted, Delta, Embedded, Failed, Finished, FinishReason, Grant, Wants
+from inference.protocol import Accepted, Delta, Embedded, Failed, Finished, FinishReason, Grant, Wants, WorkerSpan
+from inference.traces.trace import Trace, log_ids
 from quotas.callers import Caller
 from quotas.ledger import Reservation
 from registry.catalogue import Version
@@ -52,12 +54,19 @@ class Applicant(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     caller: Caller | None
     origin: Origin
+    request_id: str
+    trace: Trace | None = None
     copy: bool = False
     """Of another one, for a test's sake: it is nobody's use."""
 
     @property
     def model(self) -> str:
         return self.decision.version.model
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The fields of a log line that tell this request."""
+        return log_ids(self.request_id, self.trace)
 
 
 class Promise(msgspec.Struct, frozen=True):
@@ -238,14 +247,20 @@ class PartMeter(Meter):
         elif isinstance(message, Finished):
             begun = message.completion_tokens or message.prefill_seconds or message.reason is not FinishReason.CANCELLED
             self._request.ended(self, _of(message) if begun else NOTHING)
+            self._tell_spans(message.spans, connection)
             return True
         elif isinstance(message, Embedded):
             self._request.ended(self, Used(prompt_tokens=message.prompt_tokens))
+            self._tell_spans(message.spans, connection)
             return True
         else:
             self.lose()
             return True
         return False
+
+    def _tell_spans(self, spans: tuple[WorkerSpan, ...], connection: WorkerConnection) -> None:
+        if spans and (trace := self._request.applicant.trace) is not None:
+            trace.tell(worker_spans(trace, connection.worker_pid, spans))
 
     def lose(self) -> None:
         """The worker failed or is gone: what the client may have of its answer counts."""

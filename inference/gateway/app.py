@@ -36,9 +36,12 @@ from inference.gateway.rerouting import Rerouting
 from inference.gateway.routing_api import RoutingApi
 from inference.gateway.state import GatewayState, Snapshot
 from inference.gateway.telemetry import Telemetry
+from inference.gateway.tracing import Tracing
 from inference.gateway.usage import Counts, UsageBook
 from inference.gateway.workers import WorkerPool
 from inference.protocol import Counted
+from inference.traces.sampling import Sampler
+from inference.traces.spans import Sink
 from quotas.callers import Role
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
 
@@ -112,8 +115,15 @@ class Gateway:
         leases: LeaseFeed,
         usage: UsageFeed,
         arrivals: ArrivalFeed | None = None,
+        sampler: Sampler | None = None,
+        spans: Sink | None = None,
     ) -> None:
-        """``arrivals``: writes what requests came. None: they are not recorded."""
+        """
+        Args:
+            arrivals: writes what requests came. None: they are not recorded.
+            sampler: which requests are traced. None: none is.
+            spans: where their spans go.
+        """
         zone = ZoneInfo(config.time_zone)
         self._config = config
         self.state = GatewayState(self._retune, lambda message: self.replicas.relay(message))
@@ -129,6 +139,8 @@ class Gateway:
         self.admission = Admission(
             self.promises, self.permits, self._usage, zone, self.degradation, profile=config.profile
         )
+        self.spans = spans
+        self._tracing = Tracing(sampler, spans)
         self.telemetry = Telemetry(self.state.targets, self.state.router.refresh)
         self.workers = WorkerPool(self.telemetry.heard)
         self.replicas = ReplicaClient(
@@ -176,6 +188,7 @@ class Gateway:
             refuse_key_in_url(call.path, call.scope["query_string"])
             await self._handler(call)(call)
         except ApiError as error:
+            call.error = error
             _log_refusal(call, error)
             await _answer_error(call, error)
         except ClientGone:
@@ -184,8 +197,12 @@ class Gateway:
             if not call.gone:
                 await _say_goodbye(call)
         except Exception:  # a fault of ours: nobody above would tell the client in OpenAI's form
-            log.exception("A request failed in the gateway", path=call.path, request_id=call.request_id)
-            await _answer_error(call, ServerError("The server failed at this request; its log says more."))
+            log.exception("A request failed in the gateway", path=call.path, **call.ids)
+            call.error = ServerError("The server failed at this request; its log says more.")
+            await _answer_error(call, call.error)
+        finally:
+            if call.trace is not None:
+                self._tracing.ended(call, call.trace)
 
     # Paths
 
@@ -235,6 +252,7 @@ class Gateway:
             self.dispatcher,
             parser,
             self.mirror,
+            self._tracing,
             shape,
             node_name=self._config.node_name,
             require_api_key=self._config.require_api_key,
@@ -247,6 +265,7 @@ class Gateway:
             self.dispatcher,
             parse.embedding,
             self.mirror,
+            self._tracing,
             node_name=self._config.node_name,
             require_api_key=self._config.require_api_key,
         )
@@ -276,6 +295,8 @@ class Gateway:
         self._usage_feed.start()
         if self._arrival_feed is not None:
             self._arrival_feed.start()
+        if self.spans is not None:
+            self.spans.start()
         self._feed.start()
         self.replicas.start()
         # Others of this node may be ready: who asks after they said so should find us ready, too.
@@ -297,6 +318,8 @@ class Gateway:
         await asyncio.gather(self.promises.stop(), self._usage_feed.stop())
         if self._arrival_feed is not None:
             await self._arrival_feed.stop()
+        if self.spans is not None:
+            await self.spans.stop()
         await self.replicas.stop()
         await self._proxy.stop()
         self._feed.add_use_counts(self.state.take_used())
@@ -363,7 +386,7 @@ def _log_refusal(call: Call, error: ApiError) -> None:
         status=error.status,
         code=error.code,
         reason=error.message,
-        request_id=call.request_id,
+        **call.ids,
     )
 
 

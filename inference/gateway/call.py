@@ -3,16 +3,29 @@
 import asyncio
 import os
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from inference.gateway.asgi import DEPARTURE, Departure, HeaderList, Headers, Receive, Scope, Send
+from inference.traces.trace import Trace, log_ids
 from quotas.callers import Caller
+from registry.errors import ApiError
+from routing.ask import Ask
+
+if TYPE_CHECKING:
+    from inference.gateway.admitted import Admitted, Applicant
+    from inference.gateway.dispatch import Answer
 
 _LONGEST_REQUEST_ID = 128
 
 
 class Call:
     __slots__ = (
+        "admitted",
+        "applicant",
+        "ask",
+        "begun",
         "caller",
+        "error",
         "gone",
         "headers",
         "hex",
@@ -24,6 +37,8 @@ class Call:
         "scope",
         "send",
         "started",
+        "status",
+        "trace",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,13 +56,29 @@ class Call:
         """Who was let in, by an endpoint that looks at the key alone; None: without a key."""
         self.started = False
         """Whether the head of an answer was sent."""
+        self.status = 0
+        """Of that answer."""
+        self.trace: Trace | None = None
+        """Of an inference request that is traced."""
+
+        # How far it has come, for who tells it when it is over.
+        self.ask: Ask | None = None
+        self.applicant: Applicant | None = None
+        self.admitted: Admitted | None = None
+        self.begun: Answer | None = None
+        self.error: ApiError | None = None
         self.gone = False
         """Whether the client closed its connection."""
         self.more_headers: HeaderList = []
         """Of the answer, whatever it will be: how the caller stands with the limits."""
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """The fields of a log line that tell this request."""
+        return log_ids(self.request_id, self.trace)
+
     async def start(self, status: int, headers: HeaderList) -> None:
-        self.started = True
+        self.started, self.status = True, status
         headers += [(b"x-request-id", self.request_id.encode()), *self.more_headers]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 

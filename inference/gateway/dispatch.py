@@ -14,10 +14,9 @@ from types import TracebackType
 import msgspec
 import structlog
 
-from inference.gateway.admitted import Admitted, PartMeter
+from inference.gateway.admitted import Admitted, Applicant, PartMeter
 from inference.gateway.joint import begin_joint
-from inference.gateway.origin import Origin, prompt_prefixes
-from inference.gateway.parse import InferenceRequest
+from inference.gateway.origin import prompt_prefixes
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
 from inference.protocol import Accepted, Embed, Failed, Finished, Generate, ReplicaState, ReplicaView
@@ -132,7 +131,7 @@ class Dispatcher:
         """How many requests wait for each version (by primary key) to load."""
         return self._waiting
 
-    async def dispatch(self, admitted: Admitted, request_id: str, *, alone: bool = False) -> Answer:
+    async def dispatch(self, admitted: Admitted, *, alone: bool = False) -> Answer:
         """Have the request served; ``alone``: by the version that was decided on, and no other.
 
         Raises:
@@ -155,7 +154,7 @@ class Dispatcher:
             try:
                 if attempt:
                     await admitted.serve_by(version)
-                return await self._attempt(admitted, version, request_id, began, tried if may_follow else None)
+                return await self._attempt(admitted, version, began, tried if may_follow else None)
             except _ReadyElsewhere as other:
                 following, loading = other.version, version
             except QuotaExceeded:
@@ -167,9 +166,9 @@ class Dispatcher:
                 log.warning(
                     "A worker was lost before its first token",
                     model_id=version.model,
-                    request_id=request_id,
                     attempt=attempt + 1,
                     reason=str(lost),
+                    **admitted.applicant.ids,
                 )
                 if attempt >= rules.max_retries:
                     raise _gave_up(version, lost, attempt + 1) from None
@@ -190,7 +189,7 @@ class Dispatcher:
             attempt += 1
 
     async def _attempt(
-        self, admitted: Admitted, version: Version, request_id: str, began: float, tried: Collection[int] | None
+        self, admitted: Admitted, version: Version, began: float, tried: Collection[int] | None
     ) -> Answer:
         """``tried``: who (by primary key) is not asked instead while this one is loaded; None: nobody is."""
         replica = self._replicas.view.get(version.pk)
@@ -202,7 +201,7 @@ class Dispatcher:
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
         target, asked_at = self._router.targets.of(version), time.perf_counter()
         with _Watched(self._router, target) as watched:
-            stream = _begin(connection, admitted, request_id, patience_seconds)
+            stream = _begin(connection, admitted, patience_seconds)
             try:
                 messages = await (_first_text(stream) if admitted.request.stream else stream.whole())
             except BaseException:
@@ -332,10 +331,10 @@ class _Watched:
         self._router.look_at_breakers((self._target,), time.monotonic())
 
 
-def _begin(connection: WorkerConnection, admitted: Admitted, request_id: str, patience_seconds: float) -> Stream:
-    request, origin = admitted.request, admitted.applicant.origin
+def _begin(connection: WorkerConnection, admitted: Admitted, patience_seconds: float) -> Stream:
+    request = admitted.request
     parts = admitted.begin()
-    first = _work(request, connection.next_id(), request_id, origin, patience_seconds, parts[0])
+    first = _work(admitted.applicant, connection.next_id(), patience_seconds, parts[0])
     if not request.further_prompts or isinstance(first, Embed):
         return connection.begin(first, parts[0])
     further = [
@@ -354,18 +353,14 @@ def _begin(connection: WorkerConnection, admitted: Admitted, request_id: str, pa
     return begin_joint(connection, [first, *further], parts)
 
 
-def _work(
-    request: InferenceRequest,
-    stream_id: int,
-    request_id: str,
-    origin: Origin,
-    patience_seconds: float,
-    part: PartMeter,
-) -> Generate | Embed:
+def _work(applicant: Applicant, stream_id: int, patience_seconds: float, part: PartMeter) -> Generate | Embed:
+    request, origin = applicant.request, applicant.origin
+    traceparent = "" if applicant.trace is None else applicant.trace.traceparent
     if request.inputs:
         return Embed(
             id=stream_id,
-            request_id=request_id,
+            request_id=applicant.request_id,
+            traceparent=traceparent,
             inputs=request.inputs,
             dimensions=request.dimensions,
             tenant=origin.tenant,
@@ -375,7 +370,8 @@ def _work(
         )
     return Generate(
         id=stream_id,
-        request_id=request_id,
+        request_id=applicant.request_id,
+        traceparent=traceparent,
         messages=request.messages,
         text=request.text,
         tokens=request.tokens,

@@ -25,6 +25,7 @@ from inference.gateway.origin import origin_of
 from inference.gateway.parse import InferenceRequest
 from inference.gateway.route_counting import RoutedRequest
 from inference.gateway.state import GatewayState
+from inference.gateway.tracing import Tracing
 from inference.gateway.workers import StreamMessage, WorkerLost
 from inference.protocol import Delta, Failed, Finished
 from quotas.callers import Caller
@@ -57,11 +58,13 @@ class InferenceHandler(ABC):
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
         mirror: Mirror,
+        tracing: Tracing,
         *,
         node_name: str,
         require_api_key: bool,
     ) -> None:
         self._mirror = mirror
+        self._tracing = tracing
         self._state = state
         self._admission = admission
         self._dispatcher = dispatcher
@@ -72,19 +75,28 @@ class InferenceHandler(ABC):
         """Every decision is explained for the log: with thousands of candidates that takes some ms each."""
 
     async def __call__(self, call: Call) -> None:
+        call.trace = self._tracing.begin(call.headers)
         # Authenticated before parsed: a stranger's 8 MiB are not worth reading.
         caller = self._authenticate(call)
         request = _as_urgent_as_allowed(self._parse(await read_body(call.receive, call.headers)), caller)
         origin = origin_of(request, caller, self._state.current().cache_rights)
-        ask = ask_of(call, request, caller, origin, self._state.router.table)
+        ask = call.ask = ask_of(call, request, caller, origin, self._state.router.table)
         decision = self._route(call, ask)
-        applicant = Applicant(request=request, ask=ask, decision=decision, caller=caller, origin=origin)
+        applicant = call.applicant = Applicant(
+            request=request,
+            ask=ask,
+            decision=decision,
+            caller=caller,
+            origin=origin,
+            request_id=call.request_id,
+            trace=call.trace,
+        )
         with ClientWatch(call), CountedRequest(self._state.counting, decision.version.model, call) as counted:
-            admitted = await self._admit(call, applicant)
+            admitted = call.admitted = await self._admit(call, applicant)
             if decision.copied:
-                self._mirror.copy(applicant, call.request_id)
+                self._mirror.copy(applicant)
             with admitted, RoutedRequest(self._state.routes, decision, admitted, self._state.arrivals) as routed:
-                begun = routed.answer = await self._dispatcher.dispatch(admitted, call.request_id)
+                begun = call.begun = routed.answer = await self._dispatcher.dispatch(admitted)
                 counted.begun(begun, admitted.waited)
                 self._state.count_use(begun.version.model)
                 await self._answer(call, admitted, begun)
@@ -115,7 +127,7 @@ class InferenceHandler(ABC):
                 routing_time_us=round(microseconds, 2),
                 candidates=decision.candidates,
                 scores=_scores(explained),
-                request_id=call.request_id,
+                **call.ids,
             )
         decision = msgspec.structs.replace(decision, microseconds=microseconds)
         self._state.routes.decided(decision)
@@ -129,7 +141,7 @@ class InferenceHandler(ABC):
         except BaseException as fault:
             call.more_headers = self._admission.headers(applicant.model, applicant.caller, applicant.model)
             if isinstance(fault, QuotaExceeded):
-                self._admission.refused(applicant, fault, call.request_id)
+                self._admission.refused(applicant, fault)
             raise
         call.more_headers = self._admission.headers(admitted.applicant.model, applicant.caller, applicant.model)
         if admitted.ways:
@@ -159,13 +171,14 @@ class TextHandler(InferenceHandler):
         dispatcher: Dispatcher,
         parse: Callable[[bytes], InferenceRequest],
         mirror: Mirror,
+        tracing: Tracing,
         shape: type[Shape],
         *,
         node_name: str,
         require_api_key: bool,
     ) -> None:
         super().__init__(
-            state, admission, dispatcher, parse, mirror, node_name=node_name, require_api_key=require_api_key
+            state, admission, dispatcher, parse, mirror, tracing, node_name=node_name, require_api_key=require_api_key
         )
         self._shape = shape
 
@@ -260,8 +273,8 @@ def _lost_amid(call: Call, begun: Answer, lost: WorkerLost) -> ApiError:
     log.warning(
         "A worker was lost in mid-stream",
         model_id=begun.version.model,
-        request_id=call.request_id,
         reason=str(lost),
+        **call.ids,
     )
     return Unavailable(f"The answer breaks off here: {lost}. Ask again.", code="worker_failed")
 

@@ -33,12 +33,12 @@ class Mirror:
         self._counting = counting
         self._running: set[asyncio.Task[None]] = set()
 
-    def copy(self, applicant: Applicant, request_id: str) -> None:
+    def copy(self, applicant: Applicant) -> None:
         """If the request is one of those that are copied."""
         decision = applicant.decision
         if not decision.copied or decision.test is None or decision.test.b is None or len(self._running) >= MOST:
             return
-        task = asyncio.get_running_loop().create_task(self._run(applicant, decision.test.b, f"{request_id}-copy"))
+        task = asyncio.get_running_loop().create_task(self._run(applicant, decision.test.b))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -46,13 +46,21 @@ class Mirror:
         for task in self._running:
             task.cancel()
 
-    async def _run(self, applicant: Applicant, target: Target, request_id: str) -> None:
+    async def _run(self, applicant: Applicant, target: Target) -> None:
         decision = msgspec.structs.replace(applicant.decision, version=target.version, variant="B", copied=False)
         request = msgspec.structs.replace(applicant.request, stream=False, priority=0)
-        copied = msgspec.structs.replace(applicant, request=request, decision=decision, caller=None, copy=True)
+        copied = msgspec.structs.replace(
+            applicant,
+            request=request,
+            decision=decision,
+            caller=None,
+            request_id=f"{applicant.request_id}-copy",
+            trace=None,
+            copy=True,
+        )
         try:
             admitted = await self._admission.admit(copied)
             with admitted, RoutedRequest(self._counting, decision, admitted) as routed:
-                routed.answer = await self._dispatcher.dispatch(admitted, request_id, alone=True)
+                routed.answer = await self._dispatcher.dispatch(admitted, alone=True)
         except (ApiError, WorkerLost) as fault:
-            log.debug("A copy came to nothing", model_id=target.version.model, request_id=request_id, reason=str(fault))
+            log.debug("A copy came to nothing", model_id=target.version.model, reason=str(fault), **copied.ids)

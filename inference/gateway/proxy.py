@@ -87,7 +87,7 @@ class WebProxy:
                 ) as response:
                     await self._pass_back(call, response)
         except (aiohttp.ClientError, ConnectionError) as fault:
-            log.warning("The web process did not answer", path=call.path, reason=str(fault), request_id=call.request_id)
+            log.warning("The web process did not answer", path=call.path, reason=str(fault), **call.ids)
             if call.started:
                 return  # half an answer: the server closes the connection, which tells the client
             if isinstance(fault, aiohttp.SocketTimeoutError):

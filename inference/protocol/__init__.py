@@ -1,4 +1,4 @@
-"""The messages between gateway, supervisor and engine workers: version 4.
+"""The messages between gateway, supervisor and engine workers: version 5.
 
 Every message is a tagged msgspec Struct. Frames (``frames.py``) of them travel over Unix sockets; between a worker and
 its supervisor it is one JSON object a line.
@@ -47,6 +47,7 @@ from inference.protocol.answers import (
     TokenLogprob,
     ToolCallDelta,
     Wants,
+    WorkerSpan,
 )
 from inference.protocol.cache import (
     TIMING_BOUNDS_SECONDS,
@@ -180,6 +181,7 @@ __all__ = [
     "Withdraw",
     "WorkerCounts",
     "WorkerLoad",
+    "WorkerSpan",
     "WorkerStage",
     "WorkerStatus",
     "WorkerToGateway",

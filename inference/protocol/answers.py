@@ -70,6 +70,15 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     """This choice ends here."""
 
 
+class WorkerSpan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of what a worker did for a request that is traced. Times are nanoseconds since the epoch."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
+    attributes: dict[str, str | int | float] = {}
+
+
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     """The request is complete: every choice has had its last Delta, or it was cancelled."""
 
@@ -85,6 +94,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     """From arrival at the worker to the first prefill."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    spans: tuple[WorkerSpan, ...] = ()
+    """Of a request that is traced."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -101,3 +112,5 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
     vectors: tuple[bytes, ...]
     """One for each input: little-endian float32, of length 1 in the Euclidean norm."""
     prompt_tokens: int
+    spans: tuple[WorkerSpan, ...] = ()
+    """Of a request that is traced."""

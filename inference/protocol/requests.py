@@ -102,6 +102,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Unique on this connection."""
     request_id: str
     """The client's or the gateway's ``X-Request-ID``, for logs."""
+    traceparent: str = ""
+    """The W3C Trace Context in which it is served. Empty: it has none."""
     messages: tuple[ChatMessage, ...] | None = None
     text: str | None = None
     tokens: tuple[int, ...] | None = None
@@ -145,6 +147,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     id: int
     """Unique on this connection, among Generate's too."""
     request_id: str
+    traceparent: str = ""
     inputs: tuple[str | tuple[int, ...], ...]
     """Texts, or prompts that are tokens already."""
     dimensions: int | None = None

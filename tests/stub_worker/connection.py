@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -24,6 +25,7 @@ from inference.protocol import (
     HeldPrefixes,
     ProtocolError,
     Wants,
+    WorkerSpan,
     WorkerToGateway,
     encode_frame,
 )
@@ -143,6 +145,7 @@ class Request:
         self._tokens = 0
         self._granted = message.granted_tokens
         self._wants = False
+        self._traced_since = time.time_ns() if message.traceparent.endswith("-01") else None
         self.finished = False
 
     def advance(self, out: list[WorkerToGateway]) -> None:
@@ -192,10 +195,16 @@ class Request:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._tokens,
             cached_tokens=self._cached_tokens,
+            spans=self._spans(),
         )
         out.append(finished)
         self._connection.worker.count(finished)
         self._connection.ended(self.id)
+
+    def _spans(self) -> tuple[WorkerSpan, ...]:
+        if self._traced_since is None:
+            return ()
+        return (WorkerSpan(name="decode", began_ns=self._traced_since, ended_ns=time.time_ns()),)
 
     def _misbehave(self, out: list[WorkerToGateway]) -> bool:
         """Whether a fault holds us up here."""
@@ -229,7 +238,11 @@ class EmbeddingRequest(Request):
         texts = [content if isinstance(content, str) else "token " * len(content) for content in message.inputs]
         text = " ".join(texts)
         nothing = Generate(
-            id=message.id, request_id=message.request_id, max_tokens=0, granted_tokens=message.granted_tokens
+            id=message.id,
+            request_id=message.request_id,
+            traceparent=message.traceparent,
+            max_tokens=0,
+            granted_tokens=message.granted_tokens,
         )
         super().__init__(connection, nothing, len(text.split()), 0, faults_of(text, faults))
         self._vectors = tuple(vector_of(each)[: 4 * (message.dimensions or 4)] for each in texts)
@@ -239,7 +252,9 @@ class EmbeddingRequest(Request):
         if reason is FinishReason.CANCELLED:
             out.append(Failed(id=self.id, status=499, code="cancelled", message="the request was cancelled"))
         else:
-            out.append(Embedded(id=self.id, vectors=self._vectors, prompt_tokens=self._prompt_tokens))
+            out.append(
+                Embedded(id=self.id, vectors=self._vectors, prompt_tokens=self._prompt_tokens, spans=self._spans())
+            )
         self._connection.ended(self.id)
 
 

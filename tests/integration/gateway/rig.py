@@ -47,6 +47,8 @@ from inference.protocol import (
     read_messages,
 )
 from inference.supervisor.permitting import Permitting
+from inference.traces.sampling import Sampler
+from inference.traces.spans import Sink
 from nopenai_site.environment import PROJECT_ROOT
 from quotas.callers import Caller
 from quotas.journal import JournalFull
@@ -348,6 +350,8 @@ class Rig:
         callers: dict[str, Caller],
         *,
         arrivals: ArrivalFeed | None = None,
+        sampler: Sampler | None = None,
+        spans: Sink | None = None,
         **config: Any,
     ) -> None:
         self.directory = directory
@@ -363,7 +367,13 @@ class Rig:
         self.leases = GivenLeases()
         self.usage = GivenUsage()
         self.gateway = Gateway(
-            GatewayConfig(**(settings | config)), self._feed_of(models, callers), self.leases, self.usage, arrivals
+            GatewayConfig(**(settings | config)),
+            self._feed_of(models, callers),
+            self.leases,
+            self.usage,
+            arrivals,
+            sampler,
+            spans,
         )
         self.client: aiohttp.ClientSession
         self.port = 0

@@ -32,8 +32,14 @@ def say(connection: WorkerConnection, *messages: WorkerToGateway) -> None:
 
 
 def finished(stream_id: int, tokens: int = 1, reason: FinishReason = FinishReason.STOP) -> Finished:
-    counts = {"prompt_tokens": tokens, "completion_tokens": tokens, "cached_tokens": 1}
-    return Finished(id=stream_id, reason=reason, queue_seconds=tokens, **counts)
+    return Finished(
+        id=stream_id,
+        reason=reason,
+        prompt_tokens=tokens,
+        completion_tokens=tokens,
+        cached_tokens=1,
+        queue_seconds=tokens,
+    )
 
 
 def deltas(messages: list[StreamMessage]) -> list[tuple[int, str, FinishReason | None]]:

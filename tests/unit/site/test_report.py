@@ -14,7 +14,14 @@ def test_every_setting_is_shown_with_where_it_came_from() -> None:
     (host,) = [line for line in text.splitlines() if "NOPENAI_HOST" in line]
     assert port.split() == ["NOPENAI_PORT", "9000", "environment"]
     assert host.split() == ["NOPENAI_HOST", "127.0.0.1", "default"]
-    assert {line.split()[0] for line in text.splitlines()[1:]} == _environment().sources.keys()
+    ours = {name for name in _environment().sources if not name.startswith("OTEL_")}
+    assert {line.split()[0] for line in text.splitlines()[1:]} == ours | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+
+
+def test_it_says_where_traces_go() -> None:
+    text = report.settings(_environment(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318"))
+    assert "http://collector:4318/v1/traces" in text
+    assert "no traces" in report.settings(_environment())
 
 
 def test_secrets_are_masked_wherever_they_stand() -> None:
