@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+import msgspec
 import structlog
 
 from inference.gateway import parse
@@ -39,7 +40,7 @@ from inference.gateway.telemetry import Telemetry
 from inference.gateway.tracing import Tracing
 from inference.gateway.usage import Counts, UsageBook
 from inference.gateway.workers import WorkerPool
-from inference.protocol import Counted
+from inference.protocol import Counted, GatewayCounts
 from inference.traces.sampling import Sampler
 from inference.traces.spans import Sink
 from quotas.callers import Role
@@ -140,6 +141,7 @@ class Gateway:
             self.promises, self.permits, self._usage, zone, self.degradation, profile=config.profile
         )
         self.spans = spans
+        self._spans_counted = 0, 0
         self._tracing = Tracing(sampler, spans)
         self.telemetry = Telemetry(self.state.targets, self.state.router.refresh)
         self.workers = WorkerPool(self.telemetry.heard)
@@ -356,9 +358,20 @@ class Gateway:
 
     def _take_counts(self) -> Counted | None:
         counted = Counted(
-            models=self.state.counting.take(), gateway=self.admission.take_counts(), routing=self.state.routes.take()
+            models=self.state.counting.take(),
+            gateway=self._with_spans(self.admission.take_counts()),
+            routing=self.state.routes.take(),
         )
         return counted if counted != _NOTHING_COUNTED else None
+
+    def _with_spans(self, counts: GatewayCounts) -> GatewayCounts:
+        if self.spans is None:
+            return counts
+        exported, dropped = self._spans_counted
+        self._spans_counted = self.spans.exported, self.spans.dropped
+        return msgspec.structs.replace(
+            counts, spans_exported=self.spans.exported - exported, spans_dropped=self.spans.dropped - dropped
+        )
 
     def _retune(self, snapshot: Snapshot) -> None:
         self.promises.retune(snapshot.limits, snapshot.accounts)

@@ -59,6 +59,7 @@ def metrics(known: Known) -> Iterator[AnyMetric]:
     yield from _caches(known)
     yield from _tiers(known)
     yield from _limits(known)
+    yield from _traces(known)
     yield from routing_metrics(known.sums.routing, known.shares_of_b)
 
 
@@ -325,6 +326,21 @@ def _limits(known: Known) -> Iterator[Metric]:
         "counter",
         "Requests for which gateways have asked the supervisor whether they may run beside others.",
         [((), float(known.sums.gateways.permit_requests))],
+    )
+
+
+def _traces(known: Known) -> Iterator[Metric]:
+    yield Metric(
+        "nopenai_spans_exported_total",
+        "counter",
+        "Spans of traced requests that a collector has taken.",
+        [((), float(known.sums.gateways.spans_exported))],
+    )
+    yield Metric(
+        "nopenai_spans_dropped_total",
+        "counter",
+        "Spans of traced requests that no collector will have: it did not take them in time.",
+        [((), float(known.sums.gateways.spans_dropped))],
     )
 
 

@@ -21,13 +21,17 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a gateway did for limits' sake: how often a request, or what it prepares for others, needed somebody else;
-    and, under ``NOPENAI_PROFILE``, how long its part took."""
+    """What a gateway did beside answering: how often a request, or what it prepares for others, needed somebody else
+    for limits' sake, and, under ``NOPENAI_PROFILE``, how long its part took; and what became of its spans."""
 
     lease_refills: int = 0
     """Parts of a window that PostgreSQL was asked for."""
     permit_requests: int = 0
     """Requests for which the supervisor was asked whether they may run."""
+    spans_exported: int = 0
+    """That a collector of traces has."""
+    spans_dropped: int = 0
+    """That none will get: it was away for too long, or there were too many."""
     reserve_timing: Timing = Timing()
     settle_timing: Timing = Timing()
 

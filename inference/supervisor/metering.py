@@ -142,6 +142,8 @@ def gateways_added(one: GatewayCounts, other: GatewayCounts) -> GatewayCounts:
     return GatewayCounts(
         lease_refills=one.lease_refills + other.lease_refills,
         permit_requests=one.permit_requests + other.permit_requests,
+        spans_exported=one.spans_exported + other.spans_exported,
+        spans_dropped=one.spans_dropped + other.spans_dropped,
         reserve_timing=timings_added(one.reserve_timing, other.reserve_timing),
         settle_timing=timings_added(one.settle_timing, other.settle_timing),
     )

@@ -88,7 +88,9 @@ def _rows(environment: Environment) -> Sequence[tuple[str, str, str]]:
         "NOPENAI_LOG_LEVEL": environment.log_level,
         "NOPENAI_PROFILE": _flag(environment.profile),
         "NOPENAI_RECORD_ARRIVALS": _flag(environment.record_arrivals),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "none: no traces" if environment.traces is None else environment.traces.url,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "none: no traces"
+        if environment.traces is None
+        else _masked(environment.traces.url),
     }
     return [(name, value, environment.sources.get(name, "default")) for name, value in shown.items()]
 

@@ -217,6 +217,16 @@ async def test_a_collector_that_hangs_delays_neither_requests_nor_the_end(
     assert (rig.gateway.spans.exported, rig.gateway.spans.dropped) == (0, 50)
 
 
+async def test_the_supervisor_is_told_what_became_of_spans(start_rig: StartRig, spans: Collector) -> None:
+    async with traced(start_rig, spans) as rig:
+        await rig.chat()
+        await tree(spans, "request", "decode")
+        told = 0
+        while told < 5:
+            told += (await rig.supervisor.counted.get()).gateway.spans_exported
+    assert told == 5
+
+
 async def test_a_fault_of_the_collectors_is_told_once_and_once_more_when_it_is_over(spans: Collector) -> None:
     spans.status = 400
     sink = a_sink(spans, delay_seconds=0.01)

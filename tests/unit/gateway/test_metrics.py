@@ -91,6 +91,8 @@ def test_who_knows_nothing_yet_says_so_without_failing() -> None:
         ("nopenai_emergency",): 0,
         ("nopenai_lease_refills_total",): 0,
         ("nopenai_permit_requests_total",): 0,
+        ("nopenai_spans_exported_total",): 0,
+        ("nopenai_spans_dropped_total",): 0,
     }
 
 
