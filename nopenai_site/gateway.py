@@ -15,6 +15,7 @@ from inference.gateway.arrivals_thread import ArrivalThread  # noqa: E402
 from inference.gateway.leases import LeaseThread  # noqa: E402
 from inference.gateway.snapshot import SnapshotThread  # noqa: E402
 from inference.gateway.usage_thread import UsageThread  # noqa: E402
+from inference.traces.export import OtlpSink  # noqa: E402
 from inference.traces.spans import Sink  # noqa: E402
 from nopenai_site import logs  # noqa: E402
 from nopenai_site.environment import Environment  # noqa: E402
@@ -48,8 +49,6 @@ def build(environment: Environment) -> Gateway:
 def _span_sink(environment: Environment) -> Sink | None:
     if environment.traces is None:
         return None
-    from inference.traces.export import OtlpSink  # OpenTelemetry's messages: 12 MB that nobody else needs
-
     return OtlpSink(environment.traces, version=build_info()["version"], node=environment.node_name)
 
 

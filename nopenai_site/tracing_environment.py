@@ -53,7 +53,7 @@ def _either(reader: Reader, name: str, default: T, parse: Callable[[str], T]) ->
 
 def _sampler(reader: Reader) -> Sampler:
     rule = Rule(reader.read("OTEL_TRACES_SAMPLER", Rule.PARENT_ALWAYS_ON.value, _one_of(*Rule)))
-    return Sampler(rule=rule, ratio=reader.read("OTEL_TRACES_SAMPLER_ARG", 1.0, _ratio))
+    return Sampler.of(rule, reader.read("OTEL_TRACES_SAMPLER_ARG", 1.0, _ratio))
 
 
 def _below(endpoint: str) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 from inference.traces.context import Parent
 
-_TWO_TO_64 = 1 << 64
+_ALL = 1 << 64
 
 
 class Rule(StrEnum):
@@ -21,14 +21,19 @@ class Rule(StrEnum):
 
 
 class Sampler(msgspec.Struct, frozen=True, kw_only=True):
-    rule: Rule = Rule.PARENT_ALWAYS_ON
-    ratio: float = 1.0
-    """0–1; of the two rules that have one."""
+    follows_parent: bool
+    """Whether it does as the trace's other spans do, where there are any."""
+    bound: int
+    """Of a trace's id, its last 64 bits: below it, it is sampled. So all processes that a trace passes through decide
+    alike."""
+
+    @classmethod
+    def of(cls, rule: Rule, ratio: float = 1.0) -> "Sampler":
+        """``ratio``: 0–1, for the two rules that have one."""
+        share = {"on": 1.0, "off": 0.0}.get(rule.rpartition("_")[2], ratio)
+        return cls(follows_parent=rule.startswith("parentbased_"), bound=round(share * _ALL))
 
     def samples(self, trace_id: bytes, parent: Parent | None) -> bool:
-        """All processes that a trace passes through decide alike: by its id alone, or as its parent did."""
-        if parent is not None and self.rule.startswith("parentbased_"):
+        if parent is not None and self.follows_parent:
             return parent.sampled
-        if self.rule.endswith("ratio"):
-            return int.from_bytes(trace_id[8:]) < round(self.ratio * _TWO_TO_64)
-        return self.rule.endswith("_on")
+        return int.from_bytes(trace_id[8:]) < self.bound

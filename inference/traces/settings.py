@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from inference.traces.sampling import Sampler
+from inference.traces.sampling import Rule, Sampler
 
 
 class TraceSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,7 +14,7 @@ class TraceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the collector, for traces: ``http://localhost:4318/v1/traces``."""
     headers: Mapping[str, str] = {}
     """Sent along: a collector's key may be among them."""
-    sampler: Sampler = Sampler()
+    sampler: Sampler = Sampler.of(Rule.PARENT_ALWAYS_ON)
     service_prefix: str = "nopenai"
     """Of the services' names: ``nopenai-gateway``, ``nopenai-worker``."""
     resource: Mapping[str, str] = {}

@@ -28,7 +28,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 SAMPLED = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"}
 
-ALL = Sampler(rule=Rule.PARENT_ALWAYS_ON)
+ALL = Sampler.of(Rule.PARENT_ALWAYS_ON)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ async def test_what_a_client_does_not_sample_leaves_its_id_in_the_log_and_no_spa
 
 
 async def test_of_a_tenth_a_tenth_is_traced(start_rig: StartRig, spans: Collector) -> None:
-    async with traced(start_rig, spans, sampler=Sampler(rule=Rule.PARENT_RATIO, ratio=0.1)) as rig:
+    async with traced(start_rig, spans, sampler=Sampler.of(Rule.PARENT_RATIO, 0.1)) as rig:
         await asyncio.gather(*(rig.chat() for _ in range(300)))
         await rig.shut_down()
     requests = [span for span in spans.spans if span.name == "request"]

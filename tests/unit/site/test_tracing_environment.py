@@ -50,7 +50,7 @@ def test_all_that_can_be_set() -> None:
     ) == TraceSettings(
         url="http://collector:4318/v1/traces",
         headers={"api-key": "a b", "other": "c"},
-        sampler=Sampler(rule=Rule.PARENT_RATIO, ratio=0.25),
+        sampler=Sampler.of(Rule.PARENT_RATIO, 0.25),
         service_prefix="ours",
         resource={"deployment.environment": "test"},
         gzip=True,
