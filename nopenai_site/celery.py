@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import setup_logging
+from celery.signals import beat_init, setup_logging, worker_init
 from django.conf import settings
 
-from nopenai_site import logs
+from nopenai_site import logs, traces
 
 # Of pickled messages, which root should not take; ours are JSON.
 warnings.simplefilter("ignore", SecurityWarning)
@@ -77,3 +77,11 @@ def _configure_logging(**_: Any) -> None:
     if settings.NOPENAI.log_level != "DEBUG":
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
+@beat_init.connect(weak=False)  # type: ignore[untyped-decorator]
+def _trace(**_: Any) -> None:
+    """The worker's pool is its own process, so nothing is forked after this."""
+    traces.instrument_celery()
+    traces.start("celery")

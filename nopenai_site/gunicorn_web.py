@@ -1,8 +1,10 @@
 """gunicorn's configuration for the web process: ``gunicorn --config python:nopenai_site.gunicorn_web``."""
 
 import os
+from typing import Any
 
-from nopenai_site.gunicorn_shared import ENVIRONMENT, JsonLogger, post_fork, worker_temporary_directory
+from nopenai_site import gunicorn_shared
+from nopenai_site.gunicorn_shared import ENVIRONMENT, JsonLogger, worker_temporary_directory
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings")
 
@@ -22,4 +24,9 @@ control_socket_disable = True
 # The peer on the Unix socket is the gateway, which says for whom it asks.
 forwarded_allow_ips = "*"
 
-__all__ = ["post_fork"]
+
+def post_fork(arbiter: Any, worker: Any) -> None:
+    from nopenai_site import traces  # needs Django's settings, which are named above
+
+    gunicorn_shared.post_fork(arbiter, worker)
+    traces.start("web")

@@ -43,6 +43,8 @@ _SECRET_PREFIX = SECRET_PREFIX.encode()
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
+_more_fields: list[Callable[[], Mapping[str, Any]]] = []
+
 
 def configure(level: str, *, module: str | None = None, stream: BinaryIO | None = None) -> None:
     """Set up structlog and the standard library's logging for this process.
@@ -70,6 +72,11 @@ def configure(level: str, *, module: str | None = None, stream: BinaryIO | None 
     sys.excepthook = _uncaught(module)
 
 
+def add_fields(fields: Callable[[], Mapping[str, Any]]) -> None:
+    """Every line of this process has these, too, as they are at its time."""
+    _more_fields.append(fields)
+
+
 def line(level: str, module: str, message: str, fields: Mapping[str, Any] | None = None) -> bytes:
     """One log line, without its newline. ``level`` is one of :data:`LEVELS`."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -90,6 +97,8 @@ def _render(_logger: object, method: str, event: MutableMapping[str, Any]) -> by
     exception = _exception_text(event.pop("exc_info", None))
     if exception:
         event["exception"] = exception
+    for fields in _more_fields:
+        event.update(fields())
     return line(_NAMES.get(method, "INFO"), module, message, event)
 
 
@@ -104,6 +113,8 @@ class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields = structlog.contextvars.get_contextvars()
+            for more in _more_fields:
+                fields |= more()
             if record.exc_info:
                 fields["exception"] = _exception_text(record.exc_info)
             module = self._module or record.name.partition(".")[0]

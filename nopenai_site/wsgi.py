@@ -10,7 +10,7 @@ from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
 from inference.gateway.asgi import MAX_BODY_BYTES
-from nopenai_site import logs
+from nopenai_site import logs, traces
 from nopenai_site.requests import with_body_taken, with_known_length, with_request_id
 
 logs.configure(settings.NOPENAI.log_level, module="web")
@@ -18,6 +18,7 @@ logs.configure(settings.NOPENAI.log_level, module="web")
 logging.getLogger("django.request").setLevel(logging.ERROR)
 logging.getLogger("django.security.DisallowedHost").setLevel(logging.CRITICAL)
 
+traces.instrument_django()
 application = with_body_taken(
     with_request_id(with_known_length(get_wsgi_application(), limit_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)),
     limit_bytes=MAX_BODY_BYTES,

@@ -127,10 +127,10 @@ class Installation:
         """Status and body; status 0 where nobody answers."""
         return self._request(urllib.request.Request(self.url + path), timeout)
 
-    def post(self, path: str, body: object, timeout: float = 60.0) -> tuple[int, Any]:
+    def post(self, path: str, body: object, timeout: float = 60.0, **headers: str) -> tuple[int, Any]:
         """Status and decoded body of a JSON request; status 0 where nobody answers."""
         request = urllib.request.Request(
-            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json", **headers}
         )
         status, answer = self._request(request, timeout)
         return status, json.loads(answer or b"null")

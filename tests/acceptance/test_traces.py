@@ -19,6 +19,9 @@ PARTS = {
     "decode",
 }
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+
 CLOCK_NS = 1_000_000
 """Each process reads two clocks one after the other, and something may come between."""
 
@@ -59,3 +62,31 @@ def test_the_guides_tree_of_spans_with_ids_that_go_through_all_processes_and_the
 
 def of_requests(spans: Collector) -> list[CollectedSpan]:
     return [span for span in spans.spans if span.service in ("nopenai-gateway", "nopenai-worker")]
+
+
+def test_pages_and_tasks_are_traced_and_go_on_in_a_clients_trace(
+    own_installation: Callable[..., Installation],
+) -> None:
+    with collector() as spans:
+        installation = own_installation(OTEL_EXPORTER_OTLP_ENDPOINT=spans.url, OTEL_BSP_SCHEDULE_DELAY="100")
+        installation.start()
+        installation.wait_started()
+        status, _ = installation.post("/routing/config", {"strategy": "no"}, traceparent=f"00-{TRACE}-{SPAN}-01")
+        assert status == 400
+        wait_until(lambda: "nopenai-web" in services(spans), 20, lambda: f"no span of web in {spans.spans}")
+        sent = installation.command(
+            "shell", "-c", "from nopenai_site.celery import app; app.send_task('registry.scan')"
+        )
+        assert sent.returncode == 0, sent.stderr
+        wait_until(lambda: "nopenai-celery" in services(spans), 20, lambda: f"no span of Celery in {spans.spans}")
+        record = installation.wait_for_log(lambda record: record.get("module") == "web" and "trace_id" in record)
+        spans.gate.clear()  # a collector that hangs holds up nobody's end
+        installation.get("/routing/config")
+        assert installation.stop() == 0
+    (page,) = [span for span in spans.spans if span.trace_id == TRACE]
+    assert (page.service, page.parent_id, record["trace_id"]) == ("nopenai-web", SPAN, TRACE)
+    assert page.attributes["http.route"] == "routing/config"
+
+
+def services(spans: Collector) -> set[str]:
+    return {span.service for span in spans.spans}
