@@ -7,6 +7,7 @@ what a part was granted, and asks for more.
 
 import asyncio
 import time
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
@@ -260,7 +261,7 @@ class PartMeter(Meter):
 
     def _tell_spans(self, spans: tuple[WorkerSpan, ...], connection: WorkerConnection) -> None:
         if spans and (trace := self._request.applicant.trace) is not None:
-            trace.tell(worker_spans(trace, connection.worker_pid, spans))
+            trace.tell(partial(worker_spans, trace, connection.worker_pid, spans))
 
     def lose(self) -> None:
         """The worker failed or is gone: what the client may have of its answer counts."""

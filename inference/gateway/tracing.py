@@ -15,7 +15,7 @@ part later.
 
 import os
 import time
-from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from inference.gateway.admitted import Admitted, Applicant
@@ -25,7 +25,7 @@ from inference.gateway.dispatch import Answer
 from inference.protocol import Embedded, Finished
 from inference.traces.context import new_span_id, new_trace_id, parent_of
 from inference.traces.sampling import Sampler
-from inference.traces.spans import Attribute, Kind, Sink, Source, Span
+from inference.traces.spans import Attribute, Kind, MakeSpans, Sink, Source, Span
 from inference.traces.trace import Trace
 from registry.errors import ApiError
 
@@ -56,10 +56,10 @@ class Tracing:
 
     def ended(self, call: Call, trace: Trace) -> None:
         if trace.sampled:
-            trace.tell(_spans(call, trace, self._source))
+            trace.tell(partial(_spans, call, trace, self._source, time.time_ns()))
 
 
-def _forget(_spans: Sequence[Span]) -> None:
+def _forget(_make: MakeSpans) -> None:
     """Nobody collects them."""
 
 
@@ -72,8 +72,7 @@ class _Part(NamedTuple):
     attributes: dict[str, Attribute]
 
 
-def _spans(call: Call, trace: Trace, source: Source) -> list[Span]:
-    ended_ns = time.time_ns()
+def _spans(call: Call, trace: Trace, source: Source, ended_ns: int) -> list[Span]:
     parent, fault = trace.parent, call.error
     attributes: dict[str, Attribute] = {
         "http.request.method": call.method,

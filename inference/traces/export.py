@@ -7,7 +7,6 @@ https://opentelemetry.io/docs/specs/otlp/#otlphttp
 
 import asyncio
 import gzip
-from collections.abc import Sequence
 from contextlib import suppress
 
 import aiohttp
@@ -15,9 +14,13 @@ import structlog
 
 from inference.traces.otlp import resource_message, resource_spans, span_message
 from inference.traces.settings import TraceSettings
-from inference.traces.spans import Sink, Source, Span
+from inference.traces.spans import MakeSpans, Sink, Source
 
 log = structlog.get_logger(module="traces")
+
+_TOGETHER, _TOGETHER_SECONDS = 64, 0.1
+"""Spans of so many requests are made in one go, in 1 ms: one at a time each finds the processor's caches cold, and
+takes three times as long."""
 
 _LAST_SECONDS = 1.0
 """What is left is sent when the process ends, if the collector takes it so soon."""
@@ -34,6 +37,7 @@ class OtlpSink(Sink):
         self._settings = settings
         self._scope = "nopenai", version
         self._common = {"service.version": version, "host.name": node, **settings.resource}
+        self._unmade: list[MakeSpans] = []
         self._waiting: list[tuple[Source, bytes]] = []
         self._filled = asyncio.Event()
         self._any = asyncio.Event()
@@ -42,11 +46,22 @@ class OtlpSink(Sink):
         self.exported = 0
         self.dropped = 0
 
-    def take(self, spans: Sequence[Span]) -> None:
-        room = max(0, self._settings.queue_spans - len(self._waiting))
-        self.dropped += len(spans[room:])
-        self._waiting += [(span.source, span_message(span)) for span in spans[:room]]
-        self._any.set()
+    def take(self, make: MakeSpans) -> None:
+        self._unmade.append(make)
+        if len(self._unmade) == 1:
+            asyncio.get_running_loop().call_later(_TOGETHER_SECONDS, self._make)
+        elif len(self._unmade) == _TOGETHER:
+            self._make()
+
+    def _make(self) -> None:
+        unmade, self._unmade = self._unmade, []
+        for make in unmade:
+            spans = make()
+            room = max(0, self._settings.queue_spans - len(self._waiting))
+            self.dropped += len(spans[room:])
+            self._waiting += [(span.source, span_message(span)) for span in spans[:room]]
+        if self._waiting:
+            self._any.set()
         if len(self._waiting) >= self._settings.batch_spans:
             self._filled.set()
 
@@ -57,6 +72,7 @@ class OtlpSink(Sink):
         """Send what is left, within a second."""
         if self._sender is None:
             return
+        self._make()
         self._sender.cancel()
         with suppress(asyncio.CancelledError):
             await self._sender

@@ -1,6 +1,6 @@
 """A span as we know it, before it is written in OpenTelemetry's form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     """Why what it stands for failed, in words. None: it did not."""
 
 
+MakeSpans = Callable[[], Sequence[Span]]
+"""Made when there is time for it."""
+
+
 class Sink(Protocol):
     """Takes finished spans, and never waits."""
 
@@ -51,6 +55,6 @@ class Sink(Protocol):
     dropped: int
     """Spans that none will get."""
 
-    def take(self, spans: Sequence[Span]) -> None: ...
+    def take(self, make: MakeSpans) -> None: ...
     def start(self) -> None: ...
     async def stop(self) -> None: ...

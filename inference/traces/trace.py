@@ -1,10 +1,10 @@
 """A request's trace: its ids, and its clock."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from inference.traces.context import Parent, new_span_id, traceparent
-from inference.traces.spans import Span
+from inference.traces.spans import MakeSpans
 
 
 class Trace:
@@ -13,7 +13,7 @@ class Trace:
     __slots__ = ("_clock_ns", "began_ns", "execution_id", "parent", "sampled", "span_id", "tell", "trace_id")
 
     def __init__(
-        self, trace_id: bytes, parent: Parent | None, *, sampled: bool, tell: Callable[[Sequence[Span]], None]
+        self, trace_id: bytes, parent: Parent | None, *, sampled: bool, tell: Callable[[MakeSpans], None]
     ) -> None:
         """
         Args:

@@ -41,16 +41,18 @@ def body() -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Hello!"}]}
 
 
-def a_span() -> Span:
+def one_span() -> list[Span]:
     moment = time.time_ns()
-    return Span(
-        source=Source("gateway", "1"),
-        name="request",
-        trace_id=new_trace_id(),
-        span_id=new_span_id(),
-        began_ns=moment,
-        ended_ns=moment,
-    )
+    return [
+        Span(
+            source=Source("gateway", "1"),
+            name="request",
+            trace_id=new_trace_id(),
+            span_id=new_span_id(),
+            began_ns=moment,
+            ended_ns=moment,
+        )
+    ]
 
 
 def a_sink(spans: Collector, **settings: Any) -> OtlpSink:
@@ -233,10 +235,10 @@ async def test_a_fault_of_the_collectors_is_told_once_and_once_more_when_it_is_o
     with capture_logs() as lines:
         sink.start()
         for count in (1, 2):
-            sink.take([a_span()])
+            sink.take(one_span)
             await until(lambda count=count: sink.dropped == count)  # type: ignore[misc]
         spans.status = 200
-        sink.take([a_span()])
+        sink.take(one_span)
         await until(lambda: sink.exported == 1)
         await sink.stop()
     assert [line["event"] for line in lines] == [
@@ -253,7 +255,7 @@ async def test_a_batch_that_could_not_be_taken_now_is_sent_again(
     spans.status = 503
     sink = a_sink(spans, delay_seconds=0.01)
     sink.start()
-    sink.take([a_span()])
+    sink.take(one_span)
     await asyncio.to_thread(spans.asked.wait, 30)
     spans.status = 200
     await until(lambda: sink.exported == 1)
@@ -265,6 +267,6 @@ async def test_nobody_listens_where_spans_are_sent(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("inference.traces.export._FIRST_PAUSE_SECONDS", 0.01)
     sink = OtlpSink(TraceSettings(url="http://127.0.0.1:9/v1/traces", delay_seconds=0.01), version="1", node="here")
     sink.start()
-    sink.take([a_span()])
+    sink.take(one_span)
     await until(lambda: sink.dropped == 1)
     await sink.stop()
