@@ -1,7 +1,7 @@
 """``make bench``: compare with the peers in one run and print Markdown.
 
 ``python -m tests.bench [SECTION…] [--write]``: all sections, or those named; ``--write`` puts them into README.md
-between its benchmark marks, where sections that were not measured stay as they are, with their dates.
+between its benchmark marks, where sections that were not measured stay as they are, with their dates and machines.
 """
 
 import argparse
@@ -38,12 +38,11 @@ def main() -> int:
     arguments = parser.parse_args()
     # An end by signal unwinds, too: the servers that were started end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    print(_machine() + "\n", flush=True)
     measured: dict[str, str] = {}
     for name in arguments.sections or SECTIONS:
         title, measure = SECTIONS[name]
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        measured[title] = f"**{title}** ({_today()})\n\n{_table(measure)}"
+        measured[title] = f"**{title}** ({_today()}, {_machine()})\n\n{_table(measure)}"
         # At once, so that a section that fails does not take the others along.
         print(measured[title] + "\n", flush=True)
     if arguments.write:
@@ -63,8 +62,7 @@ def _machine() -> str:
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     gigabytes = int(memory[1]) / 1024**2 if memory else 0
     cores = len(os.sched_getaffinity(0))
-    name = cpu[1] if cpu else "an unknown CPU"
-    return f"{cores} cores of {name}, {gigabytes:.0f} GB, printed by `make bench`."
+    return f"{cores} cores of {cpu[1] if cpu else 'an unknown CPU'}, {gigabytes:.0f} GB"
 
 
 def _today() -> str:
@@ -77,7 +75,7 @@ def _write(measured: Mapping[str, str]) -> None:
     begin, end = (text.index(mark) for mark in _MARKS)
     there = dict(_sections(text[begin:end]))
     kept = [measured.get(title) or there.get(title) for title, _ in SECTIONS.values()]
-    report = "\n\n".join([_machine(), *filter(None, kept)])
+    report = "\n\n".join(filter(None, kept))
     README.write_text(f"{text[: begin + len(_MARKS[0])]}\n{report}\n{text[end:]}")
 
 
