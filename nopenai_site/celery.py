@@ -36,7 +36,13 @@ BEAT_SCHEDULE = {
     # The supervisors watch the models directories; this finds what no file system tells, as on network mounts.
     "scan the models directories": {"task": "registry.scan", "schedule": 60.0, "options": {"expires": 55}},
     "hash new and modified models": {"task": "registry.hash", "schedule": 60.0, "options": {"expires": 55}},
+    "check the health of models": {"task": "registry.health_check", "schedule": 30.0, "options": {"expires": 25}},
     "divide the cache by use": {"task": "registry.cache_rebalance", "schedule": 60.0, "options": {"expires": 55}},
+    "forget old transitions of health": {
+        "task": "registry.health_prune",
+        "schedule": 3600.0,
+        "options": {"expires": 3500},
+    },
     "add up old usage": {"task": "quotas.usage_roll_up", "schedule": 3600.0, "options": {"expires": 3500}},
     "forget old windows of limits": {"task": "quotas.windows_prune", "schedule": 3600.0, "options": {"expires": 3500}},
     "forget old gateways": {"task": "quotas.gateways_prune", "schedule": 3600.0, "options": {"expires": 3500}},

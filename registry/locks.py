@@ -9,6 +9,8 @@ SCAN = "scan"
 """Who decides which file is which version."""
 HASH = "hash"
 """Who reads whole files."""
+HEALTH = "health"
+"""Who decides how models are doing. Whoever has it may wait for SCAN, never the other way round."""
 
 
 @contextmanager

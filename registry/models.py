@@ -1,4 +1,5 @@
-"""The tables of what exists: models, versions, nodes, replicas. Those of the KV cache are in :mod:`registry.cache`.
+"""The tables of what exists: models, versions, nodes, replicas. Those of the KV cache are in :mod:`registry.cache`,
+those of health in :mod:`registry.health`.
 
 Writes go through :mod:`registry.services`; invariants are database constraints, so that the admin, a shell and a
 migration can't break them either. Migration ``0002`` adds those that Django has no words for: a promoted version is of
@@ -12,6 +13,7 @@ from django.utils import timezone
 
 from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.catalogue import Health
+from registry.health.models import HealthSweep, HealthTransition, ReplicaVitals, VersionHealth
 
 __all__ = [
     "MODEL_ID_PATTERN",
@@ -19,13 +21,17 @@ __all__ = [
     "CacheRevision",
     "CacheShare",
     "CacheUse",
+    "HealthSweep",
+    "HealthTransition",
     "Model",
     "Node",
     "Replica",
+    "ReplicaVitals",
     "SharedPrompt",
     "Tuning",
     "Usage",
     "Version",
+    "VersionHealth",
 ]
 
 MODEL_ID_PATTERN = r"\A[^\s/@:][^\s@]*\Z"

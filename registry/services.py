@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from registry.errors import InvalidRequest, ModelNotFound, NotFound
 from registry.hashing import versions_hash
-from registry.models import Model, Node, Replica, Version
+from registry.models import Model, Node, Replica, ReplicaVitals, Version
 from registry.presentation import promotion
 from registry.registering import model_register
 from registry.scanning import ScanReport, models_scan
@@ -135,6 +135,7 @@ def node_register(*, name: str, ram_budget_mb: int, pid: int, disk_bytes: int | 
         node.replicas.exclude(observed=Replica.Observed.COLD).update(
             observed=Replica.Observed.COLD, reason="the supervisor started", pid=None, restarts=0, observed_at=now
         )
+        ReplicaVitals.objects.filter(replica__node=node).delete()
     return node
 
 

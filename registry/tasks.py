@@ -5,6 +5,7 @@ from django.conf import settings
 
 from registry import services
 from registry.cache import services as cache
+from registry.health import services as health
 
 
 @shared_task(name="registry.scan")  # type: ignore[untyped-decorator]
@@ -21,6 +22,18 @@ def scan() -> None:
 def hash_versions() -> None:
     """SHA-256 of what lacks it. Bounded, so that scans are not kept waiting; the next beat goes on."""
     services.versions_hash()
+
+
+@shared_task(name="registry.health_check")  # type: ignore[untyped-decorator]
+def health_check() -> None:
+    """How what is deployed is doing, and whether the files of the rest are there."""
+    health.health_check(models_dirs=settings.NOPENAI.models_dirs, starter_model=settings.NOPENAI.starter_model)
+
+
+@shared_task(name="registry.health_prune")  # type: ignore[untyped-decorator]
+def health_prune() -> None:
+    """Transitions of long ago."""
+    health.history_prune()
 
 
 @shared_task(name="registry.cache_rebalance")  # type: ignore[untyped-decorator]

@@ -4,6 +4,7 @@ from django.urls import include, path
 
 from registry import apis, converters  # noqa: F401 (registers <name:…>)
 from registry.cache import apis as cache
+from registry.health import apis as health
 
 _allocation = [
     path("cache/allocation", cache.AllocationView.as_view(), name="cache-allocation"),
@@ -21,6 +22,9 @@ urlpatterns = [
     path("api/v1/models/<name:name>/versions", apis.VersionListView.as_view(), name="versions"),
     path("api/v1/models/<name:name>/versions/<str:number>", apis.VersionView.as_view(), name="version"),
     path("api/v1/models/<name:name>/versions/<str:number>/tunings", apis.TuningsView.as_view(), name="tunings"),
+    path("health/check", health.HealthCheckView.as_view(), name="health-check"),
+    path("api/v1/health/check", health.HealthCheckView.as_view(), name="api-health-check"),
+    path("api/v1/models/<name:name>/health", health.ModelHealthView.as_view(), name="model-health"),
     path("api/v1/models/<name:name>/promote", apis.ModelPromoteView.as_view(), name="promote"),
     path("api/v1/models/<name:name>/load", apis.ModelLoadView.as_view(), name="load"),
     path("api/v1/models/<name:name>/unload", apis.ModelUnloadView.as_view(), name="unload"),

@@ -361,6 +361,7 @@ class Gateway:
             models=self.state.counting.take(),
             gateway=self._with_spans(self.admission.take_counts()),
             routing=self.state.routes.take(),
+            served=self.dispatcher.served.take(),
         )
         return counted if counted != _NOTHING_COUNTED else None
 

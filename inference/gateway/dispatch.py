@@ -18,6 +18,7 @@ from inference.gateway.admitted import Admitted, Applicant, PartMeter
 from inference.gateway.joint import begin_joint
 from inference.gateway.origin import prompt_prefixes
 from inference.gateway.replicas import ReplicaClient
+from inference.gateway.served import ServedCounting
 from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
 from inference.protocol import Accepted, Embed, Failed, Finished, Generate, ReplicaState, ReplicaView
 from inference.specs import model_spec
@@ -98,10 +99,13 @@ class Answer(msgspec.Struct):
     """From then to the first token, as the worker says where the answer came whole."""
     queue_seconds: float
     """From the decision to the moment the worker that answered was asked."""
+    served: ServedCounting
+    """Where its end is counted."""
 
     def over(self) -> None:
         """Its client waits for it no more."""
         self.target.ended()
+        self.served.ended(self.version.pk, self.stream, self.messages[-1])
         if isinstance(finished := self.messages[-1], Finished) and finished.completion_tokens > 1:
             self.target.generated(finished.decode_seconds / (finished.completion_tokens - 1))
 
@@ -125,6 +129,7 @@ class Dispatcher:
         self._load_wait_seconds = load_wait_seconds
         self._max_waiting = max_waiting
         self._waiting: dict[int, int] = {}
+        self.served = ServedCounting()
 
     @property
     def waiting(self) -> Mapping[int, int]:
@@ -200,7 +205,7 @@ class Dispatcher:
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
         target, asked_at = self._router.targets.of(version), time.perf_counter()
-        with _Watched(self._router, target) as watched:
+        with _Watched(self._router, target, self.served) as watched:
             stream = _begin(connection, admitted, patience_seconds)
             try:
                 messages = await (_first_text(stream) if admitted.request.stream else stream.whole())
@@ -212,7 +217,7 @@ class Dispatcher:
                 raise admitted.refused or fault_of(messages[-1])
             first_token = first_token_seconds(messages[-1], time.perf_counter() - asked_at)
             watched.answered(first_token)
-        return Answer(version, connection.worker_pid, stream, messages, target, first_token, queue_seconds)
+        return Answer(version, connection.worker_pid, stream, messages, target, first_token, queue_seconds, self.served)
 
     def _hedge(self, admitted: Admitted, tried: Collection[int]) -> _Hedge | None:
         ask, decision = admitted.applicant.ask, admitted.decision
@@ -295,14 +300,15 @@ class Dispatcher:
 
 
 class _Watched:
-    """While entered, a target is asked: what becomes of that counts for its load, its latency and its breaker. Once it
-    has answered, its work goes on after the end."""
+    """While entered, a target is asked: what becomes of that counts for its load, its latency, its breaker and its
+    health. Once it has answered, its work goes on after the end."""
 
-    __slots__ = ("_answered", "_router", "_target")
+    __slots__ = ("_answered", "_router", "_served", "_target")
 
-    def __init__(self, router: Router, target: Target) -> None:
+    def __init__(self, router: Router, target: Target, served: ServedCounting) -> None:
         self._router = router
         self._target = target
+        self._served = served
         self._answered = False
 
     def __enter__(self) -> "_Watched":
@@ -321,6 +327,7 @@ class _Watched:
         if not self._answered:
             target.ended()
         if isinstance(fault, WorkerLost | WorkerFault):
+            self._served.failed(target.version.pk)
             breaker.failed(time.monotonic())
             self._look()
         elif breaker.suspicious:

@@ -20,6 +20,9 @@ from inference.gateway.state import GatewayState
 from registry.catalogue import Health, Model
 
 NOT_PROMOTED = "not_promoted"
+
+UNCHECKED_SECONDS = 120.0
+"""Models are checked every 30 s; after so long without, whoever should do it does not."""
 _ANSWERS = {Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN, Health.LOADING}
 
 _encode = msgspec.json.Encoder().encode
@@ -47,7 +50,12 @@ class HealthApi:
 
     def _report(self, now: float) -> dict[str, Any]:
         snapshot = self._state.snapshot
-        reasons = [*self._database_reasons(now), *self._supervisor_reasons(), *self._emergency_reasons()]
+        reasons = [
+            *self._database_reasons(now),
+            *self._supervisor_reasons(),
+            *self._emergency_reasons(),
+            *self._check_reasons(now),
+        ]
         models = snapshot.catalogue.models.values() if snapshot else ()
         health = [health_of(model) for model in models if model.enabled]
         if snapshot and not any(known in _ANSWERS for known in health):
@@ -72,6 +80,7 @@ class HealthApi:
                 "on_database_loss": self._on_database_loss(),
                 "emergency": self._degradation.emergency,
             },
+            "health_checked_at": timestamp(self._state.health.checked_at),
             "models": {
                 "total": len(models),
                 "enabled": sum(model.enabled for model in models),
@@ -94,6 +103,13 @@ class HealthApi:
                 "on_database_loss: closed)."
             )
         return told
+
+    def _check_reasons(self, now: float) -> list[str]:
+        last = self._state.health.checked_at
+        if self._state.database.silent(now) or now - max(last or 0.0, self._state.started_at) < UNCHECKED_SECONDS:
+            return []
+        since = f"since {timestamp(last)}" if last else "yet"
+        return [f"The health of models has not been checked {since}: does Celery, worker and beat, run?"]
 
     def _emergency_reasons(self) -> list[str]:
         emergency = self._degradation.emergency

@@ -38,6 +38,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     build: Mapping[str, str]
     supervisor_connected: bool
     models: Sequence[Model]
+    health_checked_at: float | None
+    """When all of them were checked last."""
     replicas: View
     workers: Sequence[WorkerNumbers]
     caches: Caches | None
@@ -95,6 +97,13 @@ def _models(known: Known) -> Iterator[Metric]:
         "gauge",
         "1 for the state that a model's health is in, 0 for all others. From the registry: the same on every node.",
         [(_of(name, state=state), float(state == word)) for name, word in health.items() for state in _HEALTH_STATES],
+    )
+    yield Metric(
+        "nopenai_health_checked_timestamp_seconds",
+        "gauge",
+        "When the health of all models was checked last, in seconds since the epoch. From the registry: the same on "
+        "every node; absent before the first time.",
+        [] if known.health_checked_at is None else [((), known.health_checked_at)],
     )
     yield Metric(
         "nopenai_model_state",

@@ -56,6 +56,7 @@ class MetricsApi:
             build=self._build,
             supervisor_connected=self._supervisor.connected,
             models=list(self._state.current().catalogue.models.values()),
+            health_checked_at=self._state.health.checked_at,
             replicas=self._state.replicas,
             workers=[
                 WorkerNumbers(

@@ -15,6 +15,7 @@ from inference.gateway.state import GatewayState, Snapshot
 from inference.protocol import ReplicaState
 from registry.catalogue import Health, Model, Version
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, NotFound
+from registry.health.report import Check, checks_of
 from registry.presentation import model_fields, promotion
 from routing.router import not_allowed
 
@@ -103,7 +104,11 @@ class ModelsApi:
 
     def _fields(self, snapshot: Snapshot, model: Model) -> dict[str, Any]:
         counted = msgspec.structs.replace(model, use_count=snapshot.use_counts.get(model.alias_of or model.id, 0))
-        return model_fields(counted, state=self._state_of(model.promoted))
+        shown = model.promoted or next(iter(model.versions.values()), None)
+        return {
+            **model_fields(counted, state=self._state_of(model.promoted)),
+            "health_status": self._health_status(shown),
+        }
 
     def _one(self, snapshot: Snapshot, name: str) -> dict[str, Any]:
         model_id, at, number = name.partition("@")
@@ -124,6 +129,7 @@ class ModelsApi:
         promoted = model.promoted is not None and model.promoted.pk == version.pk
         return {
             **shown,
+            "health_status": self._health_status(version),
             "id": f"{model.id}@{version.version}",
             "created": version.created,
             "model_id": model.id,
@@ -138,9 +144,10 @@ class ModelsApi:
         return {
             "model_id": model.id,
             "version": version.version if version else None,
-            "health_status": version.health if version else "unknown",
+            "health_status": self._health_status(version),
             "reasons": reasons,
-            "checked_at": timestamp(version.health_checked_at) if version else None,
+            "checked_at": timestamp(self._checked_at(version)) if version else None,
+            "checks": [_check_fields(check) for check in checks_of(version, self._state.health)] if version else [],
             "enabled": model.enabled,
             "state": self._state_of(version),
             "replica": None
@@ -153,6 +160,18 @@ class ModelsApi:
                 "retry_at": timestamp(replica.retry_at),
             },
         }
+
+    def _health_status(self, version: Version | None) -> Health:
+        """As the registry has it; what is being loaded on this node is so from the first moment."""
+        if version is None:
+            return Health.UNKNOWN
+        loading = state_of(self._state.replicas, version.pk) is ReplicaState.LOADING
+        return Health.LOADING if loading and version.health is not Health.UNHEALTHY else version.health
+
+    def _checked_at(self, version: Version) -> float | None:
+        """The last time that anything was found out about it, or that nothing had changed."""
+        moments = (version.health_checked_at, self._state.health.checked_at)
+        return max((moment for moment in moments if moment is not None), default=None)
 
     def _state_of(self, version: Version | None) -> str:
         """The four states that clients know: what failed is cold, with its reason under health."""
@@ -175,6 +194,15 @@ def timestamp(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _check_fields(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "result": check.result,
+        "reason": check.reason,
+        "checked_at": timestamp(check.checked_at or None),
+    }
 
 
 def counts_by_state(view: View) -> Mapping[str, int]:

@@ -30,6 +30,7 @@ from quotas.access.services import DEFAULT_TENANT
 from quotas.selectors import emergency_load, limits_load
 from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
+from registry.health.selectors import health_load
 from registry.selectors import catalogue_load, revision_read, use_counts
 from registry.services import usage_add
 from routing.selectors import routing_load
@@ -116,6 +117,7 @@ class SnapshotThread:
         self._lifeline = socket.socket(fileno=os.dup(self._postgres.fileno()))
         with connection.cursor() as cursor:
             cursor.execute("LISTEN nopenai")
+        self._tell(self._state.accept_health, health_load())
         self._load()
         self._tell(self._state.accept_contact, DatabaseContact(last=time.time()))
 
@@ -123,6 +125,7 @@ class SnapshotThread:
         """Wait for news, at most :data:`POLL_SECONDS`, and act on it."""
         news = self._news() or (self._wait(POLL_SECONDS, self._postgres.fileno()) and self._news())
         self._write_usage()
+        self._tell(self._state.accept_health, health_load())
         revision = revision_read()
         if news or revision != self._revision or time.monotonic() - self._loaded_at > RELOAD_SECONDS:
             self._load()

@@ -25,6 +25,7 @@ from quotas.ledger import Account
 from quotas.limits import ModelLimits, PermitLimit
 from registry.catalogue import Catalogue, Version
 from registry.errors import ApiError, Unavailable
+from registry.health.report import HealthNews
 from routing.config import Routing
 from routing.router import Router
 from routing.sessions import Pin
@@ -86,6 +87,8 @@ class GatewayState:
         self.started_at = time.time()
         self.snapshot: Snapshot | None = None
         self.database = DatabaseContact(last=None)
+        self.health = HealthNews()
+        """What the last check has found, beside what the catalogue says of it."""
         self.replicas: View = MappingProxyType({})
         self.targets = Targets()
         """How the versions are doing that can answer."""
@@ -127,6 +130,9 @@ class GatewayState:
     def accept_use_counts(self, use_counts: Mapping[str, int]) -> None:
         if self.snapshot is not None and use_counts != self.snapshot.use_counts:
             self.snapshot = msgspec.structs.replace(self.snapshot, use_counts=use_counts)
+
+    def accept_health(self, news: HealthNews) -> None:
+        self.health = news
 
     def accept_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot

@@ -88,6 +88,11 @@ class Stream:
         self._fault: str | None = None
         self.ended = False
 
+    @property
+    def lost(self) -> bool:
+        """What was still to come never will: its worker is gone."""
+        return self._fault is not None
+
     async def next(self) -> list[StreamMessage]:
         """The messages that came since the last call, at least one.
 

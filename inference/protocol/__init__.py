@@ -65,6 +65,7 @@ from inference.protocol.counts import (
     ModelSums,
     PermitSum,
     RequestCounts,
+    ServedCounts,
     Sums,
     WorkerCounts,
 )
@@ -162,6 +163,7 @@ __all__ = [
     "RoutingCounts",
     "Sampled",
     "Sampling",
+    "ServedCounts",
     "Stray",
     "Strays",
     "Subscribe",

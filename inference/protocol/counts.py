@@ -20,6 +20,16 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     """From the gateway's decision to the first token, queues and load included. Of those that were answered."""
 
 
+class ServedCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the requests that the worker of a version was asked for, and that ended by themselves."""
+
+    requests: int = 0
+    faults: int = 0
+    """Of those: the worker failed at them, or was lost. Also where another one answered in the end."""
+    first_token: Durations = Durations()
+    """From the first prefill to the first token: without queues and load."""
+
+
 class GatewayCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What a gateway did beside answering: how often a request, or what it prepares for others, needed somebody else
     for limits' sake, and, under ``NOPENAI_PROFILE``, how long its part took; and what became of its spans."""
@@ -42,6 +52,8 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
     models: dict[str, RequestCounts]
     gateway: GatewayCounts = GatewayCounts()
     routing: RoutingCounts = RoutingCounts()
+    served: dict[int, ServedCounts] = {}
+    """By the version's primary key."""
 
 
 class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True, tag="counts"):

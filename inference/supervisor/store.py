@@ -31,9 +31,12 @@ from inference.supervisor.sql import DatabaseAway, SqlThread, cut
 from inference.supervisor.throttle import Throttle
 from inference.supervisor.tuning_sql import tunings_read, tunings_write
 from inference.supervisor.tunings import Tuning
+from inference.supervisor.vitals import VitalSigns
 from registry import selectors, services
 from registry.catalogue import DesiredReplica
 from registry.errors import first_line
+from registry.health.services import vitals_record
+from registry.health.vitals import Vitals
 from registry.models import Node, Version
 
 log = structlog.get_logger(module="supervisor")
@@ -87,6 +90,7 @@ class Store:
         read_caches: Callable[[CacheReading], None],
         read_tunings: Callable[[Sequence[Tuning]], None],
         disk_bytes: Callable[[], int | None],
+        vitals: VitalSigns,
         rival_seconds: float,
     ) -> None:
         self._node = node
@@ -95,6 +99,7 @@ class Store:
         self._read_caches = read_caches
         self._read_tunings = read_tunings
         self._disk_bytes = disk_bytes
+        self._vitals = vitals
         self._rival_seconds = rival_seconds
         self._rival_since: float | None = None
         self._sql = SqlThread("sql of the store")
@@ -211,7 +216,9 @@ class Store:
         raise DatabaseAway("the session that listens has ended")
 
     async def _keep_in_step(self) -> None:
-        self._unwritten.update(self._newest)  # what was written last may have been lost with the server
+        # What was written last may have been lost with the server.
+        self._unwritten.update(self._newest)
+        self._vitals.forget_told()
         while True:
             self._changed.clear()
             await self._exchange(_EXCHANGE_SECONDS)
@@ -230,6 +237,7 @@ class Store:
         observations = [self._newest[pk] for pk in unwritten]
         use, self._use = self._use, {}
         measured, self._measured = self._measured, {}
+        vitals = self._vitals.news(hurried=bool(observations))
         node = replace(self._node, disk_bytes=self._disk_bytes())
         write_and_read = partial(
             _write_and_read,
@@ -240,6 +248,7 @@ class Store:
             use,
             list(measured.values()),
             self._experiments.next(),
+            vitals,
         )
         try:
             reading = await self._sql.call(write_and_read, seconds=seconds)
@@ -254,11 +263,13 @@ class Store:
             raise
         self._registered = True
         self._experiments.arrived()
+        self._vitals.told(vitals)
         self._read_caches(reading.caches)
         self._read_tunings(reading.tunings)
         if reading.registered:
             # Registering made every replica cold, and this reading was of a node without observations.
             self._unwritten.update(self._newest)
+            self._vitals.forget_told()
         if reading.registered and self._newest:
             self._changed.set()
         else:
@@ -287,6 +298,7 @@ def _write_and_read(
     use: Mapping[str, CacheUse],
     measured: list[Tuning],
     letter: Letter | None,
+    vitals: Sequence[Vitals],
 ) -> Reading:
     """One exchange. Runs in the thread; every part but the last may be repeated."""
     register = register or not Node.objects.filter(name=node.name).exists()
@@ -307,6 +319,7 @@ def _write_and_read(
             pid=seen.pid,
             restarts=seen.restarts,
         )
+    vitals_record(node=node.name, vitals=vitals)
     desired = selectors.replicas_desired(node.name)
     wishes = tuple(_wish(replica, _barred(desired)) for replica in desired)
     caches = caches_read(node.name)

@@ -27,6 +27,7 @@ from inference.supervisor.replica import Observation, Policy, State, view
 from inference.supervisor.server import Claim, SupervisorServer
 from inference.supervisor.store import NodeIdentity, Store
 from inference.supervisor.tunings import Tunings
+from inference.supervisor.vitals import VitalSigns
 from inference.supervisor.worker import Launch, Worker
 
 log = structlog.get_logger(module="supervisor")
@@ -77,6 +78,7 @@ class Supervisor:
             record_use=lambda counts: self._store.record_use(counts),
         )
         self._tunings = Tunings(lambda tuning: self._store.record_tuning(tuning))
+        self._vitals = VitalSigns(lambda: self._state.replicas, self._loop.time)
         self._memory = MemoryWatch(publish=lambda: self._server.publish_pressure())
         self._permitting = Permitting()
         self._metering = Metering(
@@ -98,6 +100,7 @@ class Supervisor:
             read_caches=self._caching.read,
             read_tunings=self._tunings.read,
             disk_bytes=lambda: self._caching.disk_bytes,
+            vitals=self._vitals,
             rival_seconds=settings.rival_seconds,
         )
         self._discovery = Discovery(settings.models_dirs, starter_model=settings.starter_model)
@@ -185,6 +188,7 @@ class Supervisor:
 
     def _gateway_counted(self, counted: Counted) -> None:
         self._metering.gateway_counted(counted)
+        self._vitals.counted(counted.served)
         if counted.routing.tests:
             self._store.record_experiments(counted.routing.tests)
 

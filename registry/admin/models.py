@@ -14,6 +14,7 @@ from unfold.decorators import action
 
 from registry import editing, listing, services
 from registry.admin.forms import ModelForm, RegisterDialog
+from registry.admin.health import check, shown_health
 from registry.admin.versions import VersionInline
 from registry.errors import ApiError
 from registry.models import Model, Replica, Version
@@ -45,10 +46,11 @@ class ModelAdmin(ServiceAdmin):
     list_filter = ("enabled", "preload", "promoted__health", "promoted__architecture", "promoted__quantization")
     search_fields = ("name", "display_name", "promoted__architecture", "promoted__quantization", "promoted__path")
     search_help_text = "Id, name, architecture, quantization or path"
-    actions = ("load_selected", "unload_selected", "enable_selected", "disable_selected")
+    actions = ("load_selected", "unload_selected", "enable_selected", "disable_selected", "check_selected")
     actions_list = ("scan_now", "register_model")
     actions_row = ("load", "unload", "set_default")
-    actions_detail = ("load", "unload", "set_default")
+    actions_detail = ("load", "unload", "set_default", "check_health")
+    change_form_after_template = "admin/model_health.html"
     fieldsets = (
         (None, {"fields": ("name", "display_name", ("enabled", "preload"), "extra_capabilities")}),
         (
@@ -76,6 +78,13 @@ class ModelAdmin(ServiceAdmin):
         rows: QuerySet[Model] = super().get_queryset(request)
         rows = rows.filter(alias_of=None).select_related("promoted", "usage").prefetch_related("versions")
         return rows.annotate(state=listing.state_of_promoted())
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        model = self.get_object(request, object_id)
+        shown = shown_health(model) if model is not None else {}
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """A model comes with a file: by discovery, or by the button that registers one."""
@@ -230,6 +239,19 @@ class ModelAdmin(ServiceAdmin):
             services.model_set_default(name=model.name)
             messages.success(request, f"{model.name} answers requests that name no model.")
         return self.back(request)
+
+    @post_action("Check health", icon="monitor_heart")
+    def check_health(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        model = get_object_or_404(Model, pk=object_id)
+        with refusals_shown(request):
+            check(model)
+            promoted = Model.objects.select_related("promoted").get(pk=model.pk).promoted
+            messages.success(request, f"{model.name} is {promoted.health if promoted else 'not promoted'}.")
+        return self.back(request)
+
+    @bulk_action("Check health of selected models", permission="change")
+    def check_selected(self, request: HttpRequest, models: QuerySet[Model]) -> None:
+        counted(request, each(request, models, check), "checked")
 
     @bulk_action("Load selected models", permission="change")
     def load_selected(self, request: HttpRequest, models: QuerySet[Model]) -> None:

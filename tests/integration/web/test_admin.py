@@ -16,7 +16,7 @@ from quotas.access import services as quotas
 from quotas.models import ApiKey, Emergency, LimitedModel, Tenant, Usage
 from registry import services
 from registry.cache import services as cache
-from registry.models import CacheRevision, Model, Node, Replica, SharedPrompt, Version
+from registry.models import CacheRevision, HealthTransition, Model, Node, Replica, SharedPrompt, Version
 from routing import services as routing
 from routing.models import RoutingRevision
 from tests.gguf_files import write_model
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 
 LISTS = [
     Model, Version, Replica, Node, RoutingRevision, CacheRevision, SharedPrompt, Tenant, ApiKey, LimitedModel,
-    Emergency, Usage, User, Group,
+    Emergency, Usage, HealthTransition, User, Group,
 ]  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_what_can_be_added_has_a_form(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 200
 
 
-@pytest.mark.parametrize("model", [Model, Version, Replica, Node, Usage])
+@pytest.mark.parametrize("model", [Model, Version, Replica, Node, Usage, HealthTransition])
 def test_what_comes_by_itself_can_not_be_added_by_hand(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 403
 

@@ -51,6 +51,7 @@ NOTHING = Known(
     build={"version": "1"},
     supervisor_connected=True,
     models=(),
+    health_checked_at=None,
     replicas=MappingProxyType({}),
     workers=(),
     caches=None,
