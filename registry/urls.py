@@ -23,7 +23,6 @@ urlpatterns = [
     path("api/v1/models/<name:name>/versions/<str:number>", apis.VersionView.as_view(), name="version"),
     path("api/v1/models/<name:name>/versions/<str:number>/tunings", apis.TuningsView.as_view(), name="tunings"),
     path("health/check", health.HealthCheckView.as_view(), name="health-check"),
-    path("api/v1/health/check", health.HealthCheckView.as_view(), name="api-health-check"),
     path("api/v1/models/<name:name>/health", health.ModelHealthView.as_view(), name="model-health"),
     path("api/v1/models/<name:name>/promote", apis.ModelPromoteView.as_view(), name="promote"),
     path("api/v1/models/<name:name>/load", apis.ModelLoadView.as_view(), name="load"),

@@ -89,7 +89,7 @@ def _decide(
 
 def _why_unwanted(replica: Replica) -> str:
     if replica.desired is Desired.BARRED:
-        return "its model is disabled, or its files were replaced or have vanished"
+        return "its model is disabled or unhealthy, or its files were replaced or have vanished"
     if replica.desired is Desired.STOPPED:
         return "an operator stopped it"
     return "its parameters were changed"

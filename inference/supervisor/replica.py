@@ -35,7 +35,7 @@ class Desired(StrEnum):
     STOPPED = "stopped"
     """An operator unloaded it: cold until somebody asks for it again."""
     BARRED = "barred"
-    """It may not serve: disabled, replaced, or its files have vanished."""
+    """It may not serve: disabled, unhealthy, replaced, or its files have vanished."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

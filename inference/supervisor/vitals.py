@@ -19,7 +19,7 @@ WINDOW_SECONDS = 300.0
 _PART_SECONDS = 10.0
 """What is told in such a time is forgotten together."""
 
-TELL_SECONDS = 10.0
+TELL_SECONDS = 5.0
 """What changes all the time is told so often at most; what happened to a replica, with what SQL records of it."""
 
 _PAGE_BYTES = 1 << 20

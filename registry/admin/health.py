@@ -56,7 +56,7 @@ def check(model: Model) -> None:
 
 @admin.register(HealthTransition)
 class HealthTransitionAdmin(ReadOnlyAdmin):
-    empty_hint = "Each change of a model's health is noted here, for 30 days."
+    empty_hint = "Each change of the health of a model is noted here, and kept for 30 days."
     list_display = ("at", "version", "before_label", "after_label", "reason")
     list_filter = ("after", "before")
     search_fields = ("version__model__name", "reason")

@@ -61,7 +61,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def serves(self) -> bool:
-        return self.state in ("ready", "draining")
+        """One that drains says nothing: it may be about to end because its load has failed."""
+        return self.state == "ready"
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,12 +5,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from registry.catalogue import Health
 from registry.health.report import Check, CheckName, Result
 from registry.health.selectors import ModelHealth
+from registry.models import Version
 from registry.rest import StrictInput, StrictString
-
-_STATES = [(each.value, each.value) for each in Health]
 
 
 class CheckInput(StrictInput):
@@ -30,7 +28,7 @@ class CheckOut(serializers.Serializer[Check]):
 class ModelHealthOut(serializers.Serializer[ModelHealth]):
     model_id = serializers.CharField()
     version = serializers.CharField(allow_null=True, help_text="The one that the bare id means.")
-    health_status = serializers.ChoiceField(choices=_STATES)
+    health_status = serializers.ChoiceField(choices=Version.HealthStatus.choices)
     reason = serializers.CharField(allow_blank=True)
     checks = CheckOut(many=True)
 
@@ -41,8 +39,8 @@ class CheckedOut(serializers.Serializer[Any]):
 
 class TransitionOut(serializers.Serializer[Any]):
     version = serializers.CharField(source="version.number")
-    before = serializers.ChoiceField(choices=_STATES)
-    after = serializers.ChoiceField(choices=_STATES)
+    before = serializers.CharField(help_text="As health_status.")
+    after = serializers.CharField()
     reason = serializers.CharField(allow_blank=True)
     at = serializers.DateTimeField()
 

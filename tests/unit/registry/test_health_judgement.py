@@ -140,6 +140,12 @@ def test_workers_that_fail_in_a_row_make_it_unhealthy_then_unknown_until_one_ser
     ]
 
 
+def test_a_failed_load_that_still_ends_says_nothing() -> None:
+    checks = Checks()
+    checks.find(Seen(replicas=(a_replica("failed", failures=FAILURES),)))
+    assert checks.health(Seen(replicas=(a_replica("draining"),))) == [Health.UNHEALTHY]
+
+
 def test_who_asks_for_a_check_need_not_wait_until_what_failed_is_tried_again() -> None:
     checks = Checks()
     checks.find(Seen(replicas=(a_replica("failed", failures=FAILURES),)))
