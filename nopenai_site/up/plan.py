@@ -78,11 +78,13 @@ class Plan:
         )
 
     def celery_worker(self) -> ChildSpec:
-        """One process: the tasks are short, and most of what they do is to wait for the database."""
+        """One process: the tasks are short, and most of what they do is to wait for the database. Two threads: hashing
+        takes as long as a file is large, and models' health is checked meanwhile."""
         return self._ours(
             "celery",
             CORE_SETTINGS,
-            *("-m", "celery", "--app", "nopenai_site.celery", "--quiet", "worker", "--pool", "solo"),
+            *("-m", "celery", "--app", "nopenai_site.celery", "--quiet", "worker"),
+            *("--pool", "threads", "--concurrency", "2"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", self._celery_level()),
             niceness=10,
             wrap=lines.celery,

@@ -97,6 +97,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     broken_at: float | None = None
     """When workers were last seen to fail in a row; None: they don't, or one has served since."""
     broken_reason: str = ""
+    because: tuple[CheckName, ...] = ()
+    """The checks that made the health what it was; none made it healthy."""
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,11 +121,17 @@ def judge(before: Standing, seen: Seen, now: float) -> Judged:
     errors, errors_held = _error_rate(before.error_rate, seen, now)
     checks = (file, memory, response, errors)
     health = _health(checks)
+    causes = [check for check in checks if _HEALTH_OF.get(check.result) is health]
     return Judged(
         health=health,
-        reason="; ".join(check.reason for check in checks if _HEALTH_OF.get(check.result) is health),
+        reason="; ".join(check.reason for check in causes),
         checks=checks,
-        standing=msgspec.structs.replace(standing, response_time=response_held, error_rate=errors_held),
+        standing=msgspec.structs.replace(
+            standing,
+            response_time=response_held,
+            error_rate=errors_held,
+            because=tuple(check.name for check in causes),
+        ),
     )
 
 

@@ -121,12 +121,12 @@ def _check(
     for version in known:
         rows = replicas.get(version.pk, [])
         seen = _seen(version, rows, largest << 20, forced=forced)
-        judged = judge(msgspec.convert(standings.get(version.pk, {}), Standing), seen, now)
+        before = msgspec.convert(standings.get(version.pk, {}), Standing)
+        judged = judge(before, seen, now)
         kept = _is_deployed(rows) or judged.standing != Standing()
-        if (
-            kept or version.pk in standings or judged.health != version.health
-        ):  # of thousands on disk nothing is written
-            _settle(version, judged, kept=kept, now=now)
+        # Of thousands that are fine on disk nothing is written.
+        if kept or version.pk in standings or judged.health != version.health:
+            _settle(version, before, judged, kept=kept, now=now)
     if pks is None:
         HealthSweep.objects.update_or_create(pk=1, defaults={"finished_at": _moment(now)})
     return len(known)
@@ -182,7 +182,7 @@ def _deployed(row: Replica, vitals: Vitals | None) -> Deployed:
     )
 
 
-def _settle(version: Version, judged: Judged, *, kept: bool, now: float) -> None:
+def _settle(version: Version, before: Standing, judged: Judged, *, kept: bool, now: float) -> None:
     log.debug(
         "Health checked",
         model_id=version.model.name,
@@ -191,7 +191,7 @@ def _settle(version: Version, judged: Judged, *, kept: bool, now: float) -> None
         checks={check.name.value: f"{check.result.value}: {check.reason}" for check in judged.checks},
     )
     with transaction.atomic():
-        if not _bring_to(version, judged, now):
+        if not _bring_to(version, before, judged, now):
             return
         if kept:
             VersionHealth.objects.update_or_create(
@@ -214,10 +214,16 @@ def _settle(version: Version, judged: Judged, *, kept: bool, now: float) -> None
         )
 
 
-def _bring_to(version: Version, judged: Judged, now: float) -> bool:
-    """Whether the version is still the one that was looked at."""
+def _bring_to(version: Version, before: Standing, judged: Judged, now: float) -> bool:
+    """Whether the version is still the one that was looked at.
+
+    What is wrong with a file the scan has said in its own words. A reason stays as it was first told while its cause
+    stays: its numbers change with every check, and each change would have all gateways read everything anew. The checks
+    tell the newest.
+    """
     changes: dict[str, object] = {"health_checked_at": _moment(now)}
-    if version.file_state == Version.FileState.PRESENT:  # else the scan has said what is wrong, in its own words
+    unchanged = judged.health == version.health and judged.standing.because == before.because
+    if version.file_state == Version.FileState.PRESENT and not unchanged:
         changes |= {"health": judged.health.value, "health_reason": judged.reason}
     as_seen = Version.objects.filter(pk=version.pk, file_state=version.file_state, health=version.health)
     return as_seen.update(**changes) > 0

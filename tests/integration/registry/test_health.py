@@ -213,6 +213,23 @@ def test_errors_degrade_a_model_and_gateways_are_told_once(
     assert promoted is not None and promoted.health == "degraded"
 
 
+def test_a_reason_stays_while_its_cause_does_and_the_checks_tell_the_newest(
+    tiny: Version, check: Check, heard: Callable[[], list[str]]
+) -> None:
+    observe(tiny)
+    tell(tiny, window=window(100, 7))
+    check(2)
+    heard()
+    tell(tiny, window=window(200, 9))
+
+    check()
+
+    assert health(tiny)[1].startswith("7 of 100")
+    (found,) = selectors.models_health(names=["Tiny"])
+    assert found.checks[3].reason.startswith("9 of 200")
+    assert heard() == []
+
+
 def test_what_is_not_loaded_any_more_recovers_and_is_then_left_alone(tiny: Version, check: Check) -> None:
     observe(tiny)
     tell(tiny, window=window(100, 7))
