@@ -2,6 +2,7 @@
 so that nobody who waits for it would ever hear that it is lost."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 ASK_SECONDS = 10.0
@@ -13,12 +14,17 @@ _MISSES = 2
 """In a row. One alone may be ours: we may have been stopped ourselves."""
 
 
-async def stands_still(socket: Path) -> None:
-    """Return once the worker at this socket does not greet any more."""
+async def stands_still(socket: Path, looked: Callable[[int], None] = lambda _: None) -> None:
+    """Return once the worker at this socket does not greet any more.
+
+    Args:
+        looked: is told after each look how many greetings in a row have been missed.
+    """
     missed = 0
     while missed < _MISSES:
         await asyncio.sleep(ASK_SECONDS)
         missed = 0 if await _greets(socket) else missed + 1
+        looked(missed)
 
 
 async def _greets(socket: Path) -> bool:

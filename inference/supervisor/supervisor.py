@@ -148,6 +148,7 @@ class Supervisor:
             self._workers.pop(event.worker, None)
             self._caching.ended(event.worker)
             self._metering.worker_ended(event.worker)
+            self._vitals.ended(event.worker)
         self._state, actions = step(self._state, event, self._loop.time(), self._settings.policy)
         for action in actions:
             self._perform(action)
@@ -180,6 +181,7 @@ class Supervisor:
             self.post,
             partial(self._caching.reported, number),
             report_counts=partial(self._metering.worker_counted, number, spec.model),
+            report_missed=partial(self._vitals.looked, number),
             parameters=self._tunings.parameters(spec),
             report_tuned=self._tunings.reporter(spec),
             most_ram=self._caching.most_ram(spec.model),

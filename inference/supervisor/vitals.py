@@ -1,9 +1,9 @@
 """What this node tells of how the versions that it serves are doing: what became of their requests in the last minutes,
-what memory their workers take, how often these failed in a row. :mod:`registry.health` judges it.
+what memory their workers take, whether they greet, how often they failed in a row. :mod:`registry.health` judges it.
 
     gateways ──Counted.served──► rolling windows ─┐
-    /proc/<pid>/status ──────────────────────────┼─► readings, every few seconds ──► the store
-    replicas ────────────────────────────────────┘
+    workers, as they are looked at (liveness) ────┼─► readings, every few seconds ──► the store
+    /proc/<pid>/status, replicas ─────────────────┘
 """
 
 from collections import deque
@@ -59,6 +59,8 @@ class VitalSigns:
         self._replicas = replicas
         self._clock = clock
         self._windows: dict[int, RollingWindow] = {}
+        self._missed: dict[int, int] = {}
+        """By the worker's number: greetings in a row."""
         self._told: dict[int, Vitals] = {}
         self._told_at: float | None = None
 
@@ -66,6 +68,13 @@ class VitalSigns:
         now = self._clock()
         for pk, counts in served.items():
             self._windows.setdefault(pk, RollingWindow()).add(counts, now)
+
+    def looked(self, worker: int, missed: int) -> None:
+        """A worker was looked at, and so many greetings in a row have been missed."""
+        self._missed[worker] = missed
+
+    def ended(self, worker: int) -> None:
+        self._missed.pop(worker, None)
 
     def news(self, *, hurried: bool) -> Sequence[Vitals]:
         """What differs from what was told last; nothing, a moment after that, unless ``hurried``."""
@@ -92,6 +101,7 @@ class VitalSigns:
             yield Vitals(
                 version_pk=pk,
                 memory_bytes=None if replica.pid is None else resident_bytes(replica.pid),
+                missed=0 if replica.worker is None else self._missed.get(replica.worker, 0),
                 failures=replica.failures,
                 window=_window(counts),
             )

@@ -88,12 +88,14 @@ class Worker:
         parameters: EngineParameters = EngineParameters(),  # noqa: B008 - it is frozen
         report_tuned: Callable[[Tuned], None] | None = None,
         report_counts: Callable[[WorkerCounts], None] | None = None,
+        report_missed: Callable[[int], None] = lambda _: None,
         most_ram: int | None = None,
     ) -> None:
         """
         Args:
             cache_dir: where it keeps the blocks of its SSD tier; it is there and belongs to this version alone.
             parameters: what it is to compute with.
+            report_missed: is told how many times in a row it has not greeted.
             report_tuned: is told what it finds to be fastest. None: it does not measure.
             most_ram: with weights of more bytes it is not started.
         """
@@ -107,6 +109,7 @@ class Worker:
         self._parameters = parameters
         self._report_tuned = report_tuned
         self._report_counts = report_counts
+        self._report_missed = report_missed
         self._most_ram = most_ram
         self._budget = LatestLine()
         self._unwanted = False
@@ -260,7 +263,7 @@ class Worker:
     async def _watch_life(self) -> None:
         """Kill it when it stands still: who waits for its answers then hears that they will not come, and is answered
         by another one."""
-        await stands_still(self._socket)
+        await stands_still(self._socket, self._report_missed)
         log.error("A worker stands still, and is killed", model_id=self._spec.model)
         self._why_killed = "it stood still, and was killed"
         self.stop(kill=True)

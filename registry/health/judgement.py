@@ -6,8 +6,8 @@ The checks, and what each of them can find:
     memory_allocation   failed   three workers in a row could not be started, or died soon; for two minutes
                         unknown  after that: the next request will show
                         pending  its load takes longer than a moment, and no worker is ready
-                        warning  the last worker died; or one takes more than its node's budget; or it is not loaded,
-                                 and its files alone are more than any node's
+                        warning  its worker does not answer, or the last one died; or one takes more than its node's
+                                 budget; or it is not loaded, and its files alone are more than any node's
     response_time       warning  95 % of the first tokens take 5 s or more, without queues and load
     error_rate          failed   not one request succeeded
                         warning  1 % or more failed by the server's fault
@@ -54,6 +54,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     """As registry.models.Replica.Observed."""
     reason: str = ""
     since: float = 0.0
+    missed: int = 0
+    """Greetings in a row."""
     failures: int = 0
     memory_bytes: int | None = None
     budget_bytes: int = 0
@@ -62,7 +64,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def serves(self) -> bool:
         """One that drains says nothing: it may be about to end because its load has failed."""
-        return self.state == "ready"
+        return self.state == "ready" and not self.missed
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,10 +179,11 @@ def _allocation(before: Standing, seen: Seen, now: float) -> tuple[Result, str, 
     (2) workers fail in a row                         → failed, from now on
     (3) they did, less than RETRY_SECONDS ago         → failed
     (4) they did, and none has been tried since       → unknown; at once where somebody asks
-    (5) one is being loaded for LOADING_SECONDS       → pending
-    (6) the last one died                             → warning
-    (7) its files alone are more than any node's      → warning
-    (8) nothing is loaded                             → skipped
+    (5) one does not answer                           → warning
+    (6) one is being loaded for LOADING_SECONDS       → pending
+    (7) the last one died                             → warning
+    (8) its files alone are more than any node's      → warning
+    (9) nothing is loaded                             → skipped
     """
     serving = [each for each in seen.replicas if each.serves]
     sound = msgspec.structs.replace(before, broken_at=None, broken_reason="")
@@ -196,16 +199,19 @@ def _allocation(before: Standing, seen: Seen, now: float) -> tuple[Result, str, 
             return Result.FAILED, before.broken_reason, before  # 3
         long_ago = msgspec.structs.replace(before, broken_at=min(before.broken_at, now - RETRY_SECONDS))
         return Result.UNKNOWN, f"not tried again since: {before.broken_reason}", long_ago  # 4
+    silent = next((each for each in seen.replicas if each.missed and each.state == "ready"), None)
+    if silent is not None:
+        return Result.WARNING, f"its worker on {silent.node} does not answer", sound  # 5
     loading = next((each for each in seen.replicas if each.state == "loading"), None)
     if loading is not None and now - loading.since >= LOADING_SECONDS:
-        return Result.PENDING, f"it is being loaded for {now - loading.since:.0f} s", sound  # 5
+        return Result.PENDING, f"it is being loaded for {now - loading.since:.0f} s", sound  # 6
     died = next((each for each in seen.replicas if each.state == "failed"), None)
     if died is not None:
-        return Result.WARNING, f"its last worker failed: {died.reason or 'without a reason'}", sound  # 6
+        return Result.WARNING, f"its last worker failed: {died.reason or 'without a reason'}", sound  # 7
     if 0 < seen.largest_budget_bytes < seen.size_bytes:
         needs, has = size_text(seen.size_bytes), size_text(seen.largest_budget_bytes)
-        return Result.WARNING, f"its files take {needs}, and no node may use more than {has}", sound  # 7
-    return Result.SKIPPED, not_loaded(CheckName.MEMORY_ALLOCATION, now).reason, sound  # 8
+        return Result.WARNING, f"its files take {needs}, and no node may use more than {has}", sound  # 8
+    return Result.SKIPPED, not_loaded(CheckName.MEMORY_ALLOCATION, now).reason, sound  # 9
 
 
 def _beyond_budget(seen: Seen) -> tuple[bool | None, str]:

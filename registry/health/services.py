@@ -176,6 +176,7 @@ def _deployed(row: Replica, vitals: Vitals | None) -> Deployed:
         state=row.observed,
         reason=row.reason,
         since=0.0 if row.observed_at is None else row.observed_at.timestamp(),
+        missed=0 if vitals is None else vitals.missed,
         failures=0 if vitals is None else vitals.failures,
         memory_bytes=None if vitals is None else vitals.memory_bytes,
         budget_bytes=row.node.ram_budget_mb << 20,

@@ -58,6 +58,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     version_pk: int
     memory_bytes: int | None = None
     """Resident, of its worker; None: it has none."""
+    missed: int = 0
+    """Greetings in a row that its worker has not given; at two it is killed."""
     failures: int = 0
     """In a row, of its workers, each before it had proven itself."""
     window: Window = Window()

@@ -2,7 +2,11 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.gguf_files import write_model
 from tests.installation import Installation
@@ -11,6 +15,22 @@ from tests.waiting import wait_until
 MODEL = "SmolLM2-135M-Instruct"
 CHECK_SECONDS = 40.0
 """From one check to the next it is 30."""
+
+
+@pytest.fixture
+def dropped(installation: Installation) -> Iterator[Callable[[str], Path]]:
+    """Drops a model in, and takes it away in the end: no other test's ``auto`` is to find it."""
+    files: dict[str, Path] = {}
+
+    def drop(name: str) -> Path:
+        files[name] = write_model(installation.models_dir / name / "model.gguf")
+        wait_until(lambda: installation.get(f"/v1/models/{name}")[0] == 200, 10)
+        return files[name]
+
+    yield drop
+    for name, file in files.items():
+        file.unlink()
+        wait_until(lambda name=name: health(installation, name)["health_status"] == "unhealthy", 10)  # type: ignore[misc]
 
 
 def health(installation: Installation, name: str) -> Any:
@@ -29,9 +49,10 @@ def check_now(installation: Installation, **body: str) -> Any:
     return answer["models"]
 
 
-def test_a_check_looks_at_what_runs_and_loads_nothing(installation: Installation) -> None:
-    write_model(installation.models_dir / "Asleep" / "model.gguf")
-    wait_until(lambda: installation.get("/v1/models/Asleep")[0] == 200, 10)
+def test_a_check_looks_at_what_runs_and_loads_nothing(
+    installation: Installation, dropped: Callable[[str], Path]
+) -> None:
+    dropped("Asleep")
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
     assert installation.post("/v1/chat/completions", body)[0] == 200
 
@@ -58,10 +79,9 @@ def test_models_are_checked_by_celerys_beat(installation: Installation) -> None:
 
 
 def test_a_file_that_is_cut_while_its_model_is_loaded_is_known_at_once_and_its_repair_too(
-    installation: Installation,
+    installation: Installation, dropped: Callable[[str], Path]
 ) -> None:
-    path = write_model(installation.models_dir / "Cut" / "model.gguf")
-    wait_until(lambda: installation.get("/v1/models/Cut")[0] == 200, 10)
+    path = dropped("Cut")
     whole = path.read_bytes()
     os.truncate(path, len(whole) // 2)
 

@@ -122,6 +122,13 @@ def test_a_worker_that_died_degrades_its_model_until_another_one_serves() -> Non
     assert checks.health(serving()) == [Health.HEALTHY]
 
 
+def test_a_worker_that_does_not_answer_degrades_its_model_unless_another_one_does() -> None:
+    silent = a_replica(missed=1)
+    judged = Checks().find(Seen(replicas=(silent,)))
+    assert (judged.health, judged.reason) == (Health.DEGRADED, "its worker on here does not answer")
+    assert Checks().health(Seen(replicas=(silent, a_replica(node="there")))) == [Health.HEALTHY]
+
+
 def test_workers_that_fail_in_a_row_make_it_unhealthy_then_unknown_until_one_serves() -> None:
     failing = Seen(replicas=(a_replica("failed", reason="no memory", failures=FAILURES),))
     cold = Seen(replicas=(a_replica("cold"),))

@@ -82,6 +82,19 @@ def test_what_did_not_arrive_is_told_again() -> None:
     assert len(node.tell()) == 1
 
 
+def test_a_worker_that_does_not_greet_is_told_until_it_does_or_has_ended() -> None:
+    node = Node()
+    node.replicas[7] = Replica(spec=SPEC, since=0.0, known_at=0.0, worker=1)
+    node.signs.looked(1, 1)
+    assert [each.missed for each in node.tell()] == [1]
+    node.signs.looked(1, 0)
+    assert [each.missed for each in node.tell(hurried=True)] == [0]
+    node.signs.looked(1, 2)
+    node.signs.ended(1)
+    node.replicas[7] = Replica(spec=SPEC, since=0.0, known_at=0.0, worker=2, failures=1)
+    assert [each.missed for each in node.tell(hurried=True)] == [0]
+
+
 def test_the_memory_of_a_worker_is_told_until_it_has_ended() -> None:
     node = Node()
     node.replicas[7] = Replica(spec=SPEC, since=0.0, known_at=0.0, pid=os.getpid())
