@@ -121,8 +121,10 @@ async def test_a_worker_that_only_once_did_not_greet_lives_on(tmp_path: Path, mo
         return next(greetings)
 
     monkeypatch.setattr(liveness, "_greets", greets)
-    await liveness.stands_still(tmp_path)
+    missed: list[int] = []
+    await liveness.stands_still(tmp_path, missed.append)
     assert len(asked) == 6
+    assert missed == [1, 0, 1, 0, 1, 2]
 
 
 async def test_a_worker_has_a_session_of_its_own(tmp_path: Path) -> None:
