@@ -13,7 +13,7 @@ from pathlib import Path
 from inference.durations import added
 from inference.protocol import DURATION_BOUNDS_SECONDS, ServedCounts
 from inference.supervisor.replica import Replica
-from registry.health.vitals import Latencies, Vitals, Window
+from registry.health.vitals import Latencies, Vitals, Window, windows_added
 
 WINDOW_SECONDS = 300.0
 _PART_SECONDS = 10.0
@@ -42,13 +42,10 @@ class RollingWindow:
         else:
             self._parts.append((now, counts))
 
-    def sum(self, now: float) -> ServedCounts:
+    def sum(self, now: float) -> Window:
         while self._parts and now - self._parts[0][0] >= WINDOW_SECONDS:
             self._parts.popleft()
-        total = ServedCounts()
-        for _, part in self._parts:
-            total = _added(total, part)
-        return total
+        return windows_added(_window(counts) for _, counts in self._parts)
 
 
 class VitalSigns:
@@ -97,13 +94,12 @@ class VitalSigns:
     def _readings(self, now: float) -> Iterable[Vitals]:
         for pk, replica in self._replicas().items():
             window = self._windows.get(pk)
-            counts = ServedCounts() if window is None else window.sum(now)
             yield Vitals(
                 version_pk=pk,
                 memory_bytes=None if replica.pid is None else resident_bytes(replica.pid),
                 missed=0 if replica.worker is None else self._missed.get(replica.worker, 0),
                 failures=replica.failures,
-                window=_window(counts),
+                window=Window() if window is None else window.sum(now),
             )
 
 
@@ -130,5 +126,6 @@ def _window(counts: ServedCounts) -> Window:
     return Window(
         requests=counts.requests,
         faults=counts.faults,
+        faulty_parts=int(counts.faults > 0),
         first_token=Latencies(DURATION_BOUNDS_SECONDS, times) if times else Latencies(),
     )

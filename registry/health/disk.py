@@ -30,9 +30,11 @@ def fault_of(version: Version, *, thoroughly: bool) -> str:
     """
     if version.file_state != Version.FileState.PRESENT:
         return version.health_reason or str(version.get_file_state_display())
+    if not version.files:
+        return ""
     if not thoroughly:
         return next((_unreadable(file) for file in version.files if not os.access(file, os.R_OK)), "")
-    found = layout.find(list_path(Path(version.files[0]), HeaderCache())) if version.files else []
+    found = layout.find(list_path(Path(version.files[0]), HeaderCache()))
     if not found:
         return f"there is no {version.path} any more"
     if found[0].content is None:

@@ -9,7 +9,7 @@ The checks, and what each of them can find:
                         warning  its worker does not answer, or the last one died; or one takes more than its node's
                                  budget; or it is not loaded, and its files alone are more than any node's
     response_time       warning  95 % of the first tokens take 5 s or more, without queues and load
-    error_rate          failed   not one request succeeded
+    error_rate          failed   not one request succeeded, and they failed again and again
                         warning  1 % or more failed by the server's fault
 
     health: a check failed → unhealthy; pending → loading; unknown → unknown; a warning → degraded; else healthy
@@ -34,6 +34,9 @@ LEAST_REQUESTS = 20
 """Fewer say nothing of a share or a quantile,"""
 LEAST_FAULTS = 5
 """unless so many of them failed."""
+LEAST_FAULTY_PARTS = 3
+"""Of the window's stretches of ten seconds: what failed at once, with a worker that died, is no reason to end the
+next."""
 
 HOLD_SECONDS = 25.0
 """A reading must last until the next check, 30 s later or a little less. Checks that are asked for hasten nothing."""
@@ -250,7 +253,8 @@ def _error_rate(before: Held, seen: Seen, now: float) -> tuple[Check, Held]:
     else:
         told = _too_few(requests, "too many requests failed, and " if held.over else "")
     if held.over:
-        result = Result.FAILED if enough and faults == requests else Result.WARNING
+        hopeless = faults == requests and seen.window.faulty_parts >= LEAST_FAULTY_PARTS
+        result = Result.FAILED if enough and hopeless else Result.WARNING
     else:
         result = Result.PASSED if enough else Result.SKIPPED
     return _check(CheckName.ERROR_RATE, result, told, now), held

@@ -82,7 +82,8 @@ def health_check(
 
     Args:
         versions: their primary keys; None: all.
-        forced: somebody asked for it: wait for a check that is under way, and ask anew whether what failed still does.
+        forced: somebody asked for it: wait for a check that is under way, scan whatever seems to have changed, and ask
+            anew whether what failed still does.
         now: seconds since the epoch; None: what the clock says.
 
     Returns:
@@ -111,7 +112,8 @@ def _check(
     models_dirs: Sequence[Path], starter_model: bool, pks: Sequence[int] | None, forced: bool, given: float | None
 ) -> int:
     known = _versions(pks)
-    if any(version.file_state == Version.FileState.PRESENT and disk.has_changed(version) for version in known):
+    present = (version for version in known if version.file_state == Version.FileState.PRESENT)
+    if forced or any(map(disk.has_changed, present)):
         models_scan(models_dirs=models_dirs, starter_model=starter_model)
         known = _versions(pks)
     now = time.time() if given is None else given

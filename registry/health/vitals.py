@@ -43,6 +43,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """That a worker was asked for, and that ended by themselves."""
     faults: int = 0
     """Of those: the server's fault."""
+    faulty_parts: int = 0
+    """In how many stretches of ten seconds there were any: one worker that dies takes many requests along."""
     first_token: Latencies = Latencies()
     """From the begin of the prompt's computation: without queues and load."""
 
@@ -50,6 +52,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         return Window(
             requests=self.requests + other.requests,
             faults=self.faults + other.faults,
+            faulty_parts=self.faulty_parts + other.faulty_parts,
             first_token=self.first_token + other.first_token,
         )
 

@@ -12,6 +12,7 @@ from registry.health.judgement import (
     FAILURES,
     HOLD_SECONDS,
     LEAST_FAULTS,
+    LEAST_FAULTY_PARTS,
     LEAST_REQUESTS,
     LOADING_SECONDS,
     RETRY_SECONDS,
@@ -223,15 +224,23 @@ def test_too_few_requests_say_nothing() -> None:
     assert found(checks.find(few), CheckName.ERROR_RATE).result is Result.SKIPPED
 
 
-def test_a_few_faults_in_a_row_are_enough() -> None:
-    lost = serving(LEAST_FAULTS, LEAST_FAULTS)
-    assert Checks().health(lost, lost) == [Health.HEALTHY, Health.UNHEALTHY]
+def hopeless(faulty_parts: int = LEAST_FAULTY_PARTS) -> Seen:
+    window = Window(requests=LEAST_FAULTS, faults=LEAST_FAULTS, faulty_parts=faulty_parts)
+    return Seen(replicas=(a_replica(),), window=window)
+
+
+def test_a_few_faults_again_and_again_and_nothing_else_are_enough() -> None:
+    assert Checks().health(hopeless(), hopeless()) == [Health.HEALTHY, Health.UNHEALTHY]
+
+
+def test_what_was_lost_with_one_worker_is_no_reason_to_end_the_next() -> None:
+    at_once = hopeless(LEAST_FAULTY_PARTS - 1)
+    assert Checks().health(at_once, at_once) == [Health.HEALTHY, Health.DEGRADED]
 
 
 def test_what_nobody_asks_for_any_more_recovers() -> None:
-    lost = serving(LEAST_FAULTS, LEAST_FAULTS)
     checks = Checks()
-    checks.health(lost, lost)
+    checks.health(hopeless(), hopeless())
     assert checks.health(Seen(), Seen()) == [Health.DEGRADED, Health.HEALTHY]
 
 

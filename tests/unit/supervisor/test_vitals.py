@@ -5,7 +5,7 @@ import os
 from inference.protocol import DURATION_BOUNDS_SECONDS, Durations, ModelSpec, ServedCounts
 from inference.supervisor.replica import Replica
 from inference.supervisor.vitals import TELL_SECONDS, WINDOW_SECONDS, RollingWindow, VitalSigns, resident_bytes
-from registry.health.vitals import Vitals
+from registry.health.vitals import Vitals, Window
 
 SPEC = ModelSpec(version_pk=7, model="Tiny", version="1.0.0", files=("/models/Tiny.gguf",))
 
@@ -36,8 +36,16 @@ def test_a_window_forgets_what_is_older() -> None:
     window.add(counts(1), WINDOW_SECONDS / 2)
     assert (window.sum(WINDOW_SECONDS / 2).requests, window.sum(WINDOW_SECONDS / 2).faults) == (3, 1)
     later = window.sum(WINDOW_SECONDS)
-    assert (later.requests, later.faults, sum(later.first_token.counts)) == (1, 0, 0)
-    assert window.sum(2 * WINDOW_SECONDS) == ServedCounts()
+    assert (later.requests, later.faults, later.first_token.total) == (1, 0, 0)
+    assert window.sum(2 * WINDOW_SECONDS) == Window()
+
+
+def test_a_window_knows_in_how_many_of_its_parts_anything_failed() -> None:
+    window = RollingWindow()
+    for second in (0.0, 1.0, 2.0, 30.0, 60.0):
+        window.add(counts(8, 8), second)
+    window.add(counts(1), 90.0)
+    assert (window.sum(90.0).faults, window.sum(90.0).faulty_parts) == (40, 3)
 
 
 def test_a_window_is_never_longer_than_it_should_be_by_more_than_a_part() -> None:
