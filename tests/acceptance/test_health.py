@@ -19,7 +19,7 @@ CHECK_SECONDS = 40.0
 
 @pytest.fixture
 def dropped(installation: Installation) -> Iterator[Callable[[str], Path]]:
-    """Drops a model in, and takes it away in the end: no other test's ``auto`` is to find it."""
+    """Drops a model in, and takes it away and has it forgotten in the end: no other test is to find it."""
     files: dict[str, Path] = {}
 
     def drop(name: str) -> Path:
@@ -30,7 +30,9 @@ def dropped(installation: Installation) -> Iterator[Callable[[str], Path]]:
     yield drop
     for name, file in files.items():
         file.unlink()
-        wait_until(lambda name=name: health(installation, name)["health_status"] == "unhealthy", 10)  # type: ignore[misc]
+        check_now(installation, model_id=name)
+        deleted = installation.command("models", "delete", name)
+        assert deleted.returncode == 0, deleted.stderr
 
 
 def health(installation: Installation, name: str) -> Any:
