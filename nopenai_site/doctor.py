@@ -171,6 +171,8 @@ def _advice(model: Model, shown: Version, versions: Sequence[Version]) -> str:
             return f"Wait until {shown.path} is copied; if nobody copies it, copy it again or remove it"
         case Version.FileState.CONFLICT:
             return f"Rename or remove {shown.path}"
+        case Version.FileState.PRESENT:  # the checks of health have found it
+            return f"Mend that; it is tried again by itself, or at once by POST /health/check of {model.name}"
         case _:
             return f"Replace {shown.path} by a sound GGUF, or remove it"
 

@@ -6,6 +6,10 @@ import pytest
 
 from nopenai_site.doctor import Finding, model_findings
 from registry import editing, services
+from registry.health.judgement import FAILURES
+from registry.health.services import health_check, vitals_record
+from registry.health.vitals import Vitals
+from registry.models import Version
 from tests.gguf_files import write_model, write_text
 
 pytestmark = pytest.mark.django_db
@@ -61,3 +65,15 @@ def test_the_advice_fits_what_is_wrong_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "notes.gguf").write_bytes(whole[: len(whole) // 2])
     scan(tmp_path)
     assert only_finding().advice.startswith(f"Wait until {tmp_path / 'notes.gguf'} is copied")
+
+
+def test_a_model_that_can_not_be_loaded_is_to_be_mended_and_checked(tmp_path: Path) -> None:
+    write_model(tmp_path / "tiny.gguf")
+    scan(tmp_path)
+    services.node_register(name="here", ram_budget_mb=1000, pid=1)
+    (pk,) = Version.objects.values_list("pk", flat=True)
+    services.replica_observe(node="here", version_pk=pk, observed="failed", reason="no memory")
+    vitals_record(node="here", vitals=[Vitals(version_pk=pk, failures=FAILURES)])
+    health_check(models_dirs=(tmp_path,), starter_model=False)
+    assert "no memory" in only_finding().text
+    assert "POST /health/check" in only_finding().advice
