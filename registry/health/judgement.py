@@ -198,9 +198,10 @@ def _allocation(before: Standing, seen: Seen, now: float) -> tuple[Result, str, 
         told = reason + (failing.reason or "without a reason")
         return Result.FAILED, told, msgspec.structs.replace(before, broken_at=now, broken_reason=told)  # 2
     if before.broken_at is not None:
-        if now - before.broken_at < RETRY_SECONDS and not seen.forced:
-            return Result.FAILED, before.broken_reason, before  # 3
-        long_ago = msgspec.structs.replace(before, broken_at=min(before.broken_at, now - RETRY_SECONDS))
+        broken_at = min(before.broken_at, now)
+        if now - broken_at < RETRY_SECONDS and not seen.forced:
+            return Result.FAILED, before.broken_reason, msgspec.structs.replace(before, broken_at=broken_at)  # 3
+        long_ago = msgspec.structs.replace(before, broken_at=min(broken_at, now - RETRY_SECONDS))
         return Result.UNKNOWN, f"not tried again since: {before.broken_reason}", long_ago  # 4
     silent = next((each for each in seen.replicas if each.missed and each.state == "ready"), None)
     if silent is not None:
@@ -270,7 +271,7 @@ def _reading(value: float, bound: float) -> bool | None:
 def _settle(held: Held, over: bool | None, now: float) -> Held:
     if over is None or over == held.over:
         return Held(held.over)
-    since = now if held.contrary_since is None else held.contrary_since
+    since = now if held.contrary_since is None else min(held.contrary_since, now)  # a clock may be set back
     return Held(over) if now - since >= HOLD_SECONDS else Held(held.over, since)
 
 

@@ -251,6 +251,16 @@ def test_checks_that_are_asked_for_in_a_hurry_count_as_one() -> None:
     assert checks.find(serving(100, 50)).health is Health.DEGRADED
 
 
+def test_a_clock_that_is_set_back_holds_nothing_up() -> None:
+    checks = Checks()
+    checks.find(serving(100, 50), after=-3600.0)
+    assert checks.health(serving(100, 50), serving(100, 50)) == [Health.HEALTHY, Health.DEGRADED]
+    broken = Checks()
+    broken.find(Seen(replicas=(a_replica("failed", failures=FAILURES),)), after=-3600.0)
+    assert set(broken.health(*[Seen()] * int(RETRY_SECONDS / EVERY))) == {Health.UNHEALTHY}
+    assert broken.find(Seen()).health is Health.UNKNOWN
+
+
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=40))
 def test_a_measured_health_never_changes_twice_within_two_checks(readings: list[tuple[int, int]]) -> None:
     seen = [serving(max(pair), min(pair)) for pair in readings]
