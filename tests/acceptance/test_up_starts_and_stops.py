@@ -22,7 +22,7 @@ Maker = Callable[..., Installation]
 
 def test_a_start_says_what_is_in_force_and_shows_a_request_to_copy(installation: Installation) -> None:
     report = installation.output
-    assert f"NOPENAI_PORT             {installation.port}" in report
+    assert ["NOPENAI_PORT", str(installation.port), "environment"] in [line.split() for line in report.splitlines()]
     assert "embedded" in report
     assert f"curl http://localhost:{installation.port}/v1/chat/completions" in report
     assert '"model": "auto"' in report
