@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from registry.selectors import catalogue_load, replicas_desired, revision_read
 from tests.gguf_files import write_model
 from tests.integration.registry.reading import Scan, version_of
 
-NOW = time.time()
+NOW = 1_700_000_000.0
 EVERY = 30.0
 
 Check = Callable[..., int]
@@ -298,7 +297,7 @@ def test_who_asks_gets_an_answer_about_what_failed(tiny: Version, check: Check) 
 
 def test_a_long_load_is_shown(tiny: Version, check: Check) -> None:
     observe(tiny, "loading")
-    Replica.objects.update(observed_at=timezone.now() - timedelta(minutes=2))
+    Replica.objects.update(observed_at=datetime.fromtimestamp(NOW, UTC) - timedelta(minutes=2))
 
     check()
 
