@@ -22,6 +22,7 @@ import msgspec
 import structlog
 import uvloop
 
+from inference.cells import BATCH_TOKENS, cells
 from inference.engine.embedding_engine import EmbeddingEngine
 from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import embeds_only
@@ -45,11 +46,7 @@ from inference.protocol import (
 
 log = structlog.get_logger(module="engine")
 
-LANES = 16
-LANE_TOKENS = 1024
 LONG_SLOTS = 8
-MAX_CONTEXT_TOKENS = 32_768
-"""The long pool's cap: KV of a model trained for 128k tokens would take more memory than its weights."""
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
 _PR_SET_PDEATHSIG = 1
@@ -164,22 +161,15 @@ def _threads(parameters: EngineParameters) -> int:
 
 
 def _limits(trained_context_tokens: int, parameters: EngineParameters) -> Limits:
-    context_tokens = parameters.context_tokens or MAX_CONTEXT_TOKENS
-    if not (parameters.rope_freq_base or parameters.rope_freq_scale):  # which stretch what it was trained for
-        context_tokens = min(context_tokens, trained_context_tokens)
-    context_tokens = max(1, context_tokens)
-    lane_tokens = min(parameters.lane_tokens or LANE_TOKENS, context_tokens)
+    chosen = cells(trained_context_tokens, parameters)
     own = Limits(
-        lanes=parameters.lanes or LANES,
-        lane_tokens=lane_tokens,
+        lanes=chosen.lanes,
+        lane_tokens=chosen.lane_tokens,
         long_slots=LONG_SLOTS,
-        long_tokens=context_tokens if context_tokens > lane_tokens else 0,
+        long_tokens=chosen.long_tokens,
+        batch_tokens=parameters.batch_tokens or BATCH_TOKENS,
     )
-    return replace(
-        own,
-        batch_tokens=parameters.batch_tokens or own.batch_tokens,
-        prefill_beside_decode=parameters.prefill_beside_decode or own.prefill_beside_decode,
-    )
+    return replace(own, prefill_beside_decode=parameters.prefill_beside_decode or own.prefill_beside_decode)
 
 
 def _parameters(text: str) -> EngineParameters:

@@ -32,9 +32,9 @@ worker → supervisor, on standard output
     CacheReport and WorkerCounts whenever they change                                               cache.py, counts.py
     Tuned, once, if it measured                                                                     parameters.py
 
-This package, and beside it :mod:`inference.prefixes` and :mod:`inference.durations`, which read and make some of its
-values, and :mod:`inference.memory` and :mod:`inference.stopwatch`, is all that the engine shares with the rest; it
-imports nothing of ours.
+This package, and beside it :mod:`inference.prefixes`, :mod:`inference.durations` and :mod:`inference.cells`, which
+read and make some of its values, and :mod:`inference.memory` and :mod:`inference.stopwatch`, is all that the engine
+shares with the rest; it imports nothing of ours.
 """
 
 from inference.protocol.answers import (

@@ -48,6 +48,10 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch at which the state began."""
     retry_at: float | None = None
     """While ``failed``: when the next load is allowed, in seconds since the epoch."""
+    place: int = 0
+    """In the line of those who wait for memory, from 1; 0: it does not stand there."""
+    never_fits: bool = False
+    """While ``failed``: the node has not enough memory for it, as ``reason`` reckons up, and a retry can't help."""
 
 
 class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from inference.protocol import ModelSpec, WorkerStatus
+from inference.protocol import EngineParameters, ModelSpec, WorkerStatus
+from inference.supervisor.fit import Option
 from inference.supervisor.replica import Desired, Observation
 
 # --- Events in -------------------------------------------------------------------------------------------------------
@@ -52,6 +53,21 @@ class WorkerBusy(msgspec.Struct, frozen=True):
     requests: int
 
 
+class WorkerCached(msgspec.Struct, frozen=True):
+    """The worker says of how many tokens only its memory holds the KV, beyond its cells."""
+
+    worker: int
+    tokens: int
+
+
+class Weighed(msgspec.Struct, frozen=True):
+    """What a version would take is known, or known better than before."""
+
+    spec: ModelSpec
+    options: tuple[Option, ...]
+    """One at least, the largest first."""
+
+
 class WorkerExited(msgspec.Struct, frozen=True):
     """The process is gone, or never came to be."""
 
@@ -67,13 +83,22 @@ class Closing(msgspec.Struct, frozen=True):
     """The supervisor ends."""
 
 
-Event = Demanded | Used | WishesRead | WorkerSpawned | WorkerReported | WorkerBusy | WorkerExited | Tick | Closing
+WorkerEvent = WorkerSpawned | WorkerReported | WorkerBusy | WorkerCached | WorkerExited
+Event = Demanded | Used | WishesRead | WorkerEvent | Weighed | Tick | Closing
 
 # --- Actions out -----------------------------------------------------------------------------------------------------
 
 
 class Start(msgspec.Struct, frozen=True):
     worker: int
+    spec: ModelSpec
+    smaller: EngineParameters = EngineParameters()
+    """What makes it smaller than the engine would choose."""
+
+
+class Weigh(msgspec.Struct, frozen=True):
+    """Find out what a version would take; :class:`Weighed` answers."""
+
     spec: ModelSpec
 
 
@@ -99,4 +124,4 @@ class Publish(msgspec.Struct, frozen=True):
     """Tell the gateways what is now."""
 
 
-Action = Start | Stop | Record | Revive | Publish
+Action = Start | Weigh | Stop | Record | Revive | Publish

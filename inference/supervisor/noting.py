@@ -11,14 +11,18 @@ from inference.supervisor.events import (
     Revive,
     Tick,
     Used,
+    Weighed,
     Wish,
     WishesRead,
     WorkerBusy,
+    WorkerCached,
+    WorkerEvent,
     WorkerExited,
     WorkerReported,
     WorkerSpawned,
 )
 from inference.supervisor.replica import Desired, Phase, Policy, Replica, State
+from inference.supervisor.swapping import uses_now
 from inference.supervisor.transitions import cold, ready
 
 
@@ -28,11 +32,14 @@ def note(state: State, event: Event, now: float, policy: Policy) -> tuple[State,
             known = state.replicas.get(spec.version_pk) or Replica(spec=spec, known_at=now, since=now)
             return _with(state, _demanded(known, spec, now)), []
         case Used(versions):
-            used = [state.replicas[pk] for pk in versions if pk in state.replicas]
+            used = [_used(state.replicas[pk], now) for pk in versions if pk in state.replicas]
             return _with(state, *(replace(replica, last_use=now) for replica in used)), []
         case WishesRead():
             return _wishes_read(state, event, now)
-        case WorkerSpawned() | WorkerReported() | WorkerBusy() | WorkerExited():
+        case Weighed():
+            weighed = [_weighed(replica, event) for replica in _of(state, event.spec)]
+            return _with(state, *weighed), []
+        case WorkerSpawned() | WorkerReported() | WorkerBusy() | WorkerCached() | WorkerExited():
             # An exit is seen once and last; what is heard of a worker after it belongs to nobody.
             own = [replica for replica in state.replicas.values() if replica.worker == event.worker]
             return _with(state, *(_worker_event(replica, event, now, policy) for replica in own)), []
@@ -47,10 +54,34 @@ def _with(state: State, *changed: Replica) -> State:
     return replace(state, replicas=state.replicas | {replica.spec.version_pk: replica for replica in changed})
 
 
+def _of(state: State, spec: ModelSpec) -> list[Replica]:
+    known = state.replicas.get(spec.version_pk)
+    return [known] if known is not None else []
+
+
+def _used(replica: Replica, now: float) -> Replica:
+    """Gateways say so once a second, so this counts seconds."""
+    return replace(replica, uses=uses_now(replica.uses, now - replica.uses_at) + 1.0, uses_at=now)
+
+
+def _weighed(replica: Replica, event: Weighed) -> Replica:
+    """As it is to be started next. One that has changed meanwhile is weighed again."""
+    current = event.spec == (replica.newest or replica.spec)
+    return replace(replica, weighing=False, options=event.options if current else replica.options)
+
+
+def _with_spec(replica: Replica, spec: ModelSpec) -> Replica:
+    """To be started so. What it takes is another thing then, and what was refused may fit."""
+    if spec == replica.spec:
+        return replica
+    return replace(replica, spec=spec, options=())
+
+
 def _demanded(replica: Replica, spec: ModelSpec, now: float) -> Replica:
+    if replica.worker is None:
+        replica = _with_spec(replica, spec)
     return replace(
-        replica,
-        spec=spec if replica.worker is None else replica.spec,
+        _used(replica, now),
         demanded_at=None if replica.phase is Phase.READY else now,
         last_use=now,
     )
@@ -84,7 +115,7 @@ def _wished(replica: Replica, wish: Wish, read_at: float, now: float) -> tuple[R
     else:
         if replica.spec.parameters != wish.spec.parameters:
             replica = replace(replica, failures=0, retry_at=min(replica.retry_at, now))  # others may not fail
-        replica = replace(replica, spec=wish.spec)
+        replica = _with_spec(replica, wish.spec)
     asked_for = replica.worker is not None or replica.demanded_at is not None
     if desired is Desired.STOPPED and replica.desired is None and asked_for:
         # It was stopped before we started, and asked for before we could know.
@@ -98,7 +129,7 @@ def _wished(replica: Replica, wish: Wish, read_at: float, now: float) -> tuple[R
 
 def _worker_event(
     replica: Replica,
-    event: WorkerSpawned | WorkerReported | WorkerBusy | WorkerExited,
+    event: WorkerEvent,
     now: float,
     policy: Policy,
 ) -> Replica:
@@ -113,6 +144,8 @@ def _worker_event(
             return _reported(replica, status, now, policy)
         case WorkerBusy():
             return replace(replica, busy=event.requests, last_use=now)
+        case WorkerCached():
+            return replace(replica, cached_tokens=event.tokens)
         case WorkerExited():
             return _exited(replica, event.reason, now, policy)
 
@@ -132,9 +165,11 @@ def _reported(replica: Replica, status: WorkerStatus, now: float, policy: Policy
 def _exited(replica: Replica, reason: str, now: float, policy: Policy) -> Replica:
     proven = replica.ready_at is not None and now - replica.ready_at >= policy.proven
     gone = replace(
-        replica,
-        spec=replica.newest or replica.spec,
+        _with_spec(replica, replica.newest or replica.spec),
         newest=None,
+        taken=None,
+        makes_room=False,
+        cached_tokens=0,
         worker=None,
         pid=None,
         busy=0,

@@ -12,11 +12,14 @@ is taken, until none does; so nothing depends on which event brought the news, a
    2b. READY: drain it.
    2c. FAILED: it is cold; nobody waits for a retry.
 3. DRAINING:
-   3a. it may stay and is wanted again: it is READY, as it was.
+   3a. it may stay, is wanted again, and makes no room for others: it is READY, as it was.
    3b. nothing runs in it and the gateways have had time to hear: SIGTERM.
 4. READY on demand, and nobody used it for the idle time: drain it.
-5. Without a worker, wanted, and its back-off is over: start one. A stopped one is on demand from then on.
-6. A demand that nobody repeats any more is forgotten.
+5. A demand that nobody repeats any more is forgotten.
+
+Then, over all of them, :mod:`.seating`: who is wanted, has no worker, and whose back-off is over, is started if it fits
+into the node's memory; others make room for it if need be. A stopped one is on demand from its start on. After that
+each settles again, until nothing changes.
 
 Wanted is what should run, and what a fresh demand asks for unless it is barred. A version has one process at most:
 a new one is started only after the exit of the one before was seen.
@@ -24,10 +27,11 @@ a new one is started only after the exit of the one before was seen.
 
 from msgspec.structs import replace
 
-from inference.supervisor.events import Action, Event, Publish, Record, Start
+from inference.supervisor.events import Action, Event, Publish, Record
 from inference.supervisor.noting import note
-from inference.supervisor.replica import Desired, Phase, Policy, Replica, State, observation, view
-from inference.supervisor.transitions import cold, drain, overdue, ready, start, terminate
+from inference.supervisor.replica import Desired, Phase, Policy, Replica, State, observation, view, wanted
+from inference.supervisor.seating import seat
+from inference.supervisor.transitions import cold, drain, overdue, ready, terminate
 
 _ON_DEMAND = (None, Desired.ON_DEMAND)
 
@@ -35,27 +39,42 @@ _ON_DEMAND = (None, Desired.ON_DEMAND)
 def step(state: State, event: Event, now: float, policy: Policy) -> tuple[State, list[Action]]:
     """What an event changes, and what is to be done about it, in order."""
     noted, actions = note(state, event, now, policy)
-    replicas = dict(noted.replicas)
-    next_worker = noted.next_worker
-    for pk, replica in noted.replicas.items():
-        while decision := _decide(replica, now, policy, noted.closing, next_worker):
+    settled = noted
+    while True:
+        before = settled
+        settled = _settle(settled, now, policy, actions)
+        if not noted.closing:
+            settled = _seat(settled, now, policy, actions)
+        if settled.replicas == before.replicas:
+            return settled, actions + _announce(state, settled)
+
+
+def _settle(state: State, now: float, policy: Policy, actions: list[Action]) -> State:
+    """Each by itself. Adds to ``actions``."""
+    replicas = dict(state.replicas)
+    for pk, replica in state.replicas.items():
+        while decision := _decide(replica, now, policy, state.closing):
             replica, effects = decision
-            next_worker += any(isinstance(effect, Start) for effect in effects)
             actions += effects
         replicas[pk] = replica
-    settled = replace(noted, replicas=replicas, next_worker=next_worker)
-    return settled, actions + _announce(state, settled)
+    return replace(state, replicas=replicas)
+
+
+def _seat(state: State, now: float, policy: Policy, actions: list[Action]) -> State:
+    """All together. Adds to ``actions``."""
+    seated = seat(state.replicas, now, policy, state.next_worker)
+    actions += seated.actions
+    return replace(state, replicas=seated.replicas, next_worker=seated.next_worker, look_at=seated.look_at)
 
 
 def due_at(state: State, policy: Policy) -> float | None:
     """When time alone will next change something: step a :class:`Tick` then."""
     moments = [_due_at(replica, policy, state.closing) for replica in state.replicas.values()]
+    moments.append(None if state.closing else state.look_at)
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def _decide(
-    replica: Replica, now: float, policy: Policy, closing: bool, next_worker: int
-) -> tuple[Replica, list[Action]] | None:
+def _decide(replica: Replica, now: float, policy: Policy, closing: bool) -> tuple[Replica, list[Action]] | None:
     """One branch of the tree, or None where the replica can stay as it is."""
     # 1
     if replica.deadline is not None and now >= replica.deadline:
@@ -67,21 +86,18 @@ def _decide(
         if replica.phase is Phase.LOADING:
             return terminate(replica, now, policy.stop, _why_unwanted(replica))
         if replica.phase is Phase.READY:
-            return drain(replica, now, policy, _why_unwanted(replica)), []
+            return drain(replica, now, policy.drain, _why_unwanted(replica)), []
         if replica.phase is Phase.FAILED:
             return cold(replica, now, replica.reason if closing else _why_unwanted(replica)), []
     # 3
-    elif replica.phase is Phase.DRAINING and _wanted(replica, now, policy):
+    elif replica.phase is Phase.DRAINING and wanted(replica, now, policy) and not replica.makes_room:
         return ready(replica, now), []
     if replica.phase is Phase.DRAINING and replica.busy == 0 and now >= replica.since + policy.drain_settle:
         return terminate(replica, now, policy.stop, replica.reason)
     # 4
     if _idle(replica, policy) and now >= replica.last_use + policy.idle_unload:
-        return drain(replica, now, policy, f"unused for {policy.idle_unload:g} s"), []
+        return drain(replica, now, policy.drain, f"unused for {policy.idle_unload:g} s"), []
     # 5
-    if replica.worker is None and not closing and now >= replica.retry_at and _wanted(replica, now, policy):
-        return start(replica, now, policy, next_worker)
-    # 6
     if replica.demanded_at is not None and now > replica.demanded_at + policy.demand_fresh:
         return replace(replica, demanded_at=None), []
     return None
@@ -93,14 +109,6 @@ def _why_unwanted(replica: Replica) -> str:
     if replica.desired is Desired.STOPPED:
         return "an operator stopped it"
     return "its parameters were changed"
-
-
-def _wanted(replica: Replica, now: float, policy: Policy) -> bool:
-    if replica.desired is Desired.RUNNING:
-        return True
-    if replica.desired is Desired.BARRED or replica.demanded_at is None:
-        return False
-    return now <= replica.demanded_at + policy.demand_fresh
 
 
 def _idle(replica: Replica, policy: Policy) -> bool:
@@ -116,7 +124,12 @@ def _due_at(replica: Replica, policy: Policy, closing: bool) -> float | None:
         return replica.deadline
     if _idle(replica, policy):
         return replica.last_use + policy.idle_unload
-    waits = replica.phase is Phase.FAILED and not closing and _wanted(replica, replica.retry_at, policy)
+    waits = (
+        replica.phase is Phase.FAILED
+        and not closing
+        and not replica.refused
+        and wanted(replica, replica.retry_at, policy)
+    )
     return replica.retry_at if waits else None
 
 

@@ -14,6 +14,8 @@ from enum import StrEnum
 import msgspec
 
 from inference.protocol import ModelSpec, ReplicaState, ReplicaView
+from inference.supervisor.fit import Option
+from inference.supervisor.swapping import Times
 
 
 class Phase(StrEnum):
@@ -39,7 +41,13 @@ class Desired(StrEnum):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Time limits in seconds."""
+    """Time limits in seconds, and what the node has."""
+
+    ram_bytes: int | None = None
+    """For models, their KV and its cache. None: models are loaded without regard to what they take."""
+    swap: Times = Times()
+    swap_drain: float = 60.0
+    """As ``drain``, of a model that makes room for another: longer, since nobody has asked for its end."""
 
     idle_unload: float = 900.0
     """A model loaded on demand that nobody used for so long is unloaded; 0 means never."""
@@ -92,6 +100,27 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
     """Why the exit that we wait for is a failure."""
 
+    options: tuple[Option, ...] = ()
+    """Ways to load it, the largest first; none: it was not weighed yet."""
+    weighing: bool = False
+    refused: bool = False
+    """While FAILED: it can't fit into the node's memory, so there is nothing to retry."""
+    taken: Option | None = None
+    """How its worker was started: what that takes is taken until its exit was seen."""
+    waits_since: float | None = None
+    """When it came to be wanted without being loaded."""
+    place: int = 0
+    """In the line of those who wait for memory, from 1; 0: it does not stand there."""
+    makes_room: bool = False
+    """While DRAINING: others need its memory, so that no request takes it back."""
+    load_seconds: float = 0.0
+    """Of its last load."""
+    uses: float = 0.0
+    """Seconds in which it was used or asked for, as :func:`.swapping.uses_now` forgets them, at :attr:`uses_at`."""
+    uses_at: float = 0.0
+    cached_tokens: int = 0
+    """That only its worker's memory holds the KV of, beyond its cells."""
+
     failures: int = 0
     """In a row, each before the worker had proven itself."""
     retry_at: float = 0.0
@@ -102,6 +131,11 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
         """Its worker computes with other parameters than an operator has set since."""
         return self.newest is not None and self.newest.parameters != self.spec.parameters
 
+    @property
+    def ram_bytes(self) -> int:
+        """That it takes of the node's memory."""
+        return self.taken.ram_bytes if self.taken is not None else 0
+
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """All replicas of the node, by the primary key of their version."""
@@ -109,10 +143,26 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     replicas: dict[int, Replica] = {}
     next_worker: int = 1
     closing: bool = False
+    look_at: float | None = None
+    """When a model that stays for now may be asked to make room."""
+
+    @property
+    def ram_bytes(self) -> int:
+        """That all replicas take together."""
+        return sum(replica.ram_bytes for replica in self.replicas.values())
 
     @property
     def closed(self) -> bool:
         return self.closing and all(replica.worker is None for replica in self.replicas.values())
+
+
+def wanted(replica: Replica, now: float, policy: Policy) -> bool:
+    """It should run, or a fresh demand asks for it and it is not barred."""
+    if replica.desired is Desired.RUNNING:
+        return True
+    if replica.desired is Desired.BARRED or replica.demanded_at is None:
+        return False
+    return now <= replica.demanded_at + policy.demand_fresh
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +197,9 @@ def view(replica: Replica, *, epoch: float, socket_of: Callable[[int], str]) -> 
         socket=socket_of(replica.worker) if serving and replica.worker is not None else None,
         progress=replica.progress if replica.phase is Phase.LOADING else float(serving),
         since=replica.since + epoch,
-        retry_at=replica.retry_at + epoch if replica.phase is Phase.FAILED else None,
+        retry_at=replica.retry_at + epoch if replica.phase is Phase.FAILED and not replica.refused else None,
+        place=replica.place,
+        never_fits=replica.refused,
     )
 
 

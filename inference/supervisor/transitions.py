@@ -2,14 +2,20 @@
 
 from msgspec.structs import replace
 
+from inference.protocol import EngineParameters
 from inference.supervisor.events import Action, Revive, Start, Stop
+from inference.supervisor.fit import Option
 from inference.supervisor.replica import Desired, Phase, Policy, Replica
 
 
-def start(replica: Replica, now: float, policy: Policy, worker: int) -> tuple[Replica, list[Action]]:
-    again = replica.phase is Phase.FAILED
+def start(
+    replica: Replica, now: float, policy: Policy, worker: int, taken: Option | None
+) -> tuple[Replica, list[Action]]:
+    """``taken``: how; None: as the engine chooses, whatever that takes."""
+    again = replica.phase is Phase.FAILED and not replica.refused
     why = "it is kept loaded" if replica.desired is Desired.RUNNING else "a request asks for it"
-    actions: list[Action] = [Start(worker=worker, spec=replica.spec)]
+    smaller = taken.smaller if taken is not None else EngineParameters()
+    actions: list[Action] = [Start(worker=worker, spec=replica.spec, smaller=smaller)]
     if replica.desired is Desired.STOPPED:
         actions.append(Revive(replica.spec.version_pk))
         replica = replace(replica, desired=Desired.ON_DEMAND, revived_at=now)
@@ -21,6 +27,11 @@ def start(replica: Replica, now: float, policy: Policy, worker: int) -> tuple[Re
         worker=worker,
         deadline=now + policy.load,
         restarts=replica.restarts + again,
+        refused=False,
+        taken=taken,
+        waits_since=None,
+        place=0,
+        makes_room=False,
     )
     return loading, actions
 
@@ -30,17 +41,40 @@ def ready(replica: Replica, now: float) -> Replica:
         replica,
         phase=Phase.READY,
         since=now,
-        reason="",
+        reason=_less(replica),
+        load_seconds=now - replica.since if replica.phase is Phase.LOADING else replica.load_seconds,
         progress=1.0,
         deadline=None,
         demanded_at=None,
         last_use=now,
         ready_at=now if replica.ready_at is None else replica.ready_at,
+        waits_since=None,
+        place=0,
     )
 
 
-def drain(replica: Replica, now: float, policy: Policy, reason: str) -> Replica:
-    return replace(replica, phase=Phase.DRAINING, since=now, deadline=now + policy.drain, reason=reason)
+def _less(replica: Replica) -> str:
+    less = replica.taken.less if replica.taken is not None else ""
+    return f"it has {less}, to fit into this node's memory" if less else ""
+
+
+def drain(replica: Replica, now: float, seconds: float, reason: str) -> Replica:
+    """``seconds``: after which what still runs is cut off."""
+    return replace(replica, phase=Phase.DRAINING, since=now, deadline=now + seconds, reason=reason)
+
+
+def make_room(replica: Replica, now: float, policy: Policy) -> Replica:
+    """It leaves for others."""
+    if replica.phase is Phase.READY:
+        replica = drain(replica, now, policy.swap_drain, "others need its memory")
+    return replica if replica.makes_room else replace(replica, makes_room=True)
+
+
+def refuse(replica: Replica, now: float, reason: str) -> Replica:
+    """It can't fit."""
+    return replace(
+        replica, phase=Phase.FAILED, refused=True, since=now, reason=reason, retry_at=0.0, waits_since=None, place=0
+    )
 
 
 def terminate(replica: Replica, now: float, stop_seconds: float, reason: str) -> tuple[Replica, list[Action]]:
@@ -52,7 +86,7 @@ def terminate(replica: Replica, now: float, stop_seconds: float, reason: str) ->
 def overdue(replica: Replica, now: float, policy: Policy) -> tuple[Replica, list[Action]]:
     assert replica.worker is not None
     if replica.phase is Phase.DRAINING:
-        reason = f"{replica.reason}; {replica.busy} requests were cut off after {policy.drain:g} s"
+        reason = f"{replica.reason}; {replica.busy} requests were cut off after {now - replica.since:.0f} s"
         return terminate(replica, now, policy.stop, reason)
     killed = replace(replica, phase=Phase.STOPPING, deadline=now + policy.stop)
     if replica.phase is Phase.LOADING:
@@ -62,4 +96,6 @@ def overdue(replica: Replica, now: float, policy: Policy) -> tuple[Replica, list
 
 
 def cold(replica: Replica, now: float, reason: str) -> Replica:
-    return replace(replica, phase=Phase.COLD, since=now, reason=reason, failures=0, retry_at=0.0)
+    return replace(
+        replica, phase=Phase.COLD, since=now, reason=reason, failures=0, retry_at=0.0, refused=False, makes_room=False
+    )

@@ -3,12 +3,15 @@
 from registry.gguf.capabilities import capabilities
 from registry.gguf.errors import GgufError, Incomplete, Invalid, Unreadable
 from registry.gguf.header import GgufHeader, missing, parse, read_header
+from registry.gguf.shape import NO_SHAPE, Shape
 
 __all__ = [
+    "NO_SHAPE",
     "GgufError",
     "GgufHeader",
     "Incomplete",
     "Invalid",
+    "Shape",
     "Unreadable",
     "capabilities",
     "missing",

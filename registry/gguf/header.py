@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.gguf.errors import Incomplete, Invalid, Unreadable
+from registry.gguf.shape import NO_SHAPE, Arrays, Shape, is_shape, shape_of
 from registry.gguf.tables import FILE_TYPES, GUESSED_FILE_TYPE, POOLING_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES
 from registry.gguf.walker import ARRAY, STRING, Value, Walker
 
@@ -63,6 +64,8 @@ class GgufHeader:
     """SHA-256 of the header: the cheap part of a content's identity."""
     extent_bytes: int
     """Where the data of its last tensor ends."""
+    shape: Shape = NO_SHAPE
+    """What the memory that it computes in depends on."""
 
     @property
     def is_projector(self) -> bool:
@@ -94,7 +97,7 @@ def parse(file: BinaryIO) -> GgufHeader:
     format_version = _format_version(walker)
     tensor_count = walker.count("tensors", MAX_TENSORS)
     key_count = walker.count("keys", MAX_KEYS)
-    values = _values(walker, key_count)
+    values, arrays = _values(walker, key_count)
     alignment = _alignment(values)
     tensors = _tensors(walker, tensor_count, alignment)
     data_start = _padded(walker.position, alignment)
@@ -118,6 +121,7 @@ def parse(file: BinaryIO) -> GgufHeader:
         tensor_count=tensor_count,
         digest=walker.digest(),
         extent_bytes=data_start + tensors.data_bytes if tensor_count else walker.position,
+        shape=shape_of(architecture, values, arrays),
     )
 
 
@@ -159,9 +163,11 @@ def _not_gguf(start: bytes) -> str:
     return f"not a GGUF: begins with {shown}"
 
 
-def _values(walker: Walker, count: int) -> dict[str, Value]:
-    """All scalar values by their key, arrays left out; of texts only those in ``_TEXTS``, others come out empty."""
+def _values(walker: Walker, count: int) -> tuple[dict[str, Value], Arrays]:
+    """All scalar values by their key; of texts only those in ``_TEXTS``, others come out empty. Of arrays those that a
+    shape is made of, the rest is left out."""
     values: dict[str, Value] = {}
+    arrays = Arrays()
     seen: set[str] = set()
     for _ in range(count):
         key = walker.text(MAX_KEY_BYTES, "key")
@@ -170,7 +176,8 @@ def _values(walker: Walker, count: int) -> dict[str, Value]:
         seen.add(key)
         kind = walker.u32()
         if kind == ARRAY:
-            walker.skip_array()
+            numbers, length = walker.array() if is_shape(key) else ((), walker.skip_array())
+            arrays.add(key, numbers, length)
         elif kind == STRING and key in _TEXTS:
             values[key] = walker.text(MAX_TEXT_BYTES, key)
         elif kind == STRING:
@@ -178,7 +185,7 @@ def _values(walker: Walker, count: int) -> dict[str, Value]:
             values[key] = ""
         else:
             values[key] = walker.scalar(kind)
-    return values
+    return values, arrays
 
 
 @dataclass(slots=True)

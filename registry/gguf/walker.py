@@ -12,6 +12,8 @@ MAX_HEADER_BYTES = 128 << 20
 MAX_STRINGS = 2_000_000
 """In arrays, all together: the largest vocabularies and their merges have under 1,000,000."""
 MAX_DIMENSIONS = 4
+MAX_ARRAY_NUMBERS = 1024
+"""Of an array that has one for each layer."""
 
 Value = int | float | bool | str
 
@@ -101,9 +103,22 @@ class Walker:
     def skip_text(self) -> None:
         self.skip(self.u64())
 
-    def skip_array(self) -> None:
-        kind = self.u32()
-        count = self.u64()
+    def array(self) -> tuple[tuple[Value, ...], int]:
+        """The numbers of an array, and how many there are; one of texts, or with more than any model has layers, is
+        only counted."""
+        kind, count = self.u32(), self.u64()
+        if kind in SCALARS and count <= MAX_ARRAY_NUMBERS:
+            return tuple(self.scalar(kind) for _ in range(count)), count
+        self._skip_array(kind, count)
+        return (), count
+
+    def skip_array(self) -> int:
+        """How many there were."""
+        kind, count = self.u32(), self.u64()
+        self._skip_array(kind, count)
+        return count
+
+    def _skip_array(self, kind: int, count: int) -> None:
         if kind == STRING:
             self._skip_strings(count)
         elif kind in SCALARS:

@@ -15,7 +15,14 @@ from registry.gguf import walker
 from registry.gguf.header import MAX_KEYS, MAX_TENSORS
 from registry.gguf.tables import FILE_TYPES, TENSOR_TYPES
 from registry.starter import starter_path
-from tests.gguf_files import CHATML_WITH_TOOLS, write_model, write_projector, write_shards
+from tests.gguf_files import (
+    CHATML_WITH_TOOLS,
+    write_hybrid,
+    write_model,
+    write_projector,
+    write_recurrent,
+    write_shards,
+)
 
 
 def u32(value: int) -> bytes:
@@ -97,6 +104,37 @@ def test_our_tables_agree_with_the_gguf_package_and_the_installed_llama_cpp() ->
                 file_type.name.removeprefix("ALL_").removeprefix("MOSTLY_").removesuffix("_MOE")
                 == (FILE_TYPES[file_type.value])
             )
+
+
+def test_the_shape_of_a_real_model() -> None:
+    """SmolLM2-135M: 30 layers, 9 heads of 64, 3 of them for keys and values."""
+    path = starter_path()
+    assert path is not None
+    assert gguf.read_header(path).shape == gguf.Shape(
+        layers=30,
+        embedding=576,
+        feed_forward=1536,
+        heads=9,
+        vocabulary=49_152,
+        key_elements=30 * 3 * 64,
+        value_elements=30 * 3 * 64,
+    )
+
+
+def test_layers_without_rows_have_a_state(tmp_path: Path) -> None:
+    recurrent = gguf.read_header(write_recurrent(tmp_path / "recurrent.gguf")).shape
+    assert recurrent.key_elements == recurrent.value_elements == 0 < recurrent.state_elements
+    hybrid = gguf.read_header(write_hybrid(tmp_path / "hybrid.gguf", layers=4)).shape
+    assert hybrid.key_elements > 0 and hybrid.state_elements == recurrent.state_elements
+
+
+def test_a_shape_that_nobody_has_is_none() -> None:
+    absurd = file_of(
+        key("llama.block_count", 10, u64(2**63)),
+        key("llama.embedding_length", 8, text("wide")),
+        key("llama.attention.head_count", 9, u32(4) + u64(5000) + bytes(4 * 5000)),
+    )
+    assert gguf.parse(absurd).shape == gguf.NO_SHAPE
 
 
 def test_without_a_file_type_the_quantization_is_that_of_most_elements(tmp_path: Path) -> None:
