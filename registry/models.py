@@ -21,6 +21,7 @@ __all__ = [
     "CacheRevision",
     "CacheShare",
     "CacheUse",
+    "Footprint",
     "HealthSweep",
     "HealthTransition",
     "Model",
@@ -218,6 +219,24 @@ class Tuning(models.Model):
     def holds(self) -> bool:
         """It was measured under the parameters that are set now."""
         return bool(self.under == self.version.parameters)
+
+
+class Footprint(models.Model):
+    """The memory that the last worker of a version took on a node, beside its weights and its cache."""
+
+    node = models.ForeignKey("Node", on_delete=models.CASCADE, related_name="footprints")
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="footprints")
+    under = models.JSONField(default=dict, help_text="The parameters that it computed with, measured ones included.")
+    ready_bytes = models.BigIntegerField(help_text="When it had become ready.")
+    peak_bytes = models.BigIntegerField(help_text="The most that was seen.")
+    measured_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["version", "node"]
+        constraints = [models.UniqueConstraint(fields=["node", "version"], name="registry_footprint_once")]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.node}"
 
 
 class Usage(models.Model):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from inference.protocol import CacheBudget, CacheReport, Caches, ModelSpec
 from inference.supervisor import cache_disk
@@ -93,6 +94,8 @@ class Caching:
         self._next_round: asyncio.TimerHandle | None = None
         self._decided_at = 0.0
         self._since = time.time()
+        self._models_bytes = 0
+        """That models take of the node's memory."""
 
     async def run(self) -> None:
         """Look at the disk, and keep it within its limits, for ever."""
@@ -117,6 +120,21 @@ class Caching:
     def most_ram(self, model: str) -> int | None:
         """What its limits let a model have of the node's memory, in bytes; None: they don't say."""
         return self._reading.ram.ceilings.get(model)
+
+    def ram_held(self, worker: int) -> int:
+        """Bytes that a worker's cache has in RAM, as it said last."""
+        cache = self._by_worker.get(worker)
+        return 0 if cache is None else cache.ram_seat().held
+
+    def give_way(self, models_bytes: int) -> None:
+        """Models take so much of the node's memory, and the cache no more than what they leave.
+
+        A model that is being loaded may for a moment stand beside blocks that have to go for it: workers drop them
+        within a step, and a load takes longer to touch its memory than that.
+        """
+        before, self._models_bytes = self._ram_tier().bytes, models_bytes
+        if self._ram_tier().bytes != before:
+            self._round_soon()
 
     def started(self, worker: int, spec: ModelSpec, tell: Callable[[CacheBudget], None]) -> None:
         name = cache_disk.directory_name(spec.model, spec.version)
@@ -154,7 +172,7 @@ class Caching:
     def view(self) -> Caches:
         return Caches(
             caches=tuple(cache.view() for cache in self._versions.values()),
-            ram_bytes=self._reading.ram.bytes,
+            ram_bytes=self._ram_tier().bytes,
             ssd_bytes=self._reading.ssd.bytes,
             configured=self._configured,
             since=self._since,
@@ -188,9 +206,13 @@ class Caching:
 
     def _decide_ram(self) -> Round:
         seats = [cache.ram_seat() for cache in self._versions.values() if cache.running]
-        decided = decide(seats, self._reading.ram, after=self._ram_gave_way)
+        decided = decide(seats, self._ram_tier(), after=self._ram_gave_way)
         self._ram_gave_way = decided.gave_way
         return decided
+
+    def _ram_tier(self) -> Tier:
+        left = max(0, self._node_ram_bytes - self._models_bytes)
+        return replace(self._reading.ram, bytes=min(self._reading.ram.bytes, left))
 
     def _decide_ssd(self) -> Round:
         seats = [cache.ssd_seat() for cache in self._versions.values()]

@@ -26,6 +26,8 @@ from inference.supervisor.caching import CacheReading
 from inference.supervisor.events import Wish, WishesRead
 from inference.supervisor.experiments import Letter, Outbox
 from inference.supervisor.experiments_sql import experiments_write
+from inference.supervisor.fit import Footprint
+from inference.supervisor.footprint_sql import footprints_read, footprints_write
 from inference.supervisor.replica import Desired, Observation
 from inference.supervisor.sql import DatabaseAway, SqlThread, cut
 from inference.supervisor.throttle import Throttle
@@ -76,6 +78,7 @@ class Reading(msgspec.Struct, frozen=True):
     wishes: tuple[Wish, ...]
     caches: CacheReading
     tunings: list[Tuning]
+    footprints: dict[int, Footprint]
 
 
 class Store:
@@ -89,6 +92,7 @@ class Store:
         post: Callable[[WishesRead], None],
         read_caches: Callable[[CacheReading], None],
         read_tunings: Callable[[Sequence[Tuning]], None],
+        read_footprints: Callable[[Mapping[int, Footprint]], None],
         disk_bytes: Callable[[], int | None],
         vitals: VitalSigns,
         rival_seconds: float,
@@ -98,6 +102,7 @@ class Store:
         self._post = post
         self._read_caches = read_caches
         self._read_tunings = read_tunings
+        self._read_footprints = read_footprints
         self._disk_bytes = disk_bytes
         self._vitals = vitals
         self._rival_seconds = rival_seconds
@@ -108,6 +113,7 @@ class Store:
         self._revived: set[int] = set()
         self._use: dict[str, CacheUse] = {}
         self._measured: dict[int, Tuning] = {}
+        self._footprints: dict[int, Footprint] = {}
         self._experiments = Outbox()
         self._changed = asyncio.Event()
         self._experimenting = Throttle(self._changed.set, _EXPERIMENT_SECONDS)
@@ -133,6 +139,10 @@ class Store:
     def record_tuning(self, tuning: Tuning) -> None:
         self._measured[tuning.version_pk] = tuning
         self._changed.set()
+
+    def record_footprints(self, seen: Mapping[int, Footprint]) -> None:
+        """By version. They are written with whatever comes next: a few seconds matter to nobody."""
+        self._footprints |= seen
 
     def record_experiments(self, tests: Mapping[str, ExperimentSums]) -> None:
         """By the A/B test's name; what was counted since the last call."""
@@ -238,6 +248,7 @@ class Store:
         use, self._use = self._use, {}
         measured, self._measured = self._measured, {}
         vitals = self._vitals.news(hurried=bool(observations))
+        footprints, self._footprints = self._footprints, {}
         node = replace(self._node, disk_bytes=self._disk_bytes())
         write_and_read = partial(
             _write_and_read,
@@ -247,6 +258,7 @@ class Store:
             sorted(revived),
             use,
             list(measured.values()),
+            footprints,
             self._experiments.next(),
             vitals,
         )
@@ -256,6 +268,7 @@ class Store:
             self._unwritten |= unwritten
             self._revived |= revived
             self._measured = measured | self._measured
+            self._footprints = footprints | self._footprints
             self._add_use(use)  # counted twice if only the answer was lost: a share is no invoice
             if isinstance(fault, Exception) and not isinstance(fault, DatabaseAway):
                 # A fault of ours is no reason to stop serving models.
@@ -266,6 +279,7 @@ class Store:
         self._vitals.told(vitals)
         self._read_caches(reading.caches)
         self._read_tunings(reading.tunings)
+        self._read_footprints(reading.footprints)
         if reading.registered:
             # Registering made every replica cold, and this reading was of a node without observations.
             self._unwritten.update(self._newest)
@@ -297,6 +311,7 @@ def _write_and_read(
     revived: list[int],
     use: Mapping[str, CacheUse],
     measured: list[Tuning],
+    footprints: Mapping[int, Footprint],
     letter: Letter | None,
     vitals: Sequence[Vitals],
 ) -> Reading:
@@ -325,9 +340,11 @@ def _write_and_read(
     caches = caches_read(node.name)
     tunings_write(measured)
     tunings = tunings_read()
+    footprints_write(node.name, footprints)
+    known = footprints_read(node.name)
     experiments_write(node.name, letter)
     use_write(use)
-    return Reading(register, wishes, caches, tunings)
+    return Reading(register, wishes, caches, tunings, known)
 
 
 def _barred(desired: list[DesiredReplica]) -> frozenset[int]:

@@ -14,11 +14,27 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
-from inference.protocol import Counted, ModelSpec, Replicas, ReplicaState
+from inference.protocol import CacheReport, Counted, EngineParameters, ModelSpec, Replicas, ReplicaState, WorkerStage
 from inference.supervisor.caching import Caching
 from inference.supervisor.discovery import Discovery
-from inference.supervisor.events import Action, Closing, Event, Publish, Record, Revive, Start, Stop, Tick, WorkerExited
+from inference.supervisor.events import (
+    Action,
+    Closing,
+    Event,
+    Publish,
+    Record,
+    Revive,
+    Start,
+    Stop,
+    Tick,
+    Weigh,
+    WorkerCached,
+    WorkerExited,
+    WorkerReported,
+)
+from inference.supervisor.footprints import Footprints
 from inference.supervisor.metering import Metering
 from inference.supervisor.permitting import Permitting
 from inference.supervisor.pressure import MemoryWatch
@@ -26,8 +42,9 @@ from inference.supervisor.reconcile import due_at, step
 from inference.supervisor.replica import Observation, Policy, State, view
 from inference.supervisor.server import Claim, SupervisorServer
 from inference.supervisor.store import NodeIdentity, Store
-from inference.supervisor.tunings import Tunings
+from inference.supervisor.tunings import Tuning, Tunings, merged
 from inference.supervisor.vitals import VitalSigns
+from inference.supervisor.weighing import Scales
 from inference.supervisor.worker import Launch, Worker
 
 log = structlog.get_logger(module="supervisor")
@@ -35,6 +52,8 @@ log = structlog.get_logger(module="supervisor")
 _LAST_RECORDS_SECONDS = 1.0
 _CLOCK_STEP_SECONDS = 1.0
 """The wall clock may drift by so much against ours before published times follow it."""
+_BLOCK_TOKENS = 64
+"""Of the engine's cache."""
 _CANCEL_SECONDS = 0.5
 """A cancelled conversation with a frozen server may not end; it is left behind then."""
 
@@ -77,8 +96,14 @@ class Supervisor:
             publish=lambda: self._server.publish_caches(),
             record_use=lambda counts: self._store.record_use(counts),
         )
-        self._tunings = Tunings(lambda tuning: self._store.record_tuning(tuning))
         self._vitals = VitalSigns(lambda: self._state.replicas, self._loop.time)
+        self._policy = replace(settings.policy, ram_bytes=settings.node.ram_budget_mb * 1024**2)
+        self._tunings = Tunings(self._tuned)
+        self._footprints = Footprints(
+            learned=lambda spec: self._scales.again(spec), record=lambda seen: self._store.record_footprints(seen)
+        )
+        self._scales = Scales(self.post, parameters=self._tunings.parameters, footprint=self._footprints.of)
+        self._measuring: set[asyncio.Task[None]] = set()
         self._memory = MemoryWatch(publish=lambda: self._server.publish_pressure())
         self._permitting = Permitting()
         self._metering = Metering(
@@ -99,6 +124,7 @@ class Supervisor:
             post=self.post,
             read_caches=self._caching.read,
             read_tunings=self._tunings.read,
+            read_footprints=self._footprints.read,
             disk_bytes=lambda: self._caching.disk_bytes,
             vitals=self._vitals,
             rival_seconds=settings.rival_seconds,
@@ -119,6 +145,7 @@ class Supervisor:
             asyncio.create_task(self._discovery.run()),
             asyncio.create_task(self._caching.run()),
             asyncio.create_task(self._memory.run()),
+            asyncio.create_task(self._footprints.run()),
             asyncio.create_task(stopping.wait()),
         }
         try:
@@ -149,16 +176,22 @@ class Supervisor:
             self._caching.ended(event.worker)
             self._metering.worker_ended(event.worker)
             self._vitals.ended(event.worker)
-        self._state, actions = step(self._state, event, self._loop.time(), self._settings.policy)
+            self._footprints.ended(event.worker)
+        self._state, actions = step(self._state, event, self._loop.time(), self._policy)
+        self._caching.give_way(self._state.ram_bytes)
         for action in actions:
             self._perform(action)
+        if isinstance(event, WorkerReported) and event.status.stage is WorkerStage.READY:
+            self._measure(event.worker)
         if self._state.closed:
             self._closed.set()
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Start(worker, spec):
-                self._start(worker, spec)
+            case Start(worker, spec, smaller):
+                self._start(worker, spec, merged(smaller, self._tunings.parameters(spec)))
+            case Weigh(spec):
+                self._scales.weigh(spec)
             case Stop(worker=worker, kill=kill):
                 if worker in self._workers:
                     self._workers[worker].stop(kill=kill)
@@ -171,7 +204,7 @@ class Supervisor:
             case Publish():
                 self._server.publish_replicas()
 
-    def _start(self, number: int, spec: ModelSpec) -> None:
+    def _start(self, number: int, spec: ModelSpec, parameters: EngineParameters) -> None:
         worker = self._workers[number] = Worker(
             number,
             spec,
@@ -179,14 +212,39 @@ class Supervisor:
             self._caching.directory(spec),
             self._settings.launch,
             self.post,
-            partial(self._caching.reported, number),
+            partial(self._cache_reported, number),
             report_counts=partial(self._metering.worker_counted, number, spec.model),
             report_missed=partial(self._vitals.looked, number),
-            parameters=self._tunings.parameters(spec),
+            parameters=parameters,
             report_tuned=self._tunings.reporter(spec),
             most_ram=self._caching.most_ram(spec.model),
         )
         self._caching.started(number, spec, worker.set_budget)
+
+    def _cache_reported(self, worker: int, report: CacheReport) -> None:
+        self._caching.reported(worker, report)
+        tokens = max(0, report.ram.blocks - report.ssd.blocks) * _BLOCK_TOKENS
+        if tokens != self._only_in_memory(worker):
+            self.post(WorkerCached(worker, tokens))
+
+    def _only_in_memory(self, worker: int) -> int | None:
+        own = (replica for replica in self._state.replicas.values() if replica.worker == worker)
+        return next((replica.cached_tokens for replica in own), None)
+
+    def _tuned(self, tuning: Tuning) -> None:
+        self._store.record_tuning(tuning)
+        self._scales.again(self._state.replicas[tuning.version_pk].spec)
+
+    def _measure(self, number: int) -> None:
+        """What a worker that just became ready takes."""
+        pid = next((each.pid for each in self._state.replicas.values() if each.worker == number), None)
+        worker = self._workers.get(number)
+        if pid is None or worker is None:
+            return
+        held = partial(self._caching.ram_held, number)
+        task = self._loop.create_task(self._footprints.ready(number, pid, worker.spec, worker.parameters, held))
+        self._measuring.add(task)
+        task.add_done_callback(self._measuring.discard)
 
     def _gateway_counted(self, counted: Counted) -> None:
         self._metering.gateway_counted(counted)
@@ -197,7 +255,7 @@ class Supervisor:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        moment = due_at(self._state, self._settings.policy)
+        moment = due_at(self._state, self._policy)
         self._timer = None if moment is None else self._loop.call_at(moment, self.post, Tick())
 
     def _view(self) -> Replicas:

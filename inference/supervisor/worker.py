@@ -99,14 +99,14 @@ class Worker:
             report_tuned: is told what it finds to be fastest. None: it does not measure.
             most_ram: with weights of more bytes it is not started.
         """
+        self.spec = spec
+        self.parameters = parameters
         self._number = number
-        self._spec = spec
         self._socket = socket
         self._cache_dir = cache_dir
         self._launch = launch
         self._post = post
         self._report_cache = report_cache
-        self._parameters = parameters
         self._report_tuned = report_tuned
         self._report_counts = report_counts
         self._report_missed = report_missed
@@ -152,7 +152,7 @@ class Worker:
     def _tell_last_words(self, returncode: int) -> None:
         """What led to a failure, for whoever has to find it; an end that we asked for leaves no line."""
         if returncode not in (0, -signal.SIGTERM) and self._last_lines:
-            engine_log.error("What the worker printed last", model_id=self._spec.model, lines=list(self._last_lines))
+            engine_log.error("What the worker printed last", model_id=self.spec.model, lines=list(self._last_lines))
 
     def _bury(self) -> None:
         """Whatever interrupted us, no process is left."""
@@ -166,7 +166,7 @@ class Worker:
 
     def _fitting_bytes(self) -> int:
         """Of its files. Raises ValueError where they are more than it may have."""
-        size_bytes = _size_bytes(self._spec.files)
+        size_bytes = _size_bytes(self.spec.files)
         if self._most_ram is not None and size_bytes > self._most_ram:
             raise ValueError(
                 f"its weights take {size_bytes / _MIB:,.0f} MiB, and the max_ram_mb of its limits is "
@@ -179,13 +179,13 @@ class Worker:
             [
                 *self._launch.command,
                 f"--socket={self._socket}",
-                f"--model-id={self._spec.model}",
-                f"--version={self._spec.version}",
+                f"--model-id={self.spec.model}",
+                f"--version={self.spec.version}",
                 f"--log-level={self._launch.log_level}",
                 f"--cache-dir={self._cache_dir}",
-                f"--parameters={_encoder.encode(self._parameters).decode()}",
+                f"--parameters={_encoder.encode(self.parameters).decode()}",
                 *(["--tune"] if self._report_tuned else []),
-                *self._spec.files,
+                *self.spec.files,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -247,7 +247,7 @@ class Worker:
         text = line.decode(errors="replace").strip()
         if text:
             self._last_lines.append(text)
-            engine_log.debug(text, model_id=self._spec.model)
+            engine_log.debug(text, model_id=self.spec.model)
 
     async def _watch_load(self) -> None:
         """Follow how many requests the worker has, through a connection on which we ask for nothing."""
@@ -264,7 +264,7 @@ class Worker:
         """Kill it when it stands still: who waits for its answers then hears that they will not come, and is answered
         by another one."""
         await stands_still(self._socket, self._report_missed)
-        log.error("A worker stands still, and is killed", model_id=self._spec.model)
+        log.error("A worker stands still, and is killed", model_id=self.spec.model)
         self._why_killed = "it stood still, and was killed"
         self.stop(kill=True)
 
@@ -276,7 +276,7 @@ class Worker:
                     if isinstance(message, WorkerLoad):
                         self._post(WorkerBusy(self._number, message.running + message.waiting))
         except ProtocolError as fault:
-            log.error("A worker broke the protocol", model_id=self._spec.model, reason=str(fault))
+            log.error("A worker broke the protocol", model_id=self.spec.model, reason=str(fault))
 
 
 def explain(returncode: int, last_lines: "deque[str] | list[str]") -> str:

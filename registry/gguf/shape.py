@@ -56,12 +56,13 @@ def shape_of(architecture: str, values: dict[str, Value], arrays: Arrays) -> Sha
     heads = reader.by_layer("attention.head_count", layers)
     key_heads = reader.by_layer("attention.head_count_kv", layers) or heads
     embedding = reader.whole("embedding_length")
-    wide = embedding // max(heads) if heads and max(heads) else 0
+    most_heads = max(heads, default=0)
+    wide = embedding // most_heads if most_heads else 0
     return Shape(
         layers=layers,
         embedding=embedding,
         feed_forward=max(reader.by_layer("feed_forward_length", layers), default=0),
-        heads=max(heads, default=0),
+        heads=most_heads,
         vocabulary=arrays.lengths.get(_VOCABULARY, 0) or reader.whole("vocab_size"),
         key_elements=sum(key_heads) * (reader.whole("attention.key_length") or wide),
         value_elements=sum(key_heads) * (reader.whole("attention.value_length") or wide),

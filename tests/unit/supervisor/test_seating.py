@@ -33,9 +33,9 @@ def option(mib: int, smaller: EngineParameters = EngineParameters(), less: str =
     return Option(needs=weights, cells=Cells(lanes=16, lane_tokens=1024, long_tokens=0), smaller=smaller, less=less)
 
 
-def spec(model: str, **parameters: int) -> ModelSpec:
+def spec(model: str, lanes: int | None = None) -> ModelSpec:
     return ModelSpec(
-        version_pk=ord(model), model=model, version="1.0.0", files=(), parameters=EngineParameters(**parameters)
+        version_pk=ord(model), model=model, version="1.0.0", files=(), parameters=EngineParameters(lanes=lanes)
     )
 
 
@@ -44,7 +44,7 @@ class Memory:
 
     def __init__(self, mib: int = 200, **sizes: int) -> None:
         self.policy = Policy(ram_bytes=mib * MIB)
-        self.options = {name: (option(size),) for name, size in sizes.items()}
+        self.options: dict[str, tuple[Option, ...]] = {name: (option(size),) for name, size in sizes.items()}
         self.state = State()
         self.now = 1000.0
         self.started: list[str] = []
