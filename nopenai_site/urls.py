@@ -9,6 +9,7 @@ urlpatterns = [
     path("", pages.landing, name="landing"),
     path("favicon.ico", pages.favicon, name="favicon"),
     path("admin/", admin.site.urls),
+    path("", include("inference.urls")),
     path("", include("registry.urls")),
     path("", include("quotas.urls")),
     path("", include("routing.urls")),

@@ -42,6 +42,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 FAILURE_PATIENCE_SECONDS = 5.0
 """A request waits out a failed replica's back-off if it ends within this time, else it is answered at once."""
 
+_MEMORY_SECONDS = 60
+"""Only an operator can change that a model does not fit."""
+
 _LEAST_QUEUE_SECONDS = 1.0
 """A worker may keep a request waiting for what a load has left of the patience, and at least so long."""
 
@@ -238,6 +241,7 @@ class Dispatcher:
             (6) the registry has withdrawn it meanwhile   → refuse: it will not be loaded
             (7) the supervisor is away, or time is up     → refuse
             (8) it takes long, another one is ready       → take that one; this one is loaded nevertheless
+            (9) it can't fit into the node's memory       → refuse, with the arithmetic
         """
         spec = model_spec(version)
         replica = self._replicas.view.get(version.pk)
@@ -247,6 +251,8 @@ class Dispatcher:
                 replica = self._replicas.view.get(version.pk)
                 if replica is not None and replica.state is ReplicaState.READY:
                     return replica  # (1)
+                if replica is not None and replica.never_fits:
+                    raise _never_fits(replica)  # (9)
                 if replica is not None and replica.state is ReplicaState.FAILED:
                     pause = max(0.0, replica.retry_at - time.time()) if replica.retry_at is not None else 0.0
                     if replica.since > known_failure + _SAME_MOMENT_SECONDS or pause > FAILURE_PATIENCE_SECONDS:
@@ -288,7 +294,7 @@ class Dispatcher:
         if not self._replicas.connected:
             state = "this node's supervisor can't be reached"
         elif replica is None or replica.state is ReplicaState.COLD:
-            state = "it waits for its turn to be loaded"
+            state = replica.reason if replica is not None and replica.place else "it waits for its turn to be loaded"
         elif replica.state is ReplicaState.LOADING:
             state = f"it is loading, {replica.progress:.0%} done"
         else:
@@ -431,6 +437,14 @@ def fault_of(failed: Failed) -> ApiError:
     if failed.status == Unavailable.status:
         return Unavailable(failed.message, param=failed.param, code=failed.code, retry_after=1)
     return WorkerFault(failed.message, param=failed.param, code=failed.code)
+
+
+def _never_fits(replica: ReplicaView) -> NotReady:
+    return NotReady(
+        f"The model '{replica.model}' does not fit into memory: {replica.reason}.",
+        code="insufficient_memory",
+        retry_after=_MEMORY_SECONDS,
+    )
 
 
 def _failed(replica: ReplicaView, pause_seconds: float) -> NotReady:

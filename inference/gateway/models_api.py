@@ -158,6 +158,7 @@ class ModelsApi:
                 "since": timestamp(replica.since),
                 "progress": replica.progress,
                 "retry_at": timestamp(replica.retry_at),
+                "place": replica.place,
             },
         }
 

@@ -104,6 +104,23 @@ class TestColdStart:
         await rig.worker(M)
         assert (await asking)[0] == 200
 
+    async def test_what_can_not_fit_is_refused_at_once_with_the_arithmetic(self, start_rig: StartRig) -> None:
+        rig = await start_rig(M)
+        asking = asyncio.create_task(rig.chat())
+        await demanded(rig)
+        await rig.announce(a_view(M, ReplicaState.FAILED, reason="it takes 300 MB of 200 MB", never_fits=True))
+        for response, body in (await asking, await rig.chat()):
+            assert (response.status, body["error"]["code"]) == (503, "insufficient_memory")
+            assert "it takes 300 MB of 200 MB" in body["error"]["message"]
+            assert int(response.headers["Retry-After"]) > 0
+
+    async def test_who_waits_in_vain_for_memory_is_told_the_place_in_line(self, start_rig: StartRig) -> None:
+        rig = await start_rig(M, load_wait_seconds=0.2)
+        await rig.announce(a_view(M, ReplicaState.COLD, reason="it waits for 90 MB of memory", place=2))
+        response, body = await rig.chat()
+        assert (response.status, body["error"]["code"]) == (503, "model_loading")
+        assert "it waits for 90 MB of memory" in body["error"]["message"]
+
     async def test_too_many_who_wait_are_sent_away(self, start_rig: StartRig) -> None:
         rig = await start_rig(M, N, max_waiting=2)
         waiters = [asyncio.create_task(ask(rig, model="m")) for _ in range(2)]
