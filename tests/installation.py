@@ -129,8 +129,20 @@ class Installation:
 
     def post(self, path: str, body: object, timeout: float = 60.0, **headers: str) -> tuple[int, Any]:
         """Status and decoded body of a JSON request; status 0 where nobody answers."""
+        return self._send("POST", path, body, timeout, headers)
+
+    def patch(self, path: str, body: object, timeout: float = 60.0) -> tuple[int, Any]:
+        """As :meth:`post`."""
+        return self._send("PATCH", path, body, timeout, {})
+
+    def _send(
+        self, method: str, path: str, body: object, timeout: float, headers: Mapping[str, str]
+    ) -> tuple[int, Any]:
         request = urllib.request.Request(
-            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json", **headers}
+            self.url + path,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **headers},
+            method=method,
         )
         status, answer = self._request(request, timeout)
         return status, json.loads(answer or b"null")

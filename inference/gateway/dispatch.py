@@ -294,7 +294,7 @@ class Dispatcher:
         if not self._replicas.connected:
             state = "this node's supervisor can't be reached"
         elif replica is None or replica.state is ReplicaState.COLD:
-            state = replica.reason if replica is not None and replica.place else "it waits for its turn to be loaded"
+            state = _in_line(replica) if replica is not None and replica.place else "it waits for its turn to be loaded"
         elif replica.state is ReplicaState.LOADING:
             state = f"it is loading, {replica.progress:.0%} done"
         else:
@@ -437,6 +437,10 @@ def fault_of(failed: Failed) -> ApiError:
     if failed.status == Unavailable.status:
         return Unavailable(failed.message, param=failed.param, code=failed.code, retry_after=1)
     return WorkerFault(failed.message, param=failed.param, code=failed.code)
+
+
+def _in_line(replica: ReplicaView) -> str:
+    return f"{replica.reason}, at place {replica.place} in line"
 
 
 def _never_fits(replica: ReplicaView) -> NotReady:

@@ -145,13 +145,14 @@ def _placed(replica: Replica, planned: Plan, now: float, policy: Policy) -> Repl
     if place == replica.place:
         return replica
     if replica.phase is Phase.COLD:
-        replica = replace(replica, reason=_why_it_waits(replica, place) if place else "")
+        replica = replace(replica, reason=_why_it_waits(replica) if place else "")
     return replace(replica, place=place)
 
 
-def _why_it_waits(replica: Replica, place: int) -> str:
+def _why_it_waits(replica: Replica) -> str:
+    """Without its place, which changes often: reasons are written to SQL."""
     least = min(option.ram_bytes for option in replica.options)
-    return f"it waits for {least // _MIB:,} MB of memory, at place {place} in line"
+    return f"it waits for {least // _MIB:,} MB of memory"
 
 
 def _why_never(replica: Replica, residents: Iterable[Loaded], policy: Policy) -> str:

@@ -119,7 +119,7 @@ class TestColdStart:
         await rig.announce(a_view(M, ReplicaState.COLD, reason="it waits for 90 MB of memory", place=2))
         response, body = await rig.chat()
         assert (response.status, body["error"]["code"]) == (503, "model_loading")
-        assert "it waits for 90 MB of memory" in body["error"]["message"]
+        assert "it waits for 90 MB of memory, at place 2 in line" in body["error"]["message"]
 
     async def test_too_many_who_wait_are_sent_away(self, start_rig: StartRig) -> None:
         rig = await start_rig(M, N, max_waiting=2)

@@ -161,7 +161,7 @@ def test_who_waits_sees_its_place_and_what_it_waits_for() -> None:
     node.demand("A", "B", "C", "D")
     seen = view(node["D"], epoch=0.0, socket_of=str)
     assert (seen.state, seen.place) == (ReplicaState.COLD, 2)
-    assert seen.reason == "it waits for 100 MB of memory, at place 2 in line"
+    assert seen.reason == "it waits for 100 MB of memory"
     node.exit("A")
     assert node["C"].place == 0 and node["D"].place == 1
 
