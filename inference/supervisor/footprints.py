@@ -55,7 +55,7 @@ class Footprints:
             cached: bytes that its cache holds in RAM, which has a budget of its own.
         """
         self._watched[worker] = _Watched(spec=spec, parameters=parameters, pid=pid, cached=cached)
-        size = await self._look(worker)
+        size = await self._size(worker)
         if size is not None:
             self._learn(
                 spec, Footprint(under=parameters, ready_bytes=size, peak_bytes=self._peak(spec, parameters, size))
@@ -68,11 +68,14 @@ class Footprints:
         """See how those that work grow, for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            for worker in list(self._watched):
-                await self._follow(worker)
+            await self.look()
+
+    async def look(self) -> None:
+        for worker in list(self._watched):
+            await self._follow(worker)
 
     async def _follow(self, worker: int) -> None:
-        size = await self._look(worker)
+        size = await self._size(worker)
         watched = self._watched.get(worker)
         known = self.of(watched.spec) if watched is not None else None
         if size is None or watched is None or known is None or not alike(known.under, watched.parameters):
@@ -80,7 +83,7 @@ class Footprints:
         if size > known.peak_bytes * (1 + NEWS_PART):
             self._learn(watched.spec, replace(known, peak_bytes=size))
 
-    async def _look(self, worker: int) -> int | None:
+    async def _size(self, worker: int) -> int | None:
         """What it takes now beside its cache; None: it is gone, or the kernel does not say."""
         watched = self._watched.get(worker)
         if watched is None:

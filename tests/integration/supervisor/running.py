@@ -43,6 +43,8 @@ class Gateway:
         self._decoder: FrameDecoder[SupervisorToGateway] = FrameDecoder(SupervisorToGateway)
         self.caches: list[Caches] = []
         """Every view of the caches, in the order in which it was published."""
+        self.last: dict[int, ReplicaView] = {}
+        """The newest that was read of each replica."""
         self.seen: list[ReplicaView] = []
         """Every state of every replica, in the order in which it was published."""
 
@@ -72,6 +74,7 @@ class Gateway:
             while True:
                 for replicas in await self.read():
                     for replica in replicas.replicas:
+                        self.last[replica.version_pk] = replica
                         if replica.version_pk == spec.version_pk:
                             self.seen.append(replica)
                             if replica.state in states:

@@ -102,6 +102,23 @@ async def test_without_sql_a_worker_gets_what_is_the_default_everywhere(node: No
     assert not node.caching.view().configured
 
 
+async def test_the_cache_gives_way_to_models_and_grows_back(node: Node) -> None:
+    await node.surveyed()
+    node.start(1, "a")
+    node.report(1, ram=90 * MB)
+    node.caching.give_way(300 * MB)
+    assert node.caching.view().ram_bytes == 100 * MB
+    node.caching.give_way(360 * MB)
+    assert node.told[1][-1].ram_bytes == 40 * MB == node.caching.view().ram_bytes
+    assert node.caching.ram_held(1) == 90 * MB
+    node.report(1, ram=40 * MB)
+    node.caching.give_way(500 * MB)
+    assert node.told[1][-1].ram_bytes == 0
+    node.report(1)
+    node.caching.give_way(0)
+    assert node.told[1][-1].ram_bytes == 100 * MB
+
+
 async def test_nobody_is_told_anything_before_we_know_what_lies_on_the_disk(node: Node) -> None:
     """A worker that is told less than it has there deletes the rest."""
     node.blocks("a", 1000, 1000)
