@@ -190,7 +190,19 @@ def _option(
 ) -> Option:
     chosen = cells(weight.context_tokens, parameters)
     less = [] if of is None else list(_less(chosen, of.cells))
-    return Option(needs=needs(weight, parameters, footprint), cells=chosen, smaller=smaller, less=" and ".join(less))
+    takes = needs(weight, parameters, footprint)
+    if footprint is not None and not alike(footprint.under, parameters):
+        takes = replace(takes, learned=_carried(weight, parameters, footprint))
+    return Option(needs=takes, cells=chosen, smaller=smaller, less=" and ".join(less))
+
+
+def _carried(weight: Weight, parameters: EngineParameters, footprint: Footprint) -> int:
+    """What was missing in the arithmetic of a way that differs in its number of cells is missing in this one, too; what
+    was too much there may have been cells."""
+    under = replace(footprint.under, lanes=parameters.lanes, context_tokens=parameters.context_tokens)
+    if not alike(under, parameters):
+        return 0
+    return max(0, needs(weight, footprint.under, footprint).learned)
 
 
 def _less(chosen: Cells, full: Cells) -> Iterator[str]:

@@ -38,7 +38,9 @@ def ask(installation: Installation, name: str) -> tuple[int, Any]:
 def lives(installation: Installation) -> list[tuple[str, str]]:
     """What the log says of models: state and id, in order."""
     records = [record for record in installation.log_records() if record["message"].startswith("Model ")]
-    told = [(record["message"].partition(":")[0].removeprefix("Model "), record.get("model_id", "")) for record in records]
+    told = [
+        (record["message"].partition(":")[0].removeprefix("Model "), record.get("model_id", "")) for record in records
+    ]
     return [(state, name) for state, name in told if state in ("loading", "ready", "draining", "cold", "failed")]
 
 

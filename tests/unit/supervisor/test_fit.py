@@ -92,6 +92,17 @@ def test_what_was_measured_under_other_parameters_says_nothing() -> None:
     assert needs(WEIGHT, OWN, threads).learned > 0, "how many threads compute changes nothing"
 
 
+def test_what_was_missing_with_fewer_lanes_is_missing_with_more_and_what_was_too_much_says_nothing() -> None:
+    under = EngineParameters(lanes=4)
+    plain = needs(WEIGHT, under)
+    for more, carried in ((30 * MIB, 30 * MIB), (-20 * MIB, 0)):
+        size = plain.lanes + plain.process + more
+        learned = [way.needs.learned for way in ways(footprint=Footprint(under=under, ready_bytes=size, peak_bytes=0))]
+        assert learned == [carried, carried, more, carried, carried, carried]
+    other = Footprint(under=EngineParameters(lanes=4, kv_type="q8_0"), ready_bytes=10**12, peak_bytes=0)
+    assert all(way.needs.learned == 0 for way in ways(footprint=other))
+
+
 def test_each_way_is_smaller_than_the_one_before_lanes_first_then_context() -> None:
     sizes = [way.ram_bytes for way in ways()]
     assert sizes == sorted(set(sizes), reverse=True)
