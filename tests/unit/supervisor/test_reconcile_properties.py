@@ -7,7 +7,9 @@ exits some time later, and one that was not may do anything.
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
+from inference.cells import Cells
 from inference.protocol import ModelSpec, WorkerStage, WorkerStatus
 from inference.supervisor.events import (
     Action,
@@ -19,6 +21,8 @@ from inference.supervisor.events import (
     Stop,
     Tick,
     Used,
+    Weigh,
+    Weighed,
     Wish,
     WishesRead,
     WorkerBusy,
@@ -26,6 +30,7 @@ from inference.supervisor.events import (
     WorkerReported,
     WorkerSpawned,
 )
+from inference.supervisor.fit import Needs, Option
 from inference.supervisor.reconcile import due_at, step
 from inference.supervisor.replica import Desired, Phase, Policy, State, observation
 
@@ -38,6 +43,8 @@ picks = st.integers(0, 5)
 
 
 class Supervision(RuleBasedStateMachine):
+    policy = POLICY
+
     def __init__(self) -> None:
         super().__init__()
         self.state = State()
@@ -46,12 +53,14 @@ class Supervision(RuleBasedStateMachine):
         """Worker → version, of every process that exists."""
         self.killed: set[int] = set()
         self.recorded: dict[int, object] = {}
+        self.unweighed: list[ModelSpec] = []
 
     def send(self, event: Event) -> None:
         before = self.state
-        self.state, actions = step(self.state, event, self.now, POLICY)
+        self.state, actions = step(self.state, event, self.now, self.policy)
         for action in actions:
             self.check(action, before)
+        self.unweighed += [action.spec for action in actions if isinstance(action, Weigh)]
 
     def check(self, action: Action, before: State) -> None:
         if isinstance(action, Start):
@@ -132,7 +141,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def nothing_that_is_due_is_left_undone(self) -> None:
-        moment = due_at(self.state, POLICY)
+        moment = due_at(self.state, self.policy)
         assert moment is None or moment > self.now
 
     @invariant()
@@ -157,8 +166,8 @@ class Supervision(RuleBasedStateMachine):
             self.now += 0.1
             ending = WishesRead(read_at=self.now, wishes=ending.wishes)
         self.send(ending)
-        bound = self.now + POLICY.drain + 2 * POLICY.stop + 1.0
-        while (moment := due_at(self.state, POLICY)) is not None:
+        bound = self.now + self.policy.drain + 2 * self.policy.stop + 1.0
+        while (moment := due_at(self.state, self.policy)) is not None:
             assert moment <= bound, "something outlives its deadline"
             self.now = moment
             self.send(Tick())
@@ -170,5 +179,40 @@ class Supervision(RuleBasedStateMachine):
         assert all(replica.phase is Phase.COLD for replica in self.state.replicas.values())
 
 
+class TightSupervision(Supervision):
+    """Memory for one of them, or for both made smaller; the second may be too large altogether."""
+
+    policy = replace(POLICY, ram_bytes=100, swap_drain=20.0)
+
+    @precondition(lambda self: self.unweighed)
+    @rule(size=st.sampled_from([40, 60, 100, 200]), index=picks)
+    def weighed(self, size: int, index: int) -> None:
+        spec = self.unweighed.pop(index % len(self.unweighed))
+        self.send(Weighed(spec, (a_way(size + 20), a_way(size))))
+
+    @rule(index=picks, size=st.sampled_from([40, 100, 200]))
+    def weighed_anew(self, index: int, size: int) -> None:
+        self.send(Weighed(SPECS[index % len(SPECS)], (a_way(size),)))
+
+    @invariant()
+    def no_more_memory_is_taken_than_there_is(self) -> None:
+        assert self.state.ram_bytes <= 100
+        holders = {pk for pk, replica in self.state.replicas.items() if replica.taken is not None}
+        assert holders == set(self.alive.values()), "memory is taken by whoever has a process"
+
+    @invariant()
+    def whoever_is_refused_is_failed_and_does_not_stand_in_line(self) -> None:
+        for replica in self.state.replicas.values():
+            assert not replica.refused or (replica.phase is Phase.FAILED and not replica.place)
+            assert not replica.place or replica.waits_since is not None
+
+
+def a_way(size: int) -> Option:
+    takes = Needs(weights=size, lanes=0, long=0, computing=0, process=0)
+    return Option(needs=takes, cells=Cells(lanes=2, lane_tokens=64, long_tokens=0))
+
+
 TestSupervision = Supervision.TestCase
 TestSupervision.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTightSupervision = TightSupervision.TestCase
+TestTightSupervision.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
