@@ -8,10 +8,14 @@
                                     (scans into SQL)
 
 What to do is decided in pure functions: :mod:`.reconcile` (the tree), :mod:`.noting` (what an event says),
-:mod:`.transitions` (the steps of a replica's life), on the values of :mod:`.replica` and :mod:`.events`. Everything
+:mod:`.transitions` (the steps of a replica's life), :mod:`.seating` (who is loaded, by :mod:`.fit`, what it takes, and
+:mod:`.swapping`, who makes room for whom), on the values of :mod:`.replica` and :mod:`.events`. Everything
 else here carries out, and reports back. Only :mod:`.store`, :mod:`.discovery` and the modules named after SQL know it;
 they work in threads of their own, so a model is loaded on demand whether PostgreSQL answers, is away or stands
 still.
+
+What versions would take is found out by :mod:`.weighing`, from their headers and from what :mod:`.footprints` has seen
+their workers take.
 
 What the workers' KV caches may take has an owner of its own, :mod:`.caching`: it hears of starts, reports and exits
 and tells budgets, by the pure rounds of :mod:`.cache_budgets`. What gateways and workers count is summed in

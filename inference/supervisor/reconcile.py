@@ -39,14 +39,10 @@ _ON_DEMAND = (None, Desired.ON_DEMAND)
 def step(state: State, event: Event, now: float, policy: Policy) -> tuple[State, list[Action]]:
     """What an event changes, and what is to be done about it, in order."""
     noted, actions = note(state, event, now, policy)
-    settled = noted
-    while True:
-        before = settled
-        settled = _settle(settled, now, policy, actions)
-        if not noted.closing:
-            settled = _seat(settled, now, policy, actions)
-        if settled.replicas == before.replicas:
-            return settled, actions + _announce(state, settled)
+    settled = _settle(noted, now, policy, actions)
+    while not settled.closing and (seated := _seat(settled, now, policy, actions)) != settled:
+        settled = _settle(seated, now, policy, actions)
+    return settled, actions + _announce(state, settled)
 
 
 def _settle(state: State, now: float, policy: Policy, actions: list[Action]) -> State:
