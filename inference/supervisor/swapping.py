@@ -50,7 +50,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
     residence_least: float = 1.0
     residence_most: float = 15.0
-    residence_loads: float = 4.0
+    residence_loads: float = 6.0
     """A model stays as long as its load took, so many times over."""
     turn: float = 15.0
 

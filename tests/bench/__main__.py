@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.bench import cache, footprint, limits, overhead, routing, tenants, throughput, trace
+from tests.bench import cache, footprint, limits, overhead, routing, swap, tenants, throughput, trace
 from tests.bench.environments import DoesNotRun
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "trace": ("Strategies on one trace, SmolLM2-135M Q4_1", trace.measure),
     "limits": ("What limits cost, a worker that answers at once", limits.measure),
     "tenants": ("One tenant floods a model, SmolLM2-135M Q4_1", tenants.measure),
+    "swap": ("Six models, memory for two, SmolLM2-135M Q4_1", swap.measure),
     "footprint": ("At rest, no model loaded", footprint.measure),
 }
 

@@ -95,7 +95,7 @@ def test_who_is_on_the_way_out_counts_as_gone() -> None:
     assert said.leave == (2,)
 
 
-def test_a_model_stays_as_long_as_its_load_took_four_times_over() -> None:
+def test_a_model_stays_as_long_as_its_load_took_a_few_times_over() -> None:
     said = planned([waits(1)], [ready(2, age=3.0, load=2.0)], 1)
     assert not said.leave and said.look_at == NOW - 3.0 + 8.0
     assert planned([waits(1)], [ready(2, age=8.0, load=2.0)], 1).leave == (2,)
