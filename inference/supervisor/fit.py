@@ -142,13 +142,18 @@ def arithmetic(option: Option) -> str:
     parts, chosen = option.needs, option.cells
     lines = [
         f"weights {_mb(parts.weights)}",
-        f"{chosen.lanes} lanes of {chosen.lane_tokens:,} tokens {_mb(parts.lanes)}" if parts.lanes else "",
+        f"{_lanes(chosen)} {_mb(parts.lanes)}" if parts.lanes else "",
         f"a context of {chosen.long_tokens:,} tokens {_mb(parts.long)}" if parts.long else "",
         f"computing {_mb(parts.computing)}" if parts.computing else "",
         f"process {_mb(parts.process)}",
         f"measured {_mb(parts.learned, sign='+')}" if parts.learned else "",
     ]
     return f"{_mb(option.ram_bytes)} MB ({', '.join(line for line in lines if line)})"
+
+
+def _lanes(chosen: Cells) -> str:
+    many = f"{chosen.lanes} lanes of " if chosen.lanes > 1 else "cells for "
+    return f"{many}{chosen.lane_tokens:,} tokens"
 
 
 def why_never(ways: tuple[Option, ...], *, ram_bytes: int, kept_bytes: int) -> str:
@@ -168,7 +173,7 @@ def _ever_smaller(
     yield EngineParameters()
     if weight.embeds_only:
         return
-    full = cells(weight.context_tokens, parameters)
+    full = _cells(weight, parameters)
     lanes = full.lanes
     while explicit.lanes is None and lanes // 2 >= LEAST_LANES:
         lanes //= 2
@@ -188,7 +193,7 @@ def _option(
     *,
     of: Option | None,
 ) -> Option:
-    chosen = cells(weight.context_tokens, parameters)
+    chosen = _cells(weight, parameters)
     less = [] if of is None else list(_less(chosen, of.cells))
     takes = needs(weight, parameters, footprint)
     if footprint is not None and not alike(footprint.under, parameters):
@@ -218,7 +223,7 @@ def _reckoned(weight: Weight, parameters: EngineParameters) -> Needs:
         return Needs(weights=weight.files_bytes, lanes=0, long=0, computing=0)
     if weight.embeds_only:
         return _embedding(weight, parameters)
-    chosen = cells(weight.context_tokens, parameters)
+    chosen = _cells(weight, parameters)
     cell_bytes = _cell_bytes(shape, parameters)
     batch = parameters.batch_tokens or BATCH_TOKENS
     lane_cells = _padded(chosen.lane_tokens)
@@ -238,7 +243,7 @@ def _reckoned(weight: Weight, parameters: EngineParameters) -> Needs:
 
 def _embedding(weight: Weight, parameters: EngineParameters) -> Needs:
     """Of the context for inputs of ordinary length; the engine checks what a longer one needs when it comes."""
-    tokens = min(weight.context_tokens or _EMBEDDING_CELLS, _EMBEDDING_CELLS)
+    tokens = _cells(weight, parameters).lane_tokens
     batch = min(tokens, 2 * BATCH_TOKENS)
     return Needs(
         weights=weight.files_bytes,
@@ -246,6 +251,13 @@ def _embedding(weight: Weight, parameters: EngineParameters) -> Needs:
         long=0,
         computing=_computing(weight.shape, batch, tokens),
     )
+
+
+def _cells(weight: Weight, parameters: EngineParameters) -> Cells:
+    if not weight.embeds_only:
+        return cells(weight.context_tokens, parameters)
+    tokens = min(weight.context_tokens or _EMBEDDING_CELLS, _EMBEDDING_CELLS)
+    return Cells(lanes=1, lane_tokens=tokens, long_tokens=0)
 
 
 def _computing(shape: Shape, batch: int, cells_seen: int) -> int:

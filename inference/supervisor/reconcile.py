@@ -10,7 +10,7 @@ is taken, until none does; so nothing depends on which event brought the news, a
 2. It may not stay, since it is stopped or barred, its parameters were changed, or the supervisor ends:
    2a. LOADING, and any worker when the supervisor ends: SIGTERM.
    2b. READY: drain it.
-   2c. FAILED: it is cold; nobody waits for a retry.
+   2c. FAILED: it is cold; nobody waits for a retry. One that is asked for all the same, and refused, stays so.
 3. DRAINING:
    3a. it may stay, is wanted again, and makes no room for others: it is READY, as it was.
    3b. nothing runs in it and the gateways have had time to hear: SIGTERM.
@@ -34,13 +34,17 @@ from inference.supervisor.seating import seat
 from inference.supervisor.transitions import cold, drain, overdue, ready, terminate
 
 _ON_DEMAND = (None, Desired.ON_DEMAND)
+_MOST_ROUNDS = 10
+"""Three have been seen to do. A fault of ours must not keep the node from everything else."""
 
 
 def step(state: State, event: Event, now: float, policy: Policy) -> tuple[State, list[Action]]:
     """What an event changes, and what is to be done about it, in order."""
     noted, actions = note(state, event, now, policy)
     settled = _settle(noted, now, policy, actions)
-    while not settled.closing and (seated := _seat(settled, now, policy, actions)) != settled:
+    for _ in range(_MOST_ROUNDS):
+        if settled.closing or (seated := _seat(settled, now, policy, actions)) == settled:
+            break
         settled = _settle(seated, now, policy, actions)
     return settled, actions + _announce(state, settled)
 
@@ -83,7 +87,7 @@ def _decide(replica: Replica, now: float, policy: Policy, closing: bool) -> tupl
             return terminate(replica, now, policy.stop, _why_unwanted(replica))
         if replica.phase is Phase.READY:
             return drain(replica, now, policy.drain, _why_unwanted(replica)), []
-        if replica.phase is Phase.FAILED:
+        if replica.phase is Phase.FAILED and (closing or not (replica.refused and wanted(replica, now, policy))):
             return cold(replica, now, replica.reason if closing else _why_unwanted(replica)), []
     # 3
     elif replica.phase is Phase.DRAINING and wanted(replica, now, policy) and not replica.makes_room:
@@ -120,12 +124,8 @@ def _due_at(replica: Replica, policy: Policy, closing: bool) -> float | None:
         return replica.deadline
     if _idle(replica, policy):
         return replica.last_use + policy.idle_unload
-    waits = (
-        replica.phase is Phase.FAILED
-        and not closing
-        and not replica.refused
-        and wanted(replica, replica.retry_at, policy)
-    )
+    backs_off = replica.phase is Phase.FAILED and not closing and not replica.refused and replica.waits_since is None
+    waits = backs_off and wanted(replica, replica.retry_at, policy)
     return replica.retry_at if waits else None
 
 

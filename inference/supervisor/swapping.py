@@ -15,7 +15,7 @@ requests wait for it. From the first on:
 
 What is kept loaded (pinned) never leaves for others.
 
-**The bound.** Whoever is at place p of the line is loaded, or refused, within
+**The bound.** The load of whoever is at place p of the line begins, or is refused, within
 
     p * (load + max(residence, turn) + drain + stop + exit)
 
@@ -111,7 +111,7 @@ def plan(waiting: Iterable[Waiting], loaded: Iterable[Loaded], ram_bytes: float,
     for each in line:
         way = way_that_fits(each.ram_bytes, room(each.pk, residents.values(), ram_bytes))
         if way is None:
-            refuse.append(each.pk)  # 1
+            refuse += [] if each.present else [each.pk]  # 1; the other when it is gone
             continue
         wanted = each.ram_bytes[way]
         if wanted <= (free if spare is None else min(free, spare)) and not each.present:

@@ -145,6 +145,10 @@ class Supervision(RuleBasedStateMachine):
         assert moment is None or moment > self.now
 
     @invariant()
+    def nothing_more_is_to_be_done_now(self) -> None:
+        assert step(self.state, Tick(), self.now, self.policy) == (self.state, [])
+
+    @invariant()
     def every_state_that_is_not_plain_has_a_reason(self) -> None:
         for replica in self.state.replicas.values():
             if replica.phase in (*TRANSIENT, Phase.FAILED):

@@ -264,6 +264,16 @@ def test_a_failed_load_gives_its_memory_back() -> None:
     assert node.phase("A") is Phase.FAILED and node.phase("B") is Phase.LOADING
 
 
+def test_one_whose_back_off_is_over_waits_for_memory_and_not_for_the_clock() -> None:
+    node = Memory(100)
+    node.wish(A=Desired.RUNNING)
+    node.exit("A")
+    node.demand("B")
+    assert node.phase("A") is Phase.FAILED and node.phase("B") is Phase.LOADING
+    node.after(node["A"].retry_at - node.now, "B")
+    assert node["A"].place == 1 and due_at(node.state, node.policy) == node["B"].deadline
+
+
 # --- What is kept loaded ---
 
 
@@ -331,6 +341,10 @@ def test_a_refused_one_that_is_stopped_is_cold() -> None:
     node.wish(X=Desired.ON_DEMAND)
     node.wish(X=Desired.STOPPED)
     assert node.phase("X") is Phase.COLD and not node["X"].refused
+    node.demand("X")
+    assert node["X"].refused, "it is asked for, and can't be"
+    node.after(node.policy.demand_fresh + 1)
+    assert node.phase("X") is Phase.COLD
 
 
 def test_what_fits_only_when_made_smaller_is_started_so_and_says_so() -> None:

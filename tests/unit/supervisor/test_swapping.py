@@ -59,6 +59,11 @@ def test_what_can_never_fit_is_refused_and_nobody_leaves_for_it() -> None:
     assert said.refuse == (1,) and said.leave == (3,) and said.line == (2,)
 
 
+def test_one_that_is_still_there_is_refused_when_it_is_gone() -> None:
+    assert planned([waits(1, 9, present=True)], [going(1, 3)], 6) == Plan()
+    assert planned([waits(1, 9)], [], 6).refuse == (1,)
+
+
 def test_what_does_not_fit_beside_what_is_kept_loaded_is_refused() -> None:
     assert planned([waits(1, 3)], [pinned(2, 4)], 6).refuse == (1,)
 
