@@ -7,7 +7,7 @@ import msgspec
 
 from inference.protocol import EngineParameters, Measured, ModelSpec, ReplicaState
 from registry import editing, services, tuning
-from registry.models import Tuning
+from registry.models import Node, Tuning
 from tests.integration.supervisor.running import Gateway, NodeProcess, eventually, in_sql, replica_row
 from tests.stub_worker.supervisor import TUNED
 from tests.waiting import PATIENCE_SECONDS
@@ -28,6 +28,7 @@ def desire(spec: ModelSpec, desired: str) -> int:
 
 async def ready(gateway: Gateway, spec: ModelSpec) -> int:
     """Load it by a wish in SQL, so that SQL has been read; returns the worker's pid."""
+    await eventually(Node.objects.filter(name="here").exists)  # a scan may be faster than the node's registering
     await in_sql(lambda: desire(spec, "running"))
     await gateway.until(spec, ReplicaState.READY)
     await eventually(lambda: replica_row(spec).observed == "ready")
