@@ -10,8 +10,9 @@ from registry.catalogue import Version
 from registry.errors import ApiError, Forbidden, Unavailable
 from routing.ask import Ask
 from routing.config import AUTO, Routing, Rules
-from routing.decision import NAMED, Candidate, Decision, Explanation
+from routing.decision import NAMED, Decision, Explanation
 from routing.experiments.split import Split
+from routing.explaining import Foretold, by_strategy, by_test
 from routing.sessions import Pin, Pins
 from routing.strategies import BY_NAME, AffinityBased, RoundRobin, Setting, Strategy, is_at_hand, load_rank
 from routing.table import Need, RouteTable, require_capabilities
@@ -147,29 +148,28 @@ class Router:
         name = ask.model or self.table.default
         rules = self._routes.get(name)
         strategy = NAMED if rules is None else rules.strategy.value
-        candidates: tuple[Candidate, ...] = ()
-        chosen, error = None, ""
         try:
-            if rules is None:
-                chosen = self._named(name, ask).version
-            else:
-                choosing = self._pool(name, rules, ask).strategy
-                candidates = _candidates(choosing, ask)
-                target = choosing.would_choose(ask)
-                chosen = None if target is None else target.version
+            foretold = Foretold(self._named(name, ask).version) if rules is None else self._foretell(name, rules, ask)
         except ApiError as fault:
-            error = fault.message
+            foretold = Foretold(None, error=fault.message)
+        chosen = foretold.version
         return Explanation(
             asked=name,
             strategy=strategy,
             chosen=None if chosen is None else chosen.name,
-            candidates=candidates,
-            refused=() if rules is None else tuple(self.table.refusals(rules, self._need(ask))),
+            candidates=foretold.candidates,
+            refused=() if rules is None else foretold.refused(self.table.refusals(rules, self._need(ask))),
             fallbacks=tuple(self._following(ask, Decision(asked=name, strategy=strategy, version=chosen)))
             if chosen is not None
             else (),
-            error=error,
+            variant=foretold.variant or "",
+            error=foretold.error,
         )
+
+    def _foretell(self, name: str, rules: Rules, ask: Ask) -> Foretold:
+        """What :meth:`route` would do, as far as it draws nothing."""
+        pool = self._pool(name, rules, ask)
+        return by_strategy(pool.strategy, ask) if pool.test is None else by_test(pool.test, pool.strategy, ask)
 
     def _following(self, ask: Ask, decision: Decision) -> Iterator[str]:
         tried = {decision.version.pk}
@@ -340,15 +340,6 @@ class Router:
                 retry_after=30,
             )
         return Unavailable(f"No model can answer now: {reasons}{more}.", code="no_healthy_model", retry_after=5)
-
-
-def _candidates(strategy: Strategy, ask: Ask) -> tuple[Candidate, ...]:
-    scored = [(target.version, strategy.scored(target, ask)) for target in strategy.pool]
-    scored.sort(key=lambda each: -each[1].score)
-    return tuple(
-        Candidate(model=version.model, version=version.version, score=each.score, why=each.why)
-        for version, each in scored
-    )
 
 
 def not_allowed(what: str, name: str, allowed: Collection[str]) -> Forbidden:

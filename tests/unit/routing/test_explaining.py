@@ -1,5 +1,7 @@
 """What is told of a decision that is not made, and who is asked when one can't answer."""
 
+from typing import Any, ClassVar
+
 import pytest
 
 from registry.catalogue import Allowed, Health
@@ -36,6 +38,45 @@ def test_it_changes_nothing(strategy: Strategy) -> None:
 def test_where_nobody_can_answer_it_says_what_the_client_is_told() -> None:
     explained = a_router(a_model("off", 7, enabled=False)).explain(Ask(model="auto"))
     assert explained.chosen is None and "'off' is disabled" in explained.error
+
+
+class TestAnAbTest:
+    TEST: ClassVar[dict[str, Any]] = {
+        "ab_test_enabled": True,
+        "ab_test_model_a": "one",
+        "ab_test_model_b": "two",
+        "ab_test_split": 0.7,
+    }
+
+    def test_is_explained_by_its_variants_with_their_shares_and_nobody_else_is_a_candidate(self) -> None:
+        explained = a_router(one, two, three, **self.TEST).explain(Ask(model="auto"))
+        assert (explained.chosen, explained.variant) == (None, ""), "it would be drawn"
+        assert [(each.model, round(each.score, 9)) for each in explained.candidates] == [("one", 0.7), ("two", 0.3)]
+        assert "variant B of the A/B test, which gets 30.0% of the requests" in explained.candidates[1].why
+        assert [(each.model, each.reason) for each in explained.refused] == [("three", "is no variant of the A/B test")]
+
+    @pytest.mark.parametrize("session", [f"s{number}" for number in range(10)])
+    def test_is_foretold_for_a_session_which_keeps_to_its_variant(self, session: str) -> None:
+        router = a_router(one, two, three, **self.TEST)
+        ask = Ask(model="auto", session=session)
+        explained, decided = router.explain(ask), router.route(ask)
+        assert (explained.chosen, explained.variant) == (decided.version.name, decided.variant)
+
+    def test_that_mirrors_is_answered_by_a(self) -> None:
+        explained = a_router(one, two, **self.TEST, ab_test_mirror=True).explain(Ask(model="auto"))
+        assert (explained.chosen, explained.variant) == ("one@1.0.0", "A")
+        assert "copies of 30.0% of the requests" in explained.candidates[1].why
+
+    def test_is_answered_by_the_other_variant_while_one_can_not(self) -> None:
+        sick = a_model("two", a_version("two", 2, health=Health.UNHEALTHY))
+        explained = a_router(one, sick, three, **self.TEST).explain(Ask(model="auto"))
+        assert (explained.chosen, [each.model for each in explained.candidates]) == ("one@1.0.0", ["one"])
+        assert {each.model: each.reason for each in explained.refused}.keys() == {"two", "three"}
+
+    def test_has_no_say_while_neither_variant_can_answer(self) -> None:
+        sick = (a_model(name, a_version(name, pk, health=Health.UNHEALTHY)) for name, pk in (("one", 1), ("two", 2)))
+        explained = a_router(*sick, three, **self.TEST).explain(Ask(model="auto"))
+        assert (explained.chosen, [each.model for each in explained.candidates]) == ("three@1.0.0", ["three"])
 
 
 def test_a_named_model_is_explained_too() -> None:
