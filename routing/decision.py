@@ -57,7 +57,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A :class:`routing.config.Strategy`; ``named`` where the request left no choice."""
     version: Version
     candidates: int = 1
-    """Of which it was chosen."""
+    """Of which it was chosen. 0: there was none, and one that stands in for them was taken."""
     test: Split | None = None
     """The route's A/B test. None: there is none."""
     variant: Variant | None = None

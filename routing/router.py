@@ -117,13 +117,18 @@ class Router:
         Raises:
             Forbidden: the client may not ask for what it names.
             ModelNotFound, InvalidRequest: what it names can't be had, whatever the state of things.
-            Unavailable: as things stand nobody can answer.
+            Unavailable: as things stand nobody can answer, not even those that stand in for the candidates.
         """
         name = ask.model or self.table.default
         rules = self._routes.get(name)
         if rules is None:
             return self._named(name, ask)
-        pool = self._pool(name, rules, ask)
+        try:
+            pool = self._pool(name, rules, ask)
+        except Unavailable:
+            if (last := self._last_resort(rules, ask, ())) is None:
+                raise
+            return Decision(asked=name, strategy=rules.strategy.value, version=last, candidates=0)
         if pool.test is not None:
             return self._by_test(pool.test, pool, name, ask)
         version = pool.strategy.choose(ask).version
@@ -168,7 +173,12 @@ class Router:
 
     def _foretell(self, name: str, rules: Rules, ask: Ask) -> Foretold:
         """What :meth:`route` would do, as far as it draws nothing."""
-        pool = self._pool(name, rules, ask)
+        try:
+            pool = self._pool(name, rules, ask)
+        except Unavailable:
+            if (last := self._last_resort(rules, ask, ())) is None:
+                raise
+            return Foretold(last)
         return by_strategy(pool.strategy, ask) if pool.test is None else by_test(pool.test, pool.strategy, ask)
 
     def _following(self, ask: Ask, decision: Decision) -> Iterator[str]:
@@ -197,11 +207,20 @@ class Router:
         for target in candidates:
             if target.version.pk not in tried:
                 return target.version
+        return self._last_resort(rules, ask, tried)
+
+    def _last_resort(self, rules: Rules, ask: Ask, tried: Collection[int]) -> Version | None:
+        """Who is asked when there is no candidate, or none is left. A route that is ``warm_only`` has no model loaded
+        that its operator did not name."""
         default = self.table.default
-        last = (*rules.fallback_models, *([] if default == AUTO else [default]))
+        stays_away = default == AUTO or (rules.warm_only and not self._is_warm(default))
+        last = rules.fallback_models if stays_away else (*rules.fallback_models, default)
         # A chat model embeds for who names it; who leaves the choice to us wants a model that is made for it.
         able = (each for each in last if self.table.has(each, self._need(ask).capabilities))
         return self._first_named(able, ask, tried)
+
+    def _is_warm(self, name: str) -> bool:
+        return self.table.has(name, frozenset()) and self.targets.of(self.table.named(name)[0]).warm
 
     def at_hand(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
         """Another candidate that need not be loaded, for a request that waits for one that must: the least loaded one

@@ -92,6 +92,31 @@ def test_candidates_come_first_then_the_routes_fallbacks_and_last_the_default_mo
     assert all_asked(router, Ask(model="auto")) == ["one", "doubtful", "three", "default"]
 
 
+def test_a_route_without_any_candidate_is_answered_by_its_fallbacks_and_last_by_the_default_model() -> None:
+    off = a_model("off", 7, enabled=False)
+    default = a_model("default", 8, is_default=True)
+    ask = Ask(model="drafts")
+    drafts = {"drafts": {"candidates": ("off",), "fallback_models": ("three",)}}
+    router = a_router(off, two, three, default, routes=drafts)
+    assert all_asked(router, ask) == ["three", "default"]
+    assert (routed(router, "drafts").strategy, routed(router, "drafts").candidates) == ("cache_aware", 0)
+    explained = router.explain(ask)
+    assert (explained.chosen, explained.fallbacks, explained.error) == ("three@1.0.0", ("default@1.0.0",), "")
+    assert ("off", "is disabled") in [(each.model, each.reason) for each in explained.refused]
+    assert all_asked(a_router(off, two, default, routes={"drafts": {"candidates": ("off",)}}), ask) == ["default"]
+
+
+def test_a_warm_only_route_loads_its_own_fallbacks_and_not_the_default_model() -> None:
+    default = a_model("default", 8, is_default=True)
+    with pytest.raises(Unavailable, match="would have to be loaded"):
+        routed(a_router(one, default, warm_only=True))
+    router = a_router(one, two, default, warm_only=True, candidates=("one",), fallback_models=("two",))
+    assert all_asked(router, Ask(model="auto")) == ["two"]
+    assert default.promoted is not None
+    router.targets.of(default.promoted).says(warm=True, lanes=16, told=0, cells=0.0)
+    assert all_asked(router, Ask(model="auto")) == ["two", "default"]
+
+
 def test_a_route_falls_back_to_no_model_that_is_not_made_for_what_is_asked() -> None:
     embedder = a_model("embedder", a_version("embedder", 5, capabilities=frozenset({"embedding"})))
     router = a_router(a_model("default", 8, is_default=True), embedder, fallback_models=("default",))
