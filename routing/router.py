@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import msgspec
 
 from registry.catalogue import Version
-from registry.errors import ApiError, Forbidden, Unavailable
+from registry.errors import ApiError, Forbidden, ModelNotFound, Unavailable
 from routing.ask import Ask
 from routing.config import AUTO, Routing, Rules
-from routing.decision import NAMED, Decision, Explanation
+from routing.decision import NAMED, Decision, Explanation, Refusal
 from routing.experiments.split import Split
 from routing.explaining import Foretold, by_strategy, by_test
 from routing.sessions import Pin, Pins
@@ -163,13 +163,19 @@ class Router:
             strategy=strategy,
             chosen=None if chosen is None else chosen.name,
             candidates=foretold.candidates,
-            refused=() if rules is None else foretold.refused(self.table.refusals(rules, self._need(ask))),
+            refused=foretold.refused(self._refusals(name, rules, ask)),
             fallbacks=tuple(self._following(ask, Decision(asked=name, strategy=strategy, version=chosen)))
             if chosen is not None
             else (),
             variant=foretold.variant or "",
             error=foretold.error,
         )
+
+    def _refusals(self, name: str, rules: Rules | None, ask: Ask) -> list[Refusal]:
+        if rules is not None:
+            return self.table.refusals(rules, self._need(ask))
+        allowed = ask.allowed.models
+        return self.table.refusals_of_named(name) if allowed is None or self.table.allows(allowed, name) else []
 
     def _foretell(self, name: str, rules: Rules, ask: Ask) -> Foretold:
         """What :meth:`route` would do, as far as it draws nothing."""
@@ -307,7 +313,7 @@ class Router:
             raise not_allowed("model", name, allowed.models)
         try:
             (version,) = self.table.named(name)
-        except Unavailable:
+        except (ModelNotFound, Unavailable):
             fallback = None if "@" in name else self._first_named(self._fallbacks_of(name), ask, ())
             if fallback is None:
                 raise

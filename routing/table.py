@@ -145,6 +145,14 @@ class RouteTable:
             raise self._why_not(name)
         return version
 
+    def refusals_of_named(self, name: str) -> list[Refusal]:
+        """Why ``<id>`` or ``<id>@<version>`` can't answer; empty: it can, or it is not known."""
+        model_id, at, number = name.partition("@")
+        model = self._catalogue.models.get(model_id)
+        if name in self._named or model is None or (at and number not in model.versions):
+            return []
+        return [Refusal(model_id, _why_named_unusable(model, number if at else ""))]
+
     def has(self, name: str, capabilities: frozenset[str]) -> bool:
         """Whether ``<id>`` can answer, and has all of them."""
         known = self._named.get(name)
@@ -215,8 +223,7 @@ class RouteTable:
             return ModelNotFound(f"The model '{model_id}' has no version '{wrong}'. It has: {known}.", param="model")
         if not model.enabled:
             return ModelNotFound(f"The model '{model_id}' is disabled. An operator can enable it.", param="model")
-        version = model.versions[number] if at else model.promoted
-        reason = _unusable(model, version) if version else _unpromoted(model)
+        reason = _why_named_unusable(model, number if at else "")
         return Unavailable(f"The model '{name}' can't answer: it {reason}.", code="no_healthy_model", retry_after=30)
 
     def _refusal(self, model: Model, rules: Rules, need: Need) -> Refusal:
@@ -275,6 +282,12 @@ def _unusable(model: Model, version: Version, *, health_checks: bool = True) -> 
     if not version.files:
         return "has no file"
     return ""
+
+
+def _why_named_unusable(model: Model, number: str) -> str:
+    """``number``: of its version; empty: of the promoted one."""
+    version = model.versions[number] if number else model.promoted
+    return _unusable(model, version) if version else _unpromoted(model)
 
 
 def _unpromoted(model: Model) -> str:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import pytest
 
 from registry.catalogue import Allowed, Health
-from registry.errors import Unavailable
+from registry.errors import ModelNotFound, Unavailable
 from routing.ask import Ask
 from routing.breaker import FAILURES, FIRST_SECONDS
 from routing.config import Strategy
@@ -160,6 +160,23 @@ def test_a_named_model_that_can_not_answer_is_answered_for_by_its_fallback() -> 
     assert routed(a_router(sick, two, model_fallbacks={"sick": ("two",)}), "sick").version.model == "two"
     with pytest.raises(Unavailable):
         routed(a_router(sick, two), "sick")
+
+
+def test_a_named_model_that_is_disabled_is_answered_for_by_its_fallback_too() -> None:
+    off = a_model("off", 7, enabled=False)
+    assert routed(a_router(off, two, model_fallbacks={"off": ("two",)}), "off").version.model == "two"
+    for router, name in ((a_router(off, two), "off"), (a_router(off, model_fallbacks={"off": ("two",)}), "off@1.0.0")):
+        with pytest.raises(ModelNotFound, match="disabled"):
+            routed(router, name)
+
+
+def test_why_a_named_model_can_not_answer_is_told_beside_who_answers_for_it() -> None:
+    sick = a_model("sick", a_version("sick", 5, health=Health.UNHEALTHY))
+    explained = a_router(sick, two, model_fallbacks={"sick": ("two",)}).explain(Ask(model="sick"))
+    assert explained.chosen == "two@1.0.0"
+    assert [(each.model, each.reason) for each in explained.refused] == [("sick", "is unhealthy")]
+    secret = a_router(sick, two).explain(Ask(model="sick", allowed=Allowed(models=frozenset({"two"}))))
+    assert secret.refused == (), "nothing is said of models that the client may not ask for"
 
 
 def test_a_key_is_not_served_by_a_fallback_that_it_may_not_use() -> None:
