@@ -312,7 +312,7 @@ class Router:
         if allowed.models is not None and not self.table.allows(allowed.models, name):
             raise not_allowed("model", name, allowed.models)
         try:
-            (version,) = self.table.named(name)
+            (version,) = self.table.named(name, self._routes if allowed.routes is None else allowed.routes)
         except (ModelNotFound, Unavailable):
             fallback = None if "@" in name else self._first_named(self._fallbacks_of(name), ask, ())
             if fallback is None:

@@ -22,7 +22,7 @@ The others are asked when those fail.
 
 import difflib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -133,8 +133,11 @@ class RouteTable:
                 refusals.append(self._refusal(model, rules, need))
         return refusals
 
-    def named(self, name: str) -> tuple[Version]:
+    def named(self, name: str, routes: Iterable[str] = ()) -> tuple[Version]:
         """The version that ``<id>`` or ``<id>@<version>`` means, as the only candidate.
+
+        Args:
+            routes: what else the name may have been meant for.
 
         Raises:
             ModelNotFound: no such model or version, or it is disabled.
@@ -142,7 +145,7 @@ class RouteTable:
         """
         version = self._named.get(name)
         if version is None:
-            raise self._why_not(name)
+            raise self._why_not(name, routes)
         return version
 
     def refusals_of_named(self, name: str) -> list[Refusal]:
@@ -212,11 +215,11 @@ class RouteTable:
             return Refusal(model.id, "would have to be loaded, and the route is warm_only")
         return None
 
-    def _why_not(self, name: str) -> ModelNotFound | Unavailable:
+    def _why_not(self, name: str, routes: Iterable[str]) -> ModelNotFound | Unavailable:
         model_id, at, number = name.partition("@")
         model = self._catalogue.models.get(model_id)
         if model is None:
-            return ModelNotFound(_unknown(model_id, list(self._catalogue.models)), param="model")
+            return ModelNotFound(_unknown(model_id, [*routes, *self._catalogue.models]), param="model")
         if at and number not in model.versions:
             known = ", ".join(sorted(model.versions)) or "none"
             wrong = number[:50]
@@ -301,6 +304,7 @@ def _unpromoted(model: Model) -> str:
 
 
 def _unknown(name: str, ids: list[str]) -> str:
+    """``ids``: of models and routes."""
     lowered = {model_id.lower(): model_id for model_id in ids[:_NEAREST_AMONG]}
     near = [lowered[match] for match in difflib.get_close_matches(name[:200].lower(), lowered, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(model_id) for model_id in near)}?" if near else ""
