@@ -196,9 +196,9 @@ class Router:
     def fallback(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
         """Who is asked next, when those that were tried (by primary key) could not answer; None: nobody is left.
 
-        The route's other candidates come first, who is above ``max_load_threshold`` after who is not; then its
-        ``fallback_models``, and last the default model. A model that was named has the fallbacks that its operator
-        gave it, and no others.
+        Under an A/B test that is the other variant. The route's other candidates come next, who is above
+        ``max_load_threshold`` after who is not; then its ``fallback_models``, and last the default model. A model that
+        was named has the fallbacks that its operator gave it, and no others.
         """
         rules = self._routes.get(decision.asked)
         if rules is None:
@@ -210,6 +210,8 @@ class Router:
         else:
             candidates = sorted(pool.strategy.pool, key=lambda each: load_rank(each, rules.max_load_threshold))
             candidates += pool.others
+            if pool.test is not None:
+                candidates = [*pool.test.answer, *candidates]
         for target in candidates:
             if target.version.pk not in tried:
                 return target.version
@@ -229,18 +231,22 @@ class Router:
         return self.table.has(name, frozenset()) and self.targets.of(self.table.named(name)[0]).warm
 
     def at_hand(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
-        """Another candidate that need not be loaded, for a request that waits for one that must: the least loaded one
-        below the threshold, of those that were not tried. None: there is none, or the model was named."""
+        """Another candidate that need not be loaded, for a request that waits for one that must: the other variant of
+        an A/B test, or the least loaded one, below the threshold, of those that were not tried. None: there is none, or
+        the model was named."""
         rules = self._routes.get(decision.asked)
         if rules is None:
             return None
         try:
-            pool = self._pool(decision.asked, rules, ask).strategy.pool
+            pool = self._pool(decision.asked, rules, ask)
         except Unavailable:
             return None
         threshold = rules.max_load_threshold
-        ready = [each for each in pool if each.version.pk not in tried and is_at_hand(each, threshold)]
-        return min(ready, key=lambda each: load_rank(each, threshold)).version if ready else None
+        for group in (pool.test.answer if pool.test is not None else (), pool.strategy.pool):
+            ready = [each for each in group if each.version.pk not in tried and is_at_hand(each, threshold)]
+            if ready:
+                return min(ready, key=lambda each: load_rank(each, threshold)).version
+        return None
 
     def _pool(self, route: str, rules: Rules, ask: Ask) -> Pool:
         allowed, needed = ask.allowed, _KINDS[ask.kind]

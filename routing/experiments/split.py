@@ -46,6 +46,13 @@ class Split(msgspec.Struct, frozen=True):
             return drawn(0.0, self.share_of_a)
         return None
 
+    @property
+    def answer(self) -> tuple[Target, ...]:
+        """Both variants, or the one that can answer and is given requests: a B that gets copies only, or that was
+        rolled back, is not."""
+        shares = ((self.a, self.share_of_a), (self.b, 1.0 - self.share_of_a))
+        return tuple(target for target, share in shares if target is not None and share > 0.0)
+
     def answering(self, variant: Variant) -> Target | None:
         """That variant, or the other one where it can't. None: neither can."""
         return (self.a or self.b) if variant == "A" else (self.b or self.a)

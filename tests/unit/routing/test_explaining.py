@@ -73,6 +73,25 @@ class TestAnAbTest:
         assert (explained.chosen, [each.model for each in explained.candidates]) == ("one@1.0.0", ["one"])
         assert {each.model: each.reason for each in explained.refused}.keys() == {"two", "three"}
 
+    def test_has_each_variant_answered_for_by_the_other_one_first(self) -> None:
+        router = a_router(one, two, three, **self.TEST | {"ab_test_model_a": "three"})
+        variants = {"three", "two"}
+        for session in map(str, range(10)):
+            ask = Ask(model="auto", session=session)
+            assert set(all_asked(router, ask)[:2]) == variants
+            assert router.explain(ask).fallbacks[1] == "one@1.0.0"
+        for model in (one, two, three):
+            assert model.promoted is not None
+            router.targets.of(model.promoted).says(warm=True, lanes=16, told=0, cells=0.0)
+        decision = router.route(Ask(model="auto"))
+        other = router.at_hand(Ask(model="auto"), decision, {decision.version.pk})
+        assert other is not None and {other.model, decision.version.model} == variants
+
+    @pytest.mark.parametrize("without", [{"ab_test_mirror": True}, {"ab_test_split": 1.0}])
+    def test_asks_no_b_first_that_gets_no_requests(self, without: dict[str, Any]) -> None:
+        router = a_router(one, two, three, **self.TEST | without)
+        assert all_asked(router, Ask(model="auto")) == ["one", "three", "two"]
+
     def test_has_no_say_while_neither_variant_can_answer(self) -> None:
         sick = (a_model(name, a_version(name, pk, health=Health.UNHEALTHY)) for name, pk in (("one", 1), ("two", 2)))
         explained = a_router(*sick, three, **self.TEST).explain(Ask(model="auto"))
