@@ -25,7 +25,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     score: float
-    """By the strategy: the higher, the sooner it is chosen."""
+    """By the strategy: the higher, the sooner it is chosen; by an A/B test: the share of the requests that it gets."""
     why: str
 
 
@@ -42,6 +42,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: tuple[str, ...]
     """Who would be asked after that, one after the other: ``<id>@<version>``."""
     variant: str = ""
+    """Of the route's A/B test, for which it is meant, whether that can answer or not. Empty: it would be drawn; or
+    there is no test."""
     error: str = ""
     """What the client is told where nobody can answer."""
 
@@ -55,7 +57,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A :class:`routing.config.Strategy`; ``named`` where the request left no choice."""
     version: Version
     candidates: int = 1
-    """Of which it was chosen."""
+    """Of which it was chosen. 0: there was none, and one that stands in for them was taken."""
     test: Split | None = None
     """The route's A/B test. None: there is none."""
     variant: Variant | None = None

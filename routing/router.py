@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import msgspec
 
 from registry.catalogue import Version
-from registry.errors import ApiError, Forbidden, Unavailable
+from registry.errors import ApiError, Forbidden, ModelNotFound, Unavailable
 from routing.ask import Ask
 from routing.config import AUTO, Routing, Rules
-from routing.decision import NAMED, Candidate, Decision, Explanation
+from routing.decision import NAMED, Decision, Explanation, Refusal
 from routing.experiments.split import Split
+from routing.explaining import Foretold, by_strategy, by_test
 from routing.sessions import Pin, Pins
 from routing.strategies import BY_NAME, AffinityBased, RoundRobin, Setting, Strategy, is_at_hand, load_rank
 from routing.table import Need, RouteTable, require_capabilities
@@ -116,13 +117,18 @@ class Router:
         Raises:
             Forbidden: the client may not ask for what it names.
             ModelNotFound, InvalidRequest: what it names can't be had, whatever the state of things.
-            Unavailable: as things stand nobody can answer.
+            Unavailable: as things stand nobody can answer, not even those that stand in for the candidates.
         """
         name = ask.model or self.table.default
         rules = self._routes.get(name)
         if rules is None:
             return self._named(name, ask)
-        pool = self._pool(name, rules, ask)
+        try:
+            pool = self._pool(name, rules, ask)
+        except Unavailable:
+            if (last := self._last_resort(rules, ask, ())) is None:
+                raise
+            return Decision(asked=name, strategy=rules.strategy.value, version=last, candidates=0)
         if pool.test is not None:
             return self._by_test(pool.test, pool, name, ask)
         version = pool.strategy.choose(ask).version
@@ -147,29 +153,39 @@ class Router:
         name = ask.model or self.table.default
         rules = self._routes.get(name)
         strategy = NAMED if rules is None else rules.strategy.value
-        candidates: tuple[Candidate, ...] = ()
-        chosen, error = None, ""
         try:
-            if rules is None:
-                chosen = self._named(name, ask).version
-            else:
-                choosing = self._pool(name, rules, ask).strategy
-                candidates = _candidates(choosing, ask)
-                target = choosing.would_choose(ask)
-                chosen = None if target is None else target.version
+            foretold = Foretold(self._named(name, ask).version) if rules is None else self._foretell(name, rules, ask)
         except ApiError as fault:
-            error = fault.message
+            foretold = Foretold(None, error=fault.message)
+        chosen = foretold.version
         return Explanation(
             asked=name,
             strategy=strategy,
             chosen=None if chosen is None else chosen.name,
-            candidates=candidates,
-            refused=() if rules is None else tuple(self.table.refusals(rules, self._need(ask))),
+            candidates=foretold.candidates,
+            refused=foretold.refused(self._refusals(name, rules, ask)),
             fallbacks=tuple(self._following(ask, Decision(asked=name, strategy=strategy, version=chosen)))
             if chosen is not None
             else (),
-            error=error,
+            variant=foretold.variant or "",
+            error=foretold.error,
         )
+
+    def _refusals(self, name: str, rules: Rules | None, ask: Ask) -> list[Refusal]:
+        if rules is not None:
+            return self.table.refusals(rules, self._need(ask))
+        allowed = ask.allowed.models
+        return self.table.refusals_of_named(name) if allowed is None or self.table.allows(allowed, name) else []
+
+    def _foretell(self, name: str, rules: Rules, ask: Ask) -> Foretold:
+        """What :meth:`route` would do, as far as it draws nothing."""
+        try:
+            pool = self._pool(name, rules, ask)
+        except Unavailable:
+            if (last := self._last_resort(rules, ask, ())) is None:
+                raise
+            return Foretold(last)
+        return by_strategy(pool.strategy, ask) if pool.test is None else by_test(pool.test, pool.strategy, ask)
 
     def _following(self, ask: Ask, decision: Decision) -> Iterator[str]:
         tried = {decision.version.pk}
@@ -180,9 +196,9 @@ class Router:
     def fallback(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
         """Who is asked next, when those that were tried (by primary key) could not answer; None: nobody is left.
 
-        The route's other candidates come first, who is above ``max_load_threshold`` after who is not; then its
-        ``fallback_models``, and last the default model. A model that was named has the fallbacks that its operator
-        gave it, and no others.
+        Under an A/B test that is the other variant. The route's other candidates come next, who is above
+        ``max_load_threshold`` after who is not; then its ``fallback_models``, and last the default model. A model that
+        was named has the fallbacks that its operator gave it, and no others.
         """
         rules = self._routes.get(decision.asked)
         if rules is None:
@@ -194,28 +210,43 @@ class Router:
         else:
             candidates = sorted(pool.strategy.pool, key=lambda each: load_rank(each, rules.max_load_threshold))
             candidates += pool.others
+            if pool.test is not None:
+                candidates = [*pool.test.answer, *candidates]
         for target in candidates:
             if target.version.pk not in tried:
                 return target.version
+        return self._last_resort(rules, ask, tried)
+
+    def _last_resort(self, rules: Rules, ask: Ask, tried: Collection[int]) -> Version | None:
+        """Who is asked when there is no candidate, or none is left. A route that is ``warm_only`` has no model loaded
+        that its operator did not name."""
         default = self.table.default
-        last = (*rules.fallback_models, *([] if default == AUTO else [default]))
+        stays_away = default == AUTO or (rules.warm_only and not self._is_warm(default))
+        last = rules.fallback_models if stays_away else (*rules.fallback_models, default)
         # A chat model embeds for who names it; who leaves the choice to us wants a model that is made for it.
         able = (each for each in last if self.table.has(each, self._need(ask).capabilities))
         return self._first_named(able, ask, tried)
 
+    def _is_warm(self, name: str) -> bool:
+        return self.table.has(name, frozenset()) and self.targets.of(self.table.named(name)[0]).warm
+
     def at_hand(self, ask: Ask, decision: Decision, tried: Collection[int]) -> Version | None:
-        """Another candidate that need not be loaded, for a request that waits for one that must: the least loaded one
-        below the threshold, of those that were not tried. None: there is none, or the model was named."""
+        """Another candidate that need not be loaded, for a request that waits for one that must: the other variant of
+        an A/B test, or the least loaded one, below the threshold, of those that were not tried. None: there is none, or
+        the model was named."""
         rules = self._routes.get(decision.asked)
         if rules is None:
             return None
         try:
-            pool = self._pool(decision.asked, rules, ask).strategy.pool
+            pool = self._pool(decision.asked, rules, ask)
         except Unavailable:
             return None
         threshold = rules.max_load_threshold
-        ready = [each for each in pool if each.version.pk not in tried and is_at_hand(each, threshold)]
-        return min(ready, key=lambda each: load_rank(each, threshold)).version if ready else None
+        for group in (pool.test.answer if pool.test is not None else (), pool.strategy.pool):
+            ready = [each for each in group if each.version.pk not in tried and is_at_hand(each, threshold)]
+            if ready:
+                return min(ready, key=lambda each: load_rank(each, threshold)).version
+        return None
 
     def _pool(self, route: str, rules: Rules, ask: Ask) -> Pool:
         allowed, needed = ask.allowed, _KINDS[ask.kind]
@@ -287,8 +318,8 @@ class Router:
         if allowed.models is not None and not self.table.allows(allowed.models, name):
             raise not_allowed("model", name, allowed.models)
         try:
-            (version,) = self.table.named(name)
-        except Unavailable:
+            (version,) = self.table.named(name, self._routes if allowed.routes is None else allowed.routes)
+        except (ModelNotFound, Unavailable):
             fallback = None if "@" in name else self._first_named(self._fallbacks_of(name), ask, ())
             if fallback is None:
                 raise
@@ -340,15 +371,6 @@ class Router:
                 retry_after=30,
             )
         return Unavailable(f"No model can answer now: {reasons}{more}.", code="no_healthy_model", retry_after=5)
-
-
-def _candidates(strategy: Strategy, ask: Ask) -> tuple[Candidate, ...]:
-    scored = [(target.version, strategy.scored(target, ask)) for target in strategy.pool]
-    scored.sort(key=lambda each: -each[1].score)
-    return tuple(
-        Candidate(model=version.model, version=version.version, score=each.score, why=each.why)
-        for version, each in scored
-    )
 
 
 def not_allowed(what: str, name: str, allowed: Collection[str]) -> Forbidden:

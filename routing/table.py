@@ -22,7 +22,7 @@ The others are asked when those fail.
 
 import difflib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -133,8 +133,11 @@ class RouteTable:
                 refusals.append(self._refusal(model, rules, need))
         return refusals
 
-    def named(self, name: str) -> tuple[Version]:
+    def named(self, name: str, routes: Iterable[str] = ()) -> tuple[Version]:
         """The version that ``<id>`` or ``<id>@<version>`` means, as the only candidate.
+
+        Args:
+            routes: what else the name may have been meant for.
 
         Raises:
             ModelNotFound: no such model or version, or it is disabled.
@@ -142,8 +145,16 @@ class RouteTable:
         """
         version = self._named.get(name)
         if version is None:
-            raise self._why_not(name)
+            raise self._why_not(name, routes)
         return version
+
+    def refusals_of_named(self, name: str) -> list[Refusal]:
+        """Why ``<id>`` or ``<id>@<version>`` can't answer; empty: it can, or it is not known."""
+        model_id, at, number = name.partition("@")
+        model = self._catalogue.models.get(model_id)
+        if name in self._named or model is None or (at and number not in model.versions):
+            return []
+        return [Refusal(model_id, _why_named_unusable(model, number if at else ""))]
 
     def has(self, name: str, capabilities: frozenset[str]) -> bool:
         """Whether ``<id>`` can answer, and has all of them."""
@@ -204,19 +215,18 @@ class RouteTable:
             return Refusal(model.id, "would have to be loaded, and the route is warm_only")
         return None
 
-    def _why_not(self, name: str) -> ModelNotFound | Unavailable:
+    def _why_not(self, name: str, routes: Iterable[str]) -> ModelNotFound | Unavailable:
         model_id, at, number = name.partition("@")
         model = self._catalogue.models.get(model_id)
         if model is None:
-            return ModelNotFound(_unknown(model_id, list(self._catalogue.models)), param="model")
+            return ModelNotFound(_unknown(model_id, [*routes, *self._catalogue.models]), param="model")
         if at and number not in model.versions:
             known = ", ".join(sorted(model.versions)) or "none"
             wrong = number[:50]
             return ModelNotFound(f"The model '{model_id}' has no version '{wrong}'. It has: {known}.", param="model")
         if not model.enabled:
             return ModelNotFound(f"The model '{model_id}' is disabled. An operator can enable it.", param="model")
-        version = model.versions[number] if at else model.promoted
-        reason = _unusable(model, version) if version else _unpromoted(model)
+        reason = _why_named_unusable(model, number if at else "")
         return Unavailable(f"The model '{name}' can't answer: it {reason}.", code="no_healthy_model", retry_after=30)
 
     def _refusal(self, model: Model, rules: Rules, need: Need) -> Refusal:
@@ -277,6 +287,12 @@ def _unusable(model: Model, version: Version, *, health_checks: bool = True) -> 
     return ""
 
 
+def _why_named_unusable(model: Model, number: str) -> str:
+    """``number``: of its version; empty: of the promoted one."""
+    version = model.versions[number] if number else model.promoted
+    return _unusable(model, version) if version else _unpromoted(model)
+
+
 def _unpromoted(model: Model) -> str:
     """Why a model without a promoted version can't answer: what is wrong with its newest one, if anything is."""
     newest = next(iter(model.versions.values()), None)
@@ -288,6 +304,7 @@ def _unpromoted(model: Model) -> str:
 
 
 def _unknown(name: str, ids: list[str]) -> str:
+    """``ids``: of models and routes."""
     lowered = {model_id.lower(): model_id for model_id in ids[:_NEAREST_AMONG]}
     near = [lowered[match] for match in difflib.get_close_matches(name[:200].lower(), lowered, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(repr(model_id) for model_id in near)}?" if near else ""

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import django
 import pytest
+from hypothesis import settings
 
 from nopenai_site import environment
 from nopenai_site.secret_key import secret_key_make
 from tests.services import running_services
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 _FOLDERS = ("unit", "integration", "acceptance")
 

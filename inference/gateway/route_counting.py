@@ -95,7 +95,7 @@ class RouteCounting:
             return
         if answer is None:
             self._failed += failed
-        elif answer.version.model != decision.version.model:
+        elif not decision.candidates or answer.version.model != decision.version.model:
             self._fallbacks += 1
         if decision.test is not None:
             self._count_variant(decision, answer, failed=failed)

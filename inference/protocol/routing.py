@@ -51,7 +51,7 @@ class RoutingCounts(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     """Nobody could answer."""
     fallbacks: int = 0
-    """Another model answered than the one that was chosen."""
+    """Another model answered than the one that was chosen, or there was none to choose."""
     seconds: float = 0.0
     """What the decisions took, all together."""
     timing: tuple[int, ...] = ()

@@ -30,9 +30,28 @@ class Split(msgspec.Struct, frozen=True):
         share, copies = (1.0, 1.0 - split) if mirror else (split, 0.0)
         return cls(test_of(route, rules), share, copies, rules.ab_test_sticky_by, able.get(a), able.get(b))
 
+    def sticky(self, ask: Ask) -> str:
+        """By which its requests keep to their variant; empty: it is drawn for this one alone."""
+        return ask.session if self.sticky_by is StickyBy.SESSION else ask.key
+
     def draw(self, ask: Ask, random: Callable[[], float]) -> Variant:
-        sticky = ask.session if self.sticky_by is StickyBy.SESSION else ask.key
+        sticky = self.sticky(ask)
         return variant(sticky, self.name, self.share_of_a) if sticky else drawn(random(), self.share_of_a)
+
+    def foretell(self, ask: Ask) -> Variant | None:
+        """What :meth:`draw` will give, whatever is drawn. None: that depends."""
+        if self.sticky(ask):
+            return self.draw(ask, lambda: 0.0)
+        if self.share_of_a in (0.0, 1.0):
+            return drawn(0.0, self.share_of_a)
+        return None
+
+    @property
+    def answer(self) -> tuple[Target, ...]:
+        """Both variants, or the one that can answer and is given requests: a B that gets copies only, or that was
+        rolled back, is not."""
+        shares = ((self.a, self.share_of_a), (self.b, 1.0 - self.share_of_a))
+        return tuple(target for target, share in shares if target is not None and share > 0.0)
 
     def answering(self, variant: Variant) -> Target | None:
         """That variant, or the other one where it can't. None: neither can."""

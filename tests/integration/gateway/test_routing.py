@@ -225,6 +225,21 @@ async def test_a_named_model_fails_over_to_whom_its_operator_gave_it(start_rig: 
     assert (response.status, body["error"]["code"]) == (503, "no_healthy_model")
 
 
+async def test_a_route_whose_candidates_are_all_disabled_is_answered_by_its_fallback_and_that_is_counted(
+    start_rig: StartRig,
+) -> None:
+    rig = await routing(start_rig)
+    off = a_model("A", a_version("A", 1), enabled=False)
+    configure_for(rig, off, B, routes={"drafts": {"candidates": ("A",), "fallback_models": ("B",)}})
+    assert await answering(rig, model="drafts") == ["B"]
+    await all_counted(rig, 1)
+    stats = await got(rig, "/routing/stats")
+    assert (stats["successful_routes"], stats["fallback_routes"]) == (1, 1)
+    configure_for(rig, off, B, routes={"drafts": {"candidates": ("A",)}})
+    response, body = await rig.chat(model="drafts")
+    assert (response.status, body["error"]["code"]) == (503, "no_healthy_model")
+
+
 async def test_statistics_are_told_as_the_guide_has_them(start_rig: StartRig) -> None:
     rig = await routing(start_rig, strategy="least_loaded")
     await answering(rig, 3)

@@ -1,9 +1,11 @@
 """What is told of a decision that is not made, and who is asked when one can't answer."""
 
+from typing import Any, ClassVar
+
 import pytest
 
 from registry.catalogue import Allowed, Health
-from registry.errors import Unavailable
+from registry.errors import ModelNotFound, Unavailable
 from routing.ask import Ask
 from routing.breaker import FAILURES, FIRST_SECONDS
 from routing.config import Strategy
@@ -38,6 +40,64 @@ def test_where_nobody_can_answer_it_says_what_the_client_is_told() -> None:
     assert explained.chosen is None and "'off' is disabled" in explained.error
 
 
+class TestAnAbTest:
+    TEST: ClassVar[dict[str, Any]] = {
+        "ab_test_enabled": True,
+        "ab_test_model_a": "one",
+        "ab_test_model_b": "two",
+        "ab_test_split": 0.7,
+    }
+
+    def test_is_explained_by_its_variants_with_their_shares_and_nobody_else_is_a_candidate(self) -> None:
+        explained = a_router(one, two, three, **self.TEST).explain(Ask(model="auto"))
+        assert (explained.chosen, explained.variant) == (None, ""), "it would be drawn"
+        assert [(each.model, round(each.score, 9)) for each in explained.candidates] == [("one", 0.7), ("two", 0.3)]
+        assert "variant B of the A/B test, which gets 30.0% of the requests" in explained.candidates[1].why
+        assert [(each.model, each.reason) for each in explained.refused] == [("three", "is no variant of the A/B test")]
+
+    @pytest.mark.parametrize("session", [f"s{number}" for number in range(10)])
+    def test_is_foretold_for_a_session_which_keeps_to_its_variant(self, session: str) -> None:
+        router = a_router(one, two, three, **self.TEST)
+        ask = Ask(model="auto", session=session)
+        explained, decided = router.explain(ask), router.route(ask)
+        assert (explained.chosen, explained.variant) == (decided.version.name, decided.variant)
+
+    def test_that_mirrors_is_answered_by_a(self) -> None:
+        explained = a_router(one, two, **self.TEST, ab_test_mirror=True).explain(Ask(model="auto"))
+        assert (explained.chosen, explained.variant) == ("one@1.0.0", "A")
+        assert "copies of 30.0% of the requests" in explained.candidates[1].why
+
+    def test_is_answered_by_the_other_variant_while_one_can_not(self) -> None:
+        sick = a_model("two", a_version("two", 2, health=Health.UNHEALTHY))
+        explained = a_router(one, sick, three, **self.TEST).explain(Ask(model="auto"))
+        assert (explained.chosen, [each.model for each in explained.candidates]) == ("one@1.0.0", ["one"])
+        assert {each.model: each.reason for each in explained.refused}.keys() == {"two", "three"}
+
+    def test_has_each_variant_answered_for_by_the_other_one_first(self) -> None:
+        router = a_router(one, two, three, **self.TEST | {"ab_test_model_a": "three"})
+        variants = {"three", "two"}
+        for session in map(str, range(10)):
+            ask = Ask(model="auto", session=session)
+            assert set(all_asked(router, ask)[:2]) == variants
+            assert router.explain(ask).fallbacks[1] == "one@1.0.0"
+        for model in (one, two, three):
+            assert model.promoted is not None
+            router.targets.of(model.promoted).says(warm=True, lanes=16, told=0, cells=0.0)
+        decision = router.route(Ask(model="auto"))
+        other = router.at_hand(Ask(model="auto"), decision, {decision.version.pk})
+        assert other is not None and {other.model, decision.version.model} == variants
+
+    @pytest.mark.parametrize("without", [{"ab_test_mirror": True}, {"ab_test_split": 1.0}])
+    def test_asks_no_b_first_that_gets_no_requests(self, without: dict[str, Any]) -> None:
+        router = a_router(one, two, three, **self.TEST | without)
+        assert all_asked(router, Ask(model="auto")) == ["one", "three", "two"]
+
+    def test_has_no_say_while_neither_variant_can_answer(self) -> None:
+        sick = (a_model(name, a_version(name, pk, health=Health.UNHEALTHY)) for name, pk in (("one", 1), ("two", 2)))
+        explained = a_router(*sick, three, **self.TEST).explain(Ask(model="auto"))
+        assert (explained.chosen, [each.model for each in explained.candidates]) == ("three@1.0.0", ["three"])
+
+
 def test_a_named_model_is_explained_too() -> None:
     explained = a_router(one, two, model_fallbacks={"one": ("two",)}).explain(Ask(model="one"))
     assert (explained.strategy, explained.chosen, explained.fallbacks) == ("named", "one@1.0.0", ("two@1.0.0",))
@@ -49,6 +109,31 @@ def test_candidates_come_first_then_the_routes_fallbacks_and_last_the_default_mo
     doubtful = a_model("doubtful", a_version("doubtful", 9, health=Health.UNKNOWN))
     router = a_router(one, two, three, default, doubtful, candidates=("one", "doubtful"), fallback_models=("three",))
     assert all_asked(router, Ask(model="auto")) == ["one", "doubtful", "three", "default"]
+
+
+def test_a_route_without_any_candidate_is_answered_by_its_fallbacks_and_last_by_the_default_model() -> None:
+    off = a_model("off", 7, enabled=False)
+    default = a_model("default", 8, is_default=True)
+    ask = Ask(model="drafts")
+    drafts = {"drafts": {"candidates": ("off",), "fallback_models": ("three",)}}
+    router = a_router(off, two, three, default, routes=drafts)
+    assert all_asked(router, ask) == ["three", "default"]
+    assert (routed(router, "drafts").strategy, routed(router, "drafts").candidates) == ("cache_aware", 0)
+    explained = router.explain(ask)
+    assert (explained.chosen, explained.fallbacks, explained.error) == ("three@1.0.0", ("default@1.0.0",), "")
+    assert ("off", "is disabled") in [(each.model, each.reason) for each in explained.refused]
+    assert all_asked(a_router(off, two, default, routes={"drafts": {"candidates": ("off",)}}), ask) == ["default"]
+
+
+def test_a_warm_only_route_loads_its_own_fallbacks_and_not_the_default_model() -> None:
+    default = a_model("default", 8, is_default=True)
+    with pytest.raises(Unavailable, match="would have to be loaded"):
+        routed(a_router(one, default, warm_only=True))
+    router = a_router(one, two, default, warm_only=True, candidates=("one",), fallback_models=("two",))
+    assert all_asked(router, Ask(model="auto")) == ["two"]
+    assert default.promoted is not None
+    router.targets.of(default.promoted).says(warm=True, lanes=16, told=0, cells=0.0)
+    assert all_asked(router, Ask(model="auto")) == ["two", "default"]
 
 
 def test_a_route_falls_back_to_no_model_that_is_not_made_for_what_is_asked() -> None:
@@ -94,6 +179,23 @@ def test_a_named_model_that_can_not_answer_is_answered_for_by_its_fallback() -> 
     assert routed(a_router(sick, two, model_fallbacks={"sick": ("two",)}), "sick").version.model == "two"
     with pytest.raises(Unavailable):
         routed(a_router(sick, two), "sick")
+
+
+def test_a_named_model_that_is_disabled_is_answered_for_by_its_fallback_too() -> None:
+    off = a_model("off", 7, enabled=False)
+    assert routed(a_router(off, two, model_fallbacks={"off": ("two",)}), "off").version.model == "two"
+    for router, name in ((a_router(off, two), "off"), (a_router(off, model_fallbacks={"off": ("two",)}), "off@1.0.0")):
+        with pytest.raises(ModelNotFound, match="disabled"):
+            routed(router, name)
+
+
+def test_why_a_named_model_can_not_answer_is_told_beside_who_answers_for_it() -> None:
+    sick = a_model("sick", a_version("sick", 5, health=Health.UNHEALTHY))
+    explained = a_router(sick, two, model_fallbacks={"sick": ("two",)}).explain(Ask(model="sick"))
+    assert explained.chosen == "two@1.0.0"
+    assert [(each.model, each.reason) for each in explained.refused] == [("sick", "is unhealthy")]
+    secret = a_router(sick, two).explain(Ask(model="sick", allowed=Allowed(models=frozenset({"two"}))))
+    assert secret.refused == (), "nothing is said of models that the client may not ask for"
 
 
 def test_a_key_is_not_served_by_a_fallback_that_it_may_not_use() -> None:

@@ -188,6 +188,12 @@ class TestNamed:
         assert "Did you mean 'Llama-3.3-70B'?" in error.message
         assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
 
+    def test_a_misspelt_route_is_answered_with_the_nearest_that_the_key_may_use(self) -> None:
+        router = a_router(one, routes={"drafts": {}})
+        assert "Did you mean 'drafts'?" in refusal(router, ModelNotFound, model="draft").message
+        others = Allowed(routes=frozenset({"auto"}))
+        assert "drafts" not in refusal(router, ModelNotFound, model="draft", allowed=others).message
+
     def test_an_unknown_id_without_likeness_gets_no_guess(self) -> None:
         assert "Did you mean" not in refusal(a_router(one), ModelNotFound, model="gpt-4o").message
 
