@@ -4,7 +4,7 @@ The checks are written by hand rather than derived from types: msgspec's own mes
 say what would be right.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import msgspec
@@ -73,6 +73,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Only requests of one tenant with the same one share cached blocks."""
     ignored: tuple[str, ...] = ()
     """Names of the fields that we don't know."""
+    given: Set[str] = frozenset()
+    """Names of those that we know, as far as the client gave them: backends elsewhere have defaults of their own."""
 
     @property
     def choices(self) -> int:
@@ -208,6 +210,7 @@ def _request(kind: str, values: dict[str, Any], ignored: list[str], **own: Any) 
         priority=values.get("priority", DEFAULT_PRIORITY),
         cache_salt=values.get("cache_salt"),
         ignored=tuple(ignored),
+        given=values.keys(),
         **own,
     )
 
