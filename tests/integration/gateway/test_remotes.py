@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_network
 from typing import Any
 
-import pytest
 import pytest_asyncio
 
-from inference.gateway.remotes.exchange import Patience
 from registry.backends.addresses import Policy
 from registry.backends.values import Backend
 from tests.catalogue import a_model, a_remote_model
