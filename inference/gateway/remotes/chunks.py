@@ -3,6 +3,8 @@
 Types are checked by msgspec; what is missing is as if it were not told. Fields beyond these are passed over.
 """
 
+from typing import Any
+
 import msgspec
 
 from inference.gateway.remotes.events import Garbled
@@ -72,7 +74,7 @@ class Usage(msgspec.Struct, frozen=True):
 class Chunk(msgspec.Struct, frozen=True):
     choices: list[ChoicePart] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
     """Instead of all else, where a stream fails."""
 
 

@@ -65,7 +65,7 @@ class Reading:
             self.done = True
             return []
         chunk = decoded(event)
-        if chunk.error is not None and bytes(chunk.error) != b"null":
+        if chunk.error is not None:
             raise BackendError(event)
         if chunk.usage is not None:
             self.usage = chunk.usage

@@ -46,10 +46,7 @@ def embedded(body: bytes, request_id: int, inputs: int, bound: int) -> tuple[Emb
 def _vector(row: _Row) -> bytes:
     if isinstance(row.embedding, str):
         return _of_base64(row.embedding)
-    try:
-        floats = array.array("f", row.embedding)
-    except OverflowError:
-        raise Garbled("an embedding beyond what a float holds") from None
+    floats = array.array("f", row.embedding)
     if sys.byteorder == "big":
         floats.byteswap()
     return floats.tobytes()
