@@ -10,7 +10,8 @@ NOW = 1_700_000_000.0
 SECRET = "sk-very-secret"
 
 
-def refusal(status: int, body: bytes = b"{}", **headers: str) -> Refusal:
+def refusal(status: int, body: bytes = b"{}", retry_after: str | None = None) -> Refusal:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
     return refusal_of(1, "away", status, headers, body, secret=SECRET, now=NOW)
 
 
@@ -114,4 +115,4 @@ def test_when_to_ask_again_is_read_as_number_and_as_date(raw: str | None, second
 
 def test_without_a_word_of_it_we_name_a_pause_ourselves() -> None:
     assert refusal(429).failed.retry_after
-    assert refusal(429, **{"Retry-After": "17"}).failed.retry_after == 17
+    assert refusal(429, retry_after="17").failed.retry_after == 17
