@@ -6,6 +6,8 @@ Nothing that a backend says is believed unseen: what comes after this indexes li
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from inference.gateway.remotes.bounds import text_bound
 from inference.gateway.remotes.chunks import CallPart, ChoicePart, Chunk, Usage, decoded, logprobs_of, reason_of
 from inference.gateway.remotes.events import Garbled
@@ -25,6 +27,7 @@ class Reading:
         "_id",
         "_open",
         "_reason",
+        "_usages",
         "choices",
         "done",
         "tokens",
@@ -48,6 +51,8 @@ class Reading:
         """No fewer than have come."""
         self.usage: Usage | None = None
         """What it told last."""
+        self._usages = 0
+        """Told beside all choices: once, or once for each."""
 
     @property
     def complete(self) -> bool:
@@ -68,7 +73,7 @@ class Reading:
         if chunk.error is not None:
             raise BackendError(event)
         if chunk.usage is not None:
-            self.usage = chunk.usage
+            self._take_usage(chunk.usage, beside=not chunk.choices)
         return self._deltas(chunk)
 
     def finished(self, prompt_tokens: int, completion_tokens: int, reason: FinishReason | None = None) -> Finished:
@@ -84,6 +89,17 @@ class Reading:
             prefill_seconds=first_at - self._asked_at,
             decode_seconds=now - first_at,
         )
+
+    def _take_usage(self, usage: Usage, *, beside: bool) -> None:
+        """Beside a choice it is what was used until then. Beside none it is the last word, of which llama-server has one
+        for each choice."""
+        if beside and self.usage is not None and 0 < self._usages < self.choices:
+            usage = msgspec.structs.replace(
+                usage, completion_tokens=self.usage.completion_tokens + usage.completion_tokens
+            )
+        if beside or not self._usages:
+            self.usage = usage
+        self._usages += beside
 
     def _deltas(self, chunk: Chunk) -> list[Delta]:
         found = [self._delta(choice) for choice in chunk.choices or ()]

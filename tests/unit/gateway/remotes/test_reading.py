@@ -81,6 +81,28 @@ def test_usage_goes_before_what_we_reckon() -> None:
     assert (finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens) == (9, 4, 8)
 
 
+def a_usage(completion_tokens: int, *choices: dict[str, Any]) -> bytes:
+    return json.dumps(
+        {"choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": completion_tokens}}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        ([a_usage(3), a_usage(4)], 7),
+        ([a_usage(7)], 7),
+        ([a_usage(1, {"index": 0}), a_usage(2, {"index": 0}), a_usage(7)], 7),
+        ([a_usage(3, {"index": 0}), a_usage(7, {"index": 1})], 7),
+    ],
+    ids=["one for each choice", "one for all", "what was used so far, then all", "with the choices only"],
+)
+def test_usage_is_told_in_several_ways(events: list[bytes], tokens: int) -> None:
+    reading, _ = read(*events, choices=2)
+    assert reading.finished(1, 1).completion_tokens == tokens
+    assert reading.finished(1, 1).prompt_tokens == 9
+
+
 def test_without_usage_what_we_reckon_is_told() -> None:
     reading, _ = read(a_choice(content="x"))
     assert (reading.finished(100, 50).prompt_tokens, reading.finished(100, 50).completion_tokens) == (100, 50)
