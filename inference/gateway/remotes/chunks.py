@@ -10,6 +10,8 @@ import msgspec
 from inference.gateway.remotes.events import Garbled
 from inference.protocol import FinishReason, TokenLogprob
 
+_MOST_TOKENS = 2**31 - 1
+
 
 class CallFunction(msgspec.Struct, frozen=True):
     name: str | None = None
@@ -66,6 +68,10 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptDetails | None = None
 
     @property
+    def possible(self) -> bool:
+        return 0 <= self.prompt_tokens <= _MOST_TOKENS and 0 <= self.completion_tokens <= _MOST_TOKENS
+
+    @property
     def cached_tokens(self) -> int:
         details = self.prompt_tokens_details
         return 0 if details is None else min(self.prompt_tokens, max(0, details.cached_tokens or 0))
@@ -95,8 +101,8 @@ def decoded(data: bytes) -> Chunk:
         chunk = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise Garbled(f"no chunk of a stream ({fault})") from None
-    if chunk.usage is not None and min(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) < 0:
-        raise Garbled("a usage below zero")
+    if chunk.usage is not None and not chunk.usage.possible:
+        raise Garbled("a usage that can't be")
     return chunk
 
 

@@ -74,7 +74,7 @@ class Exchange:
         self._meter = meter
         self._given = given
         self._patience = patience
-        self._bound = prompt_bound(request)
+        self._bound = prompt_bound(request) + site.hidden_tokens
         self._max_tokens: int | None = None
         """Of each choice, as it was sent."""
         self._reading: Reading | None = None
@@ -190,6 +190,8 @@ class Exchange:
     def _finish(self, reading: Reading) -> None:
         if reading.usage is None:
             self._site.told_no_usage()
+        elif (more := reading.usage.prompt_tokens - self._bound) > 0:
+            self._site.hides(more)
         most = reading.tokens if self._max_tokens is None else self._max_tokens * reading.choices
         self._tell(reading.finished(self._bound, most))
 

@@ -91,8 +91,8 @@ class Reading:
         )
 
     def _take_usage(self, usage: Usage, *, beside: bool) -> None:
-        """Beside a choice it is what was used until then. Beside none it is the last word, of which llama-server has one
-        for each choice."""
+        """Beside a choice it is what was used until then. Beside none it is the last word, of which llama-server has
+        one for each choice."""
         if beside and self.usage is not None and 0 < self._usages < self.choices:
             usage = msgspec.structs.replace(
                 usage, completion_tokens=self.usage.completion_tokens + usage.completion_tokens

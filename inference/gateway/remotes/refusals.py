@@ -5,7 +5,7 @@ server's affair: the client hears that the backend failed, the log what it said.
 
     400, 413, 422     400, in its words           the request would fail elsewhere, too
     401, 403          503 backend_unauthorized    its key is not taken: an operator renews it
-    3xx, 404, 405     503 backend_misconfigured   its URL or the model's name there is wrong
+    3xx, 404–5, 501   503 backend_misconfigured   its URL, its model's name or its capabilities are wrong
     429               429 rate_limited            with its Retry-After
     502, 503, 504     503 backend_unavailable     likewise
     all others        500 backend_failed
@@ -116,8 +116,8 @@ def _answer(model: str, status: int, words: str) -> tuple[int, str, str]:
         return 400, "", f"{named} does not take this request: {words or 'it does not say why'}"
     if status in (401, 403):
         return 503, UNAUTHORIZED, f"{named} does not take our API key: an operator has to renew it."
-    if status in (404, 405) or 300 <= status < 400:
-        return 503, MISCONFIGURED, f"{named} is not where it should be: an operator has to put its URL right."
+    if status in (404, 405, 501) or 300 <= status < 400:
+        return 503, MISCONFIGURED, f"{named} is not what it should be: an operator has to put its settings right."
     if status == 429:
         return 429, RATE_LIMITED, f"{named} has too much to do. Try again later."
     if status in (502, 503, 504, 529):

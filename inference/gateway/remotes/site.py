@@ -38,6 +38,8 @@ class Site:
         self._retired = False
         self._closing: asyncio.Task[None] | None = None
         self._knows_no_usage = False
+        self.hidden_tokens = 0
+        """What its templates have put around a prompt beyond what they usually do."""
 
     @property
     def secret(self) -> str:
@@ -95,6 +97,16 @@ class Site:
                 model_id=self.model,
                 backend=self.host,
             )
+
+    def hides(self, tokens: int) -> None:
+        """Some prompt had so many more than it could have, as we thought: that limits are held is as good as this."""
+        self.hidden_tokens += tokens
+        log.warning(
+            "A backend puts more around prompts than was reckoned with: later ones are promised more",
+            model_id=self.model,
+            backend=self.host,
+            tokens=self.hidden_tokens,
+        )
 
     def served(self, message: Finished | Embedded) -> None:
         self._count(self.model, message)

@@ -38,9 +38,9 @@ def embedded(body: bytes, request_id: int, inputs: int, bound: int) -> tuple[Emb
     if sorted(rows) != list(range(inputs)) or len(answer.data) != inputs:
         raise Garbled(f"{len(answer.data)} embeddings for {inputs} inputs")
     vectors = tuple(_vector(rows[place]) for place in range(inputs))
-    told = answer.usage is not None and answer.usage.prompt_tokens >= 0
-    prompt_tokens = answer.usage.prompt_tokens if told and answer.usage is not None else bound
-    return Embedded(id=request_id, vectors=vectors, prompt_tokens=prompt_tokens), told
+    usage = answer.usage if answer.usage is not None and answer.usage.possible else None
+    prompt_tokens = bound if usage is None else usage.prompt_tokens
+    return Embedded(id=request_id, vectors=vectors, prompt_tokens=prompt_tokens), usage is not None
 
 
 def _vector(row: _Row) -> bytes:

@@ -461,6 +461,18 @@ class TestLimits:
         assert used(rig).completion_tokens == 50 == body["usage"]["completion_tokens"]
         assert used(rig).prompt_tokens >= len("Hi")
 
+    async def test_what_a_backend_hides_in_its_template_is_reckoned_with_from_then_on(
+        self, start_rig: StartRig, start_upstream: StartUpstream
+    ) -> None:
+        upstream = await start_upstream(streams(chunk("x", finish="stop"), usage(900, 1), "[DONE]"))
+        rig = await a_front(start_rig, upstream)
+        rig.feed.limit(away=limits(hourly_token_limit=2000))
+        for _ in range(2):
+            await rig.chat(model="away", max_tokens=100)
+        response, body = await rig.chat(model="away", max_tokens=100)
+        assert (response.status, body["error"]["code"]) == (429, "quota_exceeded")
+        assert len(upstream.requests) == 2
+
     async def test_an_answer_is_cut_to_what_is_left(self, start_rig: StartRig, start_upstream: StartUpstream) -> None:
         upstream = await start_upstream(streams(*HELLO))
         rig = await a_front(start_rig, upstream)

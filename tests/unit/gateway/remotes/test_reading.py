@@ -161,6 +161,7 @@ def test_a_failure_within_the_stream_is_one() -> None:
         b'{"choices": [{"index": 0, "logprobs": {"content": [{"token": "x", "bytes": [999]}]}}]}',
         b'{"usage": {"prompt_tokens": -5}}',
         b'{"usage": {"prompt_tokens": "many"}}',
+        b'{"usage": {"prompt_tokens": 99999999999999999}}',
         b"\xff\xfe",
     ],
 )

@@ -30,6 +30,7 @@ def refusal(status: int, body: bytes = b"{}", retry_after: str | None = None) ->
         (422, 400, ""),
         (429, 429, "rate_limited"),
         (500, 500, "backend_failed"),
+        (501, 503, "backend_misconfigured"),
         (502, 503, "backend_unavailable"),
         (503, 503, "backend_unavailable"),
         (504, 503, "backend_unavailable"),
