@@ -74,7 +74,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
     """Names of the fields that we don't know."""
     given: Set[str] = frozenset()
-    """Names of those that we know, as far as the client gave them: backends elsewhere have defaults of their own."""
+    """Of fields with a default or another name: those that the client gave. Backends elsewhere have defaults of their
+    own."""
 
     @property
     def choices(self) -> int:
@@ -210,7 +211,7 @@ def _request(kind: str, values: dict[str, Any], ignored: list[str], **own: Any) 
         priority=values.get("priority", DEFAULT_PRIORITY),
         cache_salt=values.get("cache_salt"),
         ignored=tuple(ignored),
-        given=values.keys(),
+        given=values.keys() & _TOLD_WHEN_GIVEN,
         **own,
     )
 
@@ -282,6 +283,8 @@ _SAMPLING: dict[str, fields.Check] = {
     "logit_bias": fields.logit_bias,
     "seed": fields.whole(-(2**63), 2**63 - 1),
 }
+
+_TOLD_WHEN_GIVEN = frozenset({*_SAMPLING, "max_completion_tokens"})
 
 _COMMON: dict[str, fields.Check] = {
     **_SAMPLING,

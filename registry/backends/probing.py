@@ -59,12 +59,12 @@ async def probe(backend: Backend, policy: Policy) -> Probed:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
+    body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > _MOST_BYTES:
             break
-    return body
+    return bytes(body)
 
 
 def _judged(backend: Backend, status: int, body: bytes) -> Probed:

@@ -3,7 +3,7 @@
 By the WHATWG's standard, of which backends use the least part: lines of ``data:``, an empty line after each event.
 """
 
-MOST_EVENT_BYTES = 4 * 1024 * 1024
+MOST_EVENT_BYTES = 1024 * 1024
 """A backend that sends more without an end is not waited for."""
 
 

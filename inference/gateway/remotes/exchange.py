@@ -33,7 +33,7 @@ USUAL_ANSWER_TOKENS = 4096
 """An answer without ``max_tokens`` is promised so many, where tokens are limited and so many are left."""
 
 _MOST_ERROR_BYTES = 64 * 1024
-_MOST_VECTOR_BYTES = 256 * 1024 * 1024
+_MOST_VECTOR_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,9 +296,9 @@ class Exchange:
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     """Raises Garbled: it is longer than ``most`` bytes."""
-    body = b""
+    body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > most:
             raise Garbled(f"an answer of more than {most} bytes")
-    return body
+    return bytes(body)
