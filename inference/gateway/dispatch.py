@@ -243,8 +243,8 @@ class Dispatcher:
                 raise (admitted.refused if fault.code == QuotaExceeded.default_code else None) or fault
             first_token = first_token_seconds(messages[-1], time.perf_counter() - asked_at)
             watched.answered(first_token)
-        replica = connection.replica_name
-        return Answer(version, replica, stream, messages, target, first_token, queue_seconds, self.served)
+        name = connection.replica_name
+        return Answer(version, name, stream, messages, target, first_token, queue_seconds, self.served)
 
     def _hedge(self, admitted: Admitted, tried: Collection[int]) -> _Hedge | None:
         ask, decision = admitted.applicant.ask, admitted.decision

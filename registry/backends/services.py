@@ -3,7 +3,7 @@
 What is asked of the backend itself is asked outside any transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -130,9 +130,17 @@ def backend_forget(*, name: str, number: str) -> None:
         editing.version_forget(name=name, number=number)
 
 
-def backends_check() -> int:
-    """Ask all backends how they are, and write down what has changed. Returns how many were asked."""
-    rows = list(RemoteBackend.objects.select_related("version__model").filter(version__model__enabled=True))
+def backends_check(*, versions: Collection[int] | None = None) -> int:
+    """Ask backends how they are, and write down what has changed.
+
+    Args:
+        versions: their primary keys; None: all of models that are enabled.
+
+    Returns:
+        How many were asked.
+    """
+    known = RemoteBackend.objects.select_related("version__model")
+    rows = list(known.filter(version__model__enabled=True) if versions is None else known.filter(pk__in=versions))
     if not rows:
         return 0
     from registry.backends.probing import probe_all
@@ -200,4 +208,5 @@ def _note(row: RemoteBackend, version: Version, probed: "Probed") -> None:
         RemoteBackend.objects.filter(pk=row.pk).update(missed=F("missed") + 1)
     forgiven = not well and row.missed < FORGIVEN and version.health == Health.HEALTHY
     health = Health.DEGRADED if forgiven else probed.health
-    version_change(version, health=health.value, health_reason=probed.reason)
+    if not version_change(version, health=health.value, health_reason=probed.reason):
+        Version.objects.filter(pk=version.pk).update(health_checked_at=timezone.now())  # nobody is told of that alone

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from registry.backends.services import (
     backends_check,
 )
 from registry.errors import Conflict, InvalidRequest
-from registry.models import Model, Version
+from registry.health.selectors import models_health
+from registry.health.services import health_check, model_check
+from registry.models import HealthTransition, Model, Version
 from registry.selectors import catalogue_load, replicas_desired, revision_read
 from tests.integration.registry.reading import Scan
 from tests.listed_backend import ListedBackend, listed_backend
@@ -181,6 +184,26 @@ def test_a_name_that_leads_to_a_private_address_is_never_asked(backend: ListedBa
     assert version.health == "unhealthy"
     assert "private address" in version.health_reason
     assert backend.keys == []
+
+
+def test_the_check_of_files_leaves_it_as_it_is(backend: ListedBackend, models_dir: Path) -> None:
+    backend.status = 500
+    version = register(backend)
+    health_check(models_dirs=(models_dir,), starter_model=False)
+    version.refresh_from_db()
+    assert (version.health, version.health_reason) == ("unhealthy", "its backend fails (status 500)")
+
+
+def test_a_check_that_somebody_asks_for_asks_the_backend_and_shows(backend: ListedBackend, models_dir: Path) -> None:
+    version = register(backend)
+    backend.status = 401
+    model_check(name="away", models_dirs=(models_dir,), starter_model=False)
+    model_check(name="away", models_dirs=(models_dir,), starter_model=False)
+    (found,) = models_health(names=["away"])
+    (check,) = found.checks
+    assert (found.health_status, check.name, check.result) == ("unhealthy", "backend", "failed")
+    assert "does not take our API key" in check.reason
+    assert HealthTransition.objects.filter(version=version, after="unhealthy").exists()
 
 
 # --- Its key ---------------------------------------------------------------------------------------------------------
