@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Set
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ log = structlog.get_logger(module="gateway")
 USUAL_ANSWER_TOKENS = 4096
 """An answer without ``max_tokens`` is promised so many, where tokens are limited and so many are left."""
 
+_DRAIN_SECONDS = 1.0
 _MOST_ERROR_BYTES = 64 * 1024
 _MOST_VECTOR_BYTES = 64 * 1024 * 1024
 
@@ -186,6 +188,7 @@ class Exchange:
         if not reading.done and not reading.complete:
             raise aiohttp.ServerDisconnectedError("the stream ends amid the answer")
         self._finish(reading)
+        await _drain(response)
 
     def _finish(self, reading: Reading) -> None:
         if reading.usage is None:
@@ -292,6 +295,14 @@ class Exchange:
             self._meter.feed(unsent, self._connection)
         if not self._listener.ended:
             self._listener.lose("the server is shutting down")
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read what follows the last event, the end of the body, so that the connection can be used again."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in response.content.iter_any():
+                pass
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

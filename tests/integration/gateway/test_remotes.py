@@ -148,6 +148,13 @@ class TestAStream:
             "temperature": 0.8,
         }
 
+    async def test_its_connection_is_used_again(self, start_rig: StartRig, start_upstream: StartUpstream) -> None:
+        upstream = await start_upstream(streams(*HELLO))
+        rig = await a_front(start_rig, upstream)
+        while len(set(upstream.peers)) == len(upstream.peers) < 20:  # the last bytes may come after the next question
+            await rig.chat(model="away")
+        assert len(set(upstream.peers)) < len(upstream.peers)
+
     async def test_a_client_that_leaves_ends_the_backends_work(
         self, start_rig: StartRig, start_upstream: StartUpstream
     ) -> None:

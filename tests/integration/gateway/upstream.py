@@ -19,6 +19,8 @@ class Upstream:
         """Bodies."""
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
+        self.peers: list[object] = []
+        """The addresses that they came from: one for each connection."""
         self.arrived = asyncio.Event()
         self.left = asyncio.Event()
         """A client has closed its connection while it was answered."""
@@ -46,6 +48,7 @@ class Upstream:
         self.requests.append(json.loads(await request.read() or b"{}"))
         self.headers.append(dict(request.headers))
         self.paths.append(request.path)
+        self.peers.append(request.transport and request.transport.get_extra_info("peername"))
         self.arrived.set()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         try:
