@@ -163,6 +163,11 @@ def _advice(model: Model, shown: Version, versions: Sequence[Version]) -> str:
     better = next((version for version in versions if version.servable), None)
     if better is not None:
         return f"Promote what is there: {promotion(model.name, better.number)}"
+    if shown.source == Version.Source.REMOTE:
+        return (
+            f"See to the backend at {shown.path}, give it another key (… models set-key {model.name}), or forget it: "
+            f".venv/bin/python manage.py models delete {model.name}"
+        )
     forget = f".venv/bin/python manage.py models delete {model.name}"
     match shown.file_state:
         case Version.FileState.MISSING | Version.FileState.REPLACED:

@@ -10,6 +10,7 @@ import tempfile
 import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -17,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from inference.memory import available_bytes
 from inference.traces.settings import TraceSettings
 from nopenai_site.tracing_environment import trace_settings
+from registry.backends.addresses import SETTING, Network
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +59,8 @@ class Environment:
     log_level: str
     profile: bool
     record_arrivals: bool
+    remote_networks: tuple[Network, ...]
+    """Private ones in which backends elsewhere may be."""
     traces: TraceSettings | None
     """Where spans go. None: none are made."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -143,6 +147,7 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         log_level=reader.read("NOPENAI_LOG_LEVEL", "INFO", _one_of(*LOG_LEVELS)),
         profile=reader.read("NOPENAI_PROFILE", False, _flag),
         record_arrivals=reader.read("NOPENAI_RECORD_ARRIVALS", False, _flag),
+        remote_networks=reader.read(SETTING, (), _networks),
         traces=trace_settings(reader),
         sources=reader.sources,
     )
@@ -224,6 +229,13 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return raw
 
     return parse
+
+
+def _networks(raw: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(part) for part in raw.replace(",", " ").split())
+    except ValueError as fault:
+        raise ValueError(f"use networks such as 10.0.0.0/8, separated by commas ({fault})") from fault
 
 
 def _zone(raw: str) -> str:

@@ -20,6 +20,7 @@ from inference.traces.spans import Sink  # noqa: E402
 from nopenai_site import logs  # noqa: E402
 from nopenai_site.environment import Environment  # noqa: E402
 from nopenai_site.version import build as build_info  # noqa: E402
+from registry.backends.addresses import Policy  # noqa: E402
 
 # The snapshot's thread must not hold the event loop up for Python's usual 5 ms each time that it has work.
 sys.setswitchinterval(0.0005)
@@ -36,6 +37,7 @@ def build(environment: Environment) -> Gateway:
             build=build_info(),
             ticket_key=str(settings.SECRET_KEY).encode(),
             time_zone=environment.time_zone,
+            remote_policy=Policy(environment.remote_networks),
         ),
         SnapshotThread,
         LeaseThread(environment.leases_dir),

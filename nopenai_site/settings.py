@@ -173,6 +173,7 @@ UNFOLD = {
                 "items": [
                     _page("Models", "neurology", "registry_model", "registry.view_model"),
                     _page("Versions", "history", "registry_version", "registry.view_version"),
+                    _page("Backends", "cloud", "registry_remotebackend", "registry.view_remotebackend"),
                     _page("Replicas", "memory", "registry_replica", "registry.view_replica"),
                     _page("Nodes", "dns", "registry_node", "registry.view_node"),
                     _page("Routing", "alt_route", "routing_routingrevision", "routing.view_routingrevision"),

@@ -50,6 +50,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0
     parameters: Parameters = {}
     """llama.cpp's, that operators have set."""
+    remote: bool = False
+    """It is no GGUF: a backend elsewhere answers (:mod:`registry.backends`)."""
 
     @property
     def name(self) -> str:

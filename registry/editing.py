@@ -7,7 +7,7 @@ from django.db import transaction
 
 from registry import listing, services
 from registry.capability_words import capabilities_checked
-from registry.errors import Conflict
+from registry.errors import Conflict, InvalidRequest
 from registry.models import Model, Version
 from registry.parameters import parameters_checked
 
@@ -53,14 +53,18 @@ def version_update(*, name: str, number: str, parameters: Any) -> Version:
     """
     checked = parameters_checked(parameters)
     version = listing.version_find(name=name, number=number)
+    if version.source == Version.Source.REMOTE and checked:
+        raise InvalidRequest(f"{version} is answered elsewhere, where llama.cpp may not even be.", param="parameters")
     Version.objects.filter(pk=version.pk).exclude(parameters=checked).update(parameters=checked)
     version.parameters = checked
     return version
 
 
 def forgettable(*, model: Model) -> bool:
-    """Whether no file of the model is left: what still lies there would be discovered again at once."""
-    return not model.versions.filter(file_state=Version.FileState.PRESENT).exists()
+    """Whether no file of the model is left: what still lies there would be discovered again at once. What a backend
+    elsewhere answers would not."""
+    here = model.versions.exclude(source=Version.Source.REMOTE)
+    return not here.filter(file_state=Version.FileState.PRESENT).exists()
 
 
 def model_forget(*, name: str) -> None:
@@ -78,7 +82,7 @@ def model_forget(*, name: str) -> None:
 
 
 def version_forget(*, name: str, number: str) -> None:
-    """Delete a version whose file has vanished or was replaced.
+    """Delete a version whose file has vanished or was replaced, or that a backend elsewhere answers.
 
     Raises:
         ModelNotFound: with the nearest ids.
@@ -87,7 +91,8 @@ def version_forget(*, name: str, number: str) -> None:
     """
     with transaction.atomic():
         version = listing.version_find(name=name, number=number)
-        if version.file_state not in (Version.FileState.MISSING, Version.FileState.REPLACED):
+        gone = version.file_state in (Version.FileState.MISSING, Version.FileState.REPLACED)
+        if not gone and version.source != Version.Source.REMOTE:
             raise Conflict(f"{version} still has a file: move it out of the models directory first.")
         # Without it, the next scan would promote whatever there is, which nobody has decided.
         if version.model.promoted_id == version.pk:

@@ -52,7 +52,8 @@ def versions_hash(*, settled_seconds: float = 10.0, budget_seconds: float = 30.0
 
 def _due() -> list[Version]:
     checked = Q(hashed_modified_ns=F("modified_ns")) & ~Q(sha256="")
-    return list(Version.objects.filter(file_state=Version.FileState.PRESENT).exclude(checked).order_by("size_bytes"))
+    here = Version.objects.filter(file_state=Version.FileState.PRESENT).exclude(source=Version.Source.REMOTE)
+    return list(here.exclude(checked).order_by("size_bytes"))
 
 
 def _sha256(version: Version) -> str | None:

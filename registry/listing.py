@@ -104,5 +104,6 @@ def _controlled(model: catalogue.Model, states: dict[int, str], extra_capabiliti
         "alias_of": model.alias_of,
         "extra_capabilities": extra_capabilities,
         "health_reason": shown.health_reason if shown else "",
+        "backend": shown.path if shown and shown.remote else None,
         "versions": list(model.versions),
     }

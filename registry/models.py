@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from registry.backends.models import RemoteBackend
 from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.catalogue import Health
 from registry.health.models import HealthSweep, HealthTransition, ReplicaVitals, VersionHealth
@@ -26,6 +27,7 @@ __all__ = [
     "HealthTransition",
     "Model",
     "Node",
+    "RemoteBackend",
     "Replica",
     "ReplicaVitals",
     "SharedPrompt",
@@ -108,6 +110,7 @@ class Version(models.Model):
     class Source(models.TextChoices):
         DISCOVERED = "discovered"
         REGISTERED = "registered"
+        REMOTE = "remote", "remote (a backend elsewhere)"
 
     class FileState(models.TextChoices):
         PRESENT = "present"
@@ -167,7 +170,10 @@ class Version(models.Model):
                 name="registry_version_digest_form",
             ),
             models.CheckConstraint(
-                condition=Q(source__in=["discovered", "registered"]), name="registry_version_source_known"
+                condition=Q(source__in=["discovered", "registered", "remote"]), name="registry_version_source_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(source="remote") | Q(files=[], size_bytes=0), name="registry_version_remote_has_no_file"
             ),
             models.CheckConstraint(
                 condition=Q(file_state__in=["present", "incomplete", "invalid", "missing", "replaced", "conflict"]),

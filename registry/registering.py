@@ -58,16 +58,16 @@ def model_register(
         InvalidRequest: naming the field.
         Conflict: in case 2, or when the file is registered already as something else.
     """
-    _check_name(name)
-    number = _parsed(version)
+    check_name(name)
+    number = parsed_number(version)
     words = None if capabilities is None else capabilities_checked(capabilities, param="capabilities")
     found = _found(path, models_dirs)
     if found.content is None:
         raise InvalidRequest(f"'{path}' can't be used: {found.fault.reason if found.fault else ''}.", param="path")
     with locks.locked(locks.SCAN), transaction.atomic():
-        model = _model(name, display_name)
+        model = model_of(name, display_name)
         registered = _version(model, number, found, found.content)
-        _set(model, display_name=display_name, extra_capabilities=words, preload=preload)
+        model_set(model, display_name=display_name, extra_capabilities=words, preload=preload)
         promote_first(model, model.versions.all())
         choose_default()
     log.info(f"Model registered: {registered}", model_id=name, version=registered.number, path=registered.path)
@@ -77,7 +77,7 @@ def model_register(
 # --- What was asked for ----------------------------------------------------------------------------------------------
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if name in RESERVED:
         raise InvalidRequest(f"'{name}' {RESERVED[name]}: choose another id.", param="id")
     if not re.fullmatch(MODEL_ID_PATTERN, name) or not name.isprintable() or len(name) > layout.MAX_ID_CHARACTERS:
@@ -88,7 +88,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _parsed(version: str | None) -> layout.Number:
+def parsed_number(version: str | None) -> layout.Number:
     number = FIRST if version is None else layout.parse_number(version)
     if number is None:
         raise InvalidRequest(f"'{version}' is no version: use major.minor.patch, such as 1.1.0.", param="version")
@@ -129,7 +129,7 @@ def _resolved(path: Path) -> Path | None:
 # --- What becomes of it ----------------------------------------------------------------------------------------------
 
 
-def _model(name: str, display_name: str | None) -> Model:
+def model_of(name: str, display_name: str | None) -> Model:
     model, _ = Model.objects.select_related("alias_of").get_or_create(
         name=name, defaults={"display_name": display_name or name}
     )
@@ -232,7 +232,7 @@ def _show(version: Version, found: Found) -> None:
     )
 
 
-def _set(model: Model, **columns: Any) -> None:
+def model_set(model: Model, **columns: Any) -> None:
     changed = {name: value for name, value in columns.items() if value not in (None, getattr(model, name))}
     if changed:
         Model.objects.filter(pk=model.pk).update(**changed)

@@ -55,7 +55,8 @@ def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
     for version_pk in preloaded.values_list("promoted_id", flat=True):
         if version_pk is not None and wanted.get(version_pk) != models.Replica.Desired.STOPPED:
             wanted[version_pk] = models.Replica.Desired.RUNNING
-    versions = models.Version.objects.filter(pk__in=wanted).select_related("model").order_by("pk")
+    here = models.Version.objects.exclude(source=models.Version.Source.REMOTE)
+    versions = here.filter(pk__in=wanted).select_related("model").order_by("pk")
     return [
         catalogue.DesiredReplica(
             version=version_value(version), desired=_desired(wanted[version.pk]) if version.servable else "stopped"
@@ -88,6 +89,7 @@ def version_value(row: models.Version) -> catalogue.Version:
         health_checked_at=None if row.health_checked_at is None else row.health_checked_at.timestamp(),
         created=_seconds(row.created_at),
         parameters=dict(row.parameters),
+        remote=row.source == models.Version.Source.REMOTE,
     )
 
 

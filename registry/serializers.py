@@ -78,6 +78,7 @@ class ModelOut(serializers.Serializer[Any]):
     size_bytes = serializers.IntegerField()
     enabled = serializers.BooleanField()
     preload = serializers.BooleanField()
+    remote = serializers.BooleanField(help_text="A backend elsewhere answers.")
     health_status = serializers.ChoiceField(choices=Version.HealthStatus.choices)
     state = serializers.ChoiceField(choices=["cold", "loading", "ready", "draining"])
     use_count = serializers.IntegerField()
@@ -88,6 +89,7 @@ class ControlledModelOut(ModelOut):
     alias_of = serializers.CharField(allow_null=True)
     extra_capabilities = serializers.ListField(child=serializers.CharField())
     health_reason = serializers.CharField(allow_blank=True)
+    backend = serializers.CharField(allow_null=True, help_text="Its URL, where a backend elsewhere answers.")
     versions = serializers.ListField(child=serializers.CharField(), help_text="Newest first.")
 
 
@@ -110,7 +112,7 @@ class VersionOut(serializers.Serializer[Any]):
     version = serializers.CharField(source="number")
     promoted = serializers.SerializerMethodField()
     source = serializers.ChoiceField(choices=Version.Source.choices)  # type: ignore[assignment] # a DRF attribute too
-    path = serializers.CharField()
+    path = serializers.CharField(help_text="Of its file or folder; of a backend elsewhere, the URL.")
     files = serializers.ListField(child=serializers.CharField())
     size_bytes = serializers.IntegerField()
     sha256 = serializers.CharField(allow_blank=True, help_text="Of the whole content; empty until it is computed.")

@@ -178,6 +178,8 @@ def replica_desire(*, node: str | None, version_pk: int, desired: str) -> int:
         version = Version.objects.select_related("model").filter(pk=version_pk).first()
         if version is None:
             raise NotFound(f"There is no version with the key {version_pk}.", param="version")
+        if version.source == Version.Source.REMOTE:
+            raise InvalidRequest(f"{version} is answered elsewhere: there is nothing to load here.", param="version")
         if state == Replica.Desired.RUNNING and not version.servable:
             why = "its model is disabled" if not version.model.enabled else version.health_reason
             raise InvalidRequest(f"{version} can't be loaded: {why}.", param="version")

@@ -4,6 +4,7 @@ from celery import shared_task
 from django.conf import settings
 
 from registry import services
+from registry.backends import services as backends
 from registry.cache import services as cache
 from registry.health import services as health
 
@@ -41,3 +42,9 @@ def cache_rebalance() -> None:
     """Divide the KV cache by what was asked lately, and forget what was asked too long ago."""
     cache.cache_rebalance()
     cache.cache_use_prune()
+
+
+@shared_task(name="registry.backends_check")  # type: ignore[untyped-decorator]
+def check_backends() -> None:
+    """How the backends elsewhere are."""
+    backends.backends_check()

@@ -3,6 +3,7 @@
 from django.urls import include, path
 
 from registry import apis, converters  # noqa: F401 (registers <name:…>)
+from registry.backends import apis as backends
 from registry.cache import apis as cache
 from registry.health import apis as health
 
@@ -24,6 +25,8 @@ urlpatterns = [
     path("api/v1/models/<name:name>/versions/<str:number>/tunings", apis.TuningsView.as_view(), name="tunings"),
     path("health/check", health.HealthCheckView.as_view(), name="health-check"),
     path("api/v1/models/<name:name>/health", health.ModelHealthView.as_view(), name="model-health"),
+    path("api/v1/models/<name:name>/versions/<str:number>/backend", backends.BackendView.as_view(), name="backend"),
+    path("api/v1/backends", backends.BackendListView.as_view(), name="backends"),
     path("api/v1/models/<name:name>/promote", apis.ModelPromoteView.as_view(), name="promote"),
     path("api/v1/models/<name:name>/load", apis.ModelLoadView.as_view(), name="load"),
     path("api/v1/models/<name:name>/unload", apis.ModelUnloadView.as_view(), name="unload"),

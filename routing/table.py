@@ -282,7 +282,7 @@ def _unusable(model: Model, version: Version, *, health_checks: bool = True) -> 
         return "is disabled"
     if health_checks and version.health not in _HEALTH_RANK:
         return f"is {version.health}" + (f" ({version.health_reason})" if version.health_reason else "")
-    if not version.files:
+    if not version.files and not version.remote:
         return "has no file"
     return ""
 

@@ -12,6 +12,9 @@ from typing import Protocol
 from registry.catalogue import Version
 from routing.breaker import Breaker
 
+REMOTE_LANES = 16
+"""What a backend elsewhere computes together is not known; its load is reckoned as if it were so many."""
+
 NEWEST_SHARE = 0.5
 """Of a moving average of latencies: what the newest one counts."""
 
@@ -59,9 +62,9 @@ class Target:
 
     def __init__(self, version: Version) -> None:
         self.version = version
-        self.warm = False
-        """A worker is ready for it."""
-        self.lanes = 1
+        self.warm = version.remote
+        """A worker is ready for it. A backend elsewhere is as ready as it will ever be."""
+        self.lanes = REMOTE_LANES if version.remote else 1
         """Requests that its worker computes together."""
         self.work = 0
         """Requests that this process has sent it, or is about to."""

@@ -21,6 +21,12 @@ def a_version(model: str, pk: int = 1, **changes: Any) -> Version:
     return Version(**(fields | changes))
 
 
+def a_remote_model(name: str, pk: int = 1, **changes: Any) -> Model:
+    """Of one version, which a backend elsewhere answers; the changes are to that."""
+    elsewhere: dict[str, Any] = {"path": "https://backend.test/v1", "files": (), "size_bytes": 0, "remote": True}
+    return a_model(name, a_version(name, pk, **(elsewhere | changes)))
+
+
 def a_model(name: str, *versions: Version | int, **changes: Any) -> Model:
     """Enabled; the first of its versions is promoted. A number stands for :func:`a_version` with that primary key."""
     known = [each if isinstance(each, Version) else a_version(name, each) for each in versions]

@@ -12,6 +12,7 @@ A request's life, in the order of the files:
     admitted.py        what it then really uses, settled once
     dispatch.py        decision → a worker's stream whose first message is in hand; cold starts, retries
     workers.py         one multiplexed connection to each engine worker, and what they tell: load, cache, held prompts
+    remotes/           backends elsewhere, which to the dispatcher look like workers
     replicas.py        what the supervisor says of this node's replicas; demand
     joint.py           several prompts of one completion as one stream
     openai_shapes.py   a worker's messages → OpenAI's objects and events (gathered.py, logprob_shapes.py: its parts)

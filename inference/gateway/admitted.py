@@ -20,7 +20,7 @@ from inference.gateway.parse import InferenceRequest
 from inference.gateway.permits import Held
 from inference.gateway.terms import Terms
 from inference.gateway.worker_spans import worker_spans
-from inference.gateway.workers import Meter, WorkerConnection
+from inference.gateway.workers import Connection, Meter
 from inference.protocol import Accepted, Delta, Embedded, Failed, Finished, FinishReason, Grant, Wants, WorkerSpan
 from inference.traces.trace import Trace, log_ids
 from quotas.callers import Caller
@@ -208,13 +208,13 @@ class Admitted:
             self.refused = self._desk.refusal(reservation, least)
         return False
 
-    def wants(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
+    def wants(self, part: "PartMeter", least: int, connection: Connection, request_id: int) -> None:
         """Its worker asks for so many tokens more, at least; it is answered when that is decided."""
         task = asyncio.get_running_loop().create_task(self._answer(part, least, connection, request_id))
         self._desk.tasks.add(task)
         task.add_done_callback(self._desk.tasks.discard)
 
-    async def _answer(self, part: "PartMeter", least: int, connection: WorkerConnection, request_id: int) -> None:
+    async def _answer(self, part: "PartMeter", least: int, connection: Connection, request_id: int) -> None:
         more = await self.grant_more(part, least)
         connection.grant(Grant(id=request_id, tokens=part.granted or 0, last=not more))
 
@@ -235,9 +235,7 @@ class PartMeter(Meter):
         self._prompt_tokens = 0
         self._tokens = 0
 
-    def feed(
-        self, message: Accepted | Wants | Delta | Finished | Failed | Embedded, connection: WorkerConnection
-    ) -> bool:
+    def feed(self, message: Accepted | Wants | Delta | Finished | Failed | Embedded, connection: Connection) -> bool:
         """Whether it is over."""
         if isinstance(message, Delta):
             self._tokens = message.tokens
@@ -259,7 +257,7 @@ class PartMeter(Meter):
             return True
         return False
 
-    def _tell_spans(self, spans: tuple[WorkerSpan, ...], connection: WorkerConnection) -> None:
+    def _tell_spans(self, spans: tuple[WorkerSpan, ...], connection: Connection) -> None:
         if spans and (trace := self._request.applicant.trace) is not None:
             trace.tell(partial(worker_spans, trace, connection.worker_pid, spans))
 

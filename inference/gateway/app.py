@@ -32,6 +32,8 @@ from inference.gateway.permits import Permits
 from inference.gateway.promises import LeaseFeed, Promises
 from inference.gateway.proxy import WebProxy
 from inference.gateway.quotas_api import QuotasApi
+from inference.gateway.remotes.exchange import Patience
+from inference.gateway.remotes.pool import Remotes
 from inference.gateway.replicas import ReplicaClient, View
 from inference.gateway.rerouting import Rerouting
 from inference.gateway.routing_api import RoutingApi
@@ -44,6 +46,7 @@ from inference.protocol import Counted, GatewayCounts
 from inference.traces.sampling import Sampler
 from inference.traces.spans import Sink
 from quotas.callers import Role
+from registry.backends.addresses import Policy
 from registry.errors import ApiError, BodyTooLarge, MethodNotAllowed, ServerError, Unauthorized, Unavailable
 
 log = structlog.get_logger(module="gateway")
@@ -78,6 +81,9 @@ class GatewayConfig:
     """Where days begin at midnight, for limits."""
     load_wait_seconds: float = LOAD_WAIT_SECONDS
     max_waiting: int = MAX_WAITING
+    remote_policy: Policy = field(default_factory=Policy)
+    """Which addresses backends elsewhere may have."""
+    remote_patience: Patience = field(default_factory=Patience)
 
 
 class SnapshotFeed(Protocol):
@@ -153,9 +159,11 @@ class Gateway:
             permits=self.permits,
             on_relayed=self.state.accept_relayed,
         )
+        self.remotes = Remotes(config.remote_policy, config.remote_patience, self.state.counting.served_elsewhere)
         self.dispatcher = Dispatcher(
             self.replicas,
             self.workers,
+            self.remotes,
             self.state.router,
             why_never=self.state.why_never,
             load_wait_seconds=config.load_wait_seconds,
@@ -316,6 +324,7 @@ class Gateway:
             self._record_arrivals(self._arrival_feed)
         self.mirror.close()
         self.workers.close()
+        await self.remotes.close()
         self._usage_feed.write(self._usage.take())
         await asyncio.gather(self.promises.stop(), self._usage_feed.stop())
         if self._arrival_feed is not None:
@@ -378,6 +387,7 @@ class Gateway:
         self.promises.retune(snapshot.limits, snapshot.accounts)
         self.permits.retune(snapshot.catalogue.revision, snapshot.permits)
         self.admission.retune(snapshot.limits)
+        self.remotes.retune(snapshot.backends)
         self.degradation.declared = snapshot.emergency
 
     def _replicas_changed(self, view: View) -> None:

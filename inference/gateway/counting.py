@@ -9,14 +9,22 @@ from inference.durations import Histogram
 from inference.gateway.asgi import ClientGone
 from inference.gateway.call import Call
 from inference.gateway.dispatch import Answer
-from inference.protocol import Embedded, Finished, RequestCounts
+from inference.protocol import Embedded, Finished, RequestCounts, WorkerCounts
 from registry.errors import ApiError
 
 
 class ModelCounts:
     """Of one model, since they were taken last."""
 
-    __slots__ = ("cancelled", "errors", "first_token", "requests")
+    __slots__ = (
+        "cached_tokens",
+        "cancelled",
+        "completion_tokens",
+        "errors",
+        "first_token",
+        "prompt_tokens",
+        "requests",
+    )
 
     def __init__(self) -> None:
         self.requests = 0
@@ -24,6 +32,8 @@ class ModelCounts:
         self.cancelled = 0
         self.errors: dict[str, int] = {}
         self.first_token = Histogram()
+        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
+        """Of backends elsewhere: workers count theirs themselves."""
 
     def failed(self, error: ApiError) -> None:
         self.broke(error.code or error.type)
@@ -43,6 +53,14 @@ class RequestCounting:
             counts = self._models[model] = ModelCounts()
         return counts
 
+    def served_elsewhere(self, model: str, message: Finished | Embedded) -> None:
+        """A backend has answered, and this is what it used."""
+        counts = self.of(model)
+        counts.prompt_tokens += message.prompt_tokens
+        if isinstance(message, Finished):
+            counts.cached_tokens += message.cached_tokens
+            counts.completion_tokens += message.completion_tokens
+
     def take(self) -> dict[str, RequestCounts]:
         models, self._models = self._models, {}
         return {
@@ -51,6 +69,11 @@ class RequestCounting:
                 cancelled=counts.cancelled,
                 errors=counts.errors,
                 first_token=counts.first_token.durations,
+                elsewhere=WorkerCounts(
+                    prompt_tokens=counts.prompt_tokens,
+                    cached_tokens=counts.cached_tokens,
+                    completion_tokens=counts.completion_tokens,
+                ),
             )
             for model, counts in models.items()
         }

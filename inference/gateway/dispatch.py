@@ -17,9 +17,11 @@ import structlog
 from inference.gateway.admitted import Admitted, Applicant, PartMeter
 from inference.gateway.joint import begin_joint
 from inference.gateway.origin import prompt_prefixes
+from inference.gateway.remotes.pool import Remotes
+from inference.gateway.remotes.refusals import RATE_LIMITED
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.served import ServedCounting
-from inference.gateway.workers import Stream, StreamMessage, WorkerConnection, WorkerLost, WorkerPool
+from inference.gateway.workers import Connection, Stream, StreamMessage, WorkerLost, WorkerPool
 from inference.protocol import Accepted, Embed, Failed, Finished, Generate, ReplicaState, ReplicaView
 from inference.specs import model_spec
 from registry.catalogue import Version
@@ -82,6 +84,14 @@ class _Hedge(msgspec.Struct, frozen=True):
         return self.at - now if now < self.at else _HEDGE_EVERY_SECONDS
 
 
+class BackendFault(NotReady):
+    """A backend elsewhere can't serve the request, or none at all, and did not begin to. Another may."""
+
+
+class BackendBusy(QuotaExceeded):
+    """A backend elsewhere refuses for a limit of its own. Another may not."""
+
+
 class WorkerFault(ApiError):
     """The worker took the request and could not serve it."""
 
@@ -92,7 +102,8 @@ class Answer(msgspec.Struct):
     """A worker's answer, begun."""
 
     version: Version
-    worker_pid: int
+    replica: str
+    """Which one, on this node."""
     stream: Stream
     messages: list[StreamMessage]
     """For a stream the messages that came last, at first those with the first text; else all of them."""
@@ -118,6 +129,7 @@ class Dispatcher:
         self,
         replicas: ReplicaClient,
         workers: WorkerPool,
+        remotes: Remotes,
         router: Router,
         *,
         why_never: Callable[[Version], str],
@@ -127,6 +139,7 @@ class Dispatcher:
         """``why_never``: why a version can't serve whatever its replica does; empty while it can."""
         self._replicas = replicas
         self._workers = workers
+        self._remotes = remotes
         self._router = router
         self._why_never = why_never
         self._load_wait_seconds = load_wait_seconds
@@ -165,6 +178,11 @@ class Dispatcher:
                 return await self._attempt(admitted, version, began, tried if may_follow else None)
             except _ReadyElsewhere as other:
                 following, loading = other.version, version
+            except BackendBusy:
+                tried.add(version.pk)
+                following = self._router.fallback(ask, decision, tried) if may_follow else None
+                if following is None:
+                    raise
             except QuotaExceeded:
                 if loading is None:
                     raise
@@ -181,7 +199,9 @@ class Dispatcher:
                 if attempt >= rules.max_retries:
                     raise _gave_up(version, lost, attempt + 1) from None
                 pause = min(rules.retry_delay_ms / 1000 * 2**attempt, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
-                if not self._replicas.connected:  # its workers end with it, and it says so when it is back
+                if (
+                    not self._replicas.connected and not version.remote
+                ):  # its workers end with it, and it says so when it is back
                     pause = SUPERVISOR_PATIENCE_SECONDS
                 await self._replicas.changed(version.pk, pause)
                 tried.add(version.pk)
@@ -200,11 +220,15 @@ class Dispatcher:
         self, admitted: Admitted, version: Version, began: float, tried: Collection[int] | None
     ) -> Answer:
         """``tried``: who (by primary key) is not asked instead while this one is loaded; None: nobody is."""
-        replica = self._replicas.view.get(version.pk)
-        if replica is None or replica.state is not ReplicaState.READY:
-            hedge = None if tried is None else self._hedge(admitted, {*tried, version.pk})
-            replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge)
-        connection = self._workers.connected(replica) or await self._workers.connect(replica)
+        connection: Connection
+        if version.remote:
+            connection = self._remotes.connection(version, admitted.request.given)
+        else:
+            replica = self._replicas.view.get(version.pk)
+            if replica is None or replica.state is not ReplicaState.READY:
+                hedge = None if tried is None else self._hedge(admitted, {*tried, version.pk})
+                replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge)
+            connection = self._workers.connected(replica) or await self._workers.connect(replica)
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
         target, asked_at = self._router.targets.of(version), time.perf_counter()
@@ -215,12 +239,15 @@ class Dispatcher:
             except BaseException:
                 stream.cancel()
                 raise
-            self._replicas.used(version.pk)
+            if not version.remote:
+                self._replicas.used(version.pk)
             if type(messages[-1]) is Failed:
-                raise admitted.refused or fault_of(messages[-1])
+                fault = fault_of(messages[-1])
+                raise (admitted.refused if fault.code == QuotaExceeded.default_code else None) or fault
             first_token = first_token_seconds(messages[-1], time.perf_counter() - asked_at)
             watched.answered(first_token)
-        return Answer(version, connection.worker_pid, stream, messages, target, first_token, queue_seconds, self.served)
+        name = connection.replica_name
+        return Answer(version, name, stream, messages, target, first_token, queue_seconds, self.served)
 
     def _hedge(self, admitted: Admitted, tried: Collection[int]) -> _Hedge | None:
         ask, decision = admitted.applicant.ask, admitted.decision
@@ -332,7 +359,7 @@ class _Watched:
         target, breaker = self._target, self._target.breaker
         if not self._answered:
             target.ended()
-        if isinstance(fault, WorkerLost | WorkerFault):
+        if isinstance(fault, WorkerLost | WorkerFault | BackendFault | BackendBusy):
             self._served.failed(target.version.pk)
             breaker.failed(time.monotonic())
             self._look()
@@ -344,7 +371,7 @@ class _Watched:
         self._router.look_at_breakers((self._target,), time.monotonic())
 
 
-def _begin(connection: WorkerConnection, admitted: Admitted, patience_seconds: float) -> Stream:
+def _begin(connection: Connection, admitted: Admitted, patience_seconds: float) -> Stream:
     request = admitted.request
     parts = admitted.begin()
     first = _work(admitted.applicant, connection.next_id(), patience_seconds, parts[0])
@@ -432,8 +459,12 @@ def fault_of(failed: Failed) -> ApiError:
         return ContextLengthExceeded(failed.message, param=failed.param)
     if failed.status == InvalidRequest.status:
         return InvalidRequest(failed.message, param=failed.param, code=failed.code)
+    if failed.code == RATE_LIMITED:
+        return BackendBusy(failed.message, code=failed.code, retry_after=failed.retry_after)
     if failed.status == QuotaExceeded.status:
         return QuotaExceeded(failed.message, param=failed.param, code=failed.code)
+    if failed.code.startswith("backend_") and failed.status == Unavailable.status:
+        return BackendFault(failed.message, code=failed.code, retry_after=failed.retry_after)
     if failed.status == Unavailable.status:
         return Unavailable(failed.message, param=failed.param, code=failed.code, retry_after=1)
     return WorkerFault(failed.message, param=failed.param, code=failed.code)

@@ -152,7 +152,7 @@ class InferenceHandler(ABC):
         request, decision = admitted.request, admitted.decision
         headers = [
             *_version_headers(begun.version.model, begun.version.version, decision.strategy),
-            (b"x-nopenai-replica", _replica_name(self._node_name, begun.worker_pid)),
+            (b"x-nopenai-replica", _replica_name(self._node_name, begun.replica)),
             (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
             (b"x-nopenai-queue-ms", b"%.1f" % ((admitted.waited + queue_seconds) * 1000)),
         ]
@@ -289,8 +289,8 @@ def _version_headers(model: str, version: str, strategy: str) -> tuple[tuple[byt
 
 
 @lru_cache(maxsize=256)
-def _replica_name(node_name: str, worker_pid: int) -> bytes:
-    return header_text(f"{node_name}/{worker_pid}")
+def _replica_name(node_name: str, replica: str) -> bytes:
+    return header_text(f"{node_name}/{replica}")
 
 
 def _ignored(names: Sequence[str]) -> bytes:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from inference.gateway.workers import Meter, Stream, StreamMessage, WorkerConnection
+from inference.gateway.workers import Connection, Meter, Stream, StreamMessage
 from inference.protocol import Accepted, Delta, Failed, Finished, FinishReason, Generate
 
 
-def begin_joint(connection: WorkerConnection, requests: Sequence[Generate], meters: Sequence[Meter | None]) -> Stream:
+def begin_joint(connection: Connection, requests: Sequence[Generate], meters: Sequence[Meter | None]) -> Stream:
     """Send all of them. Raises WorkerLost."""
     joint = JointStream(connection, requests)
     for position, (request, meter) in enumerate(zip(requests, meters, strict=True)):
@@ -24,7 +24,7 @@ class JointStream(Stream):
 
     __slots__ = ("_finished", "_open", "_prompt_tokens")
 
-    def __init__(self, connection: WorkerConnection, requests: Sequence[Generate]) -> None:
+    def __init__(self, connection: Connection, requests: Sequence[Generate]) -> None:
         super().__init__(connection, requests[0].id)
         self._open = {request.id for request in requests}
         """Those that the worker still works on."""

@@ -108,11 +108,11 @@ def _models(known: Known) -> Iterator[Metric]:
     yield Metric(
         "nopenai_model_state",
         "gauge",
-        "1 for the state that a model's worker on this node is in, 0 for all others.",
+        "1 for the state that a model's worker on this node is in, 0 for all others; backends elsewhere have none.",
         [
             (_of(model.id, state=state), float(state_of(known.replicas, model.promoted.pk) is state))
             for model in own
-            if model.promoted is not None
+            if model.promoted is not None and not model.promoted.remote
             for state in ReplicaState
         ],
     )

@@ -176,6 +176,8 @@ class ModelsApi:
 
     def _state_of(self, version: Version | None) -> str:
         """The four states that clients know: what failed is cold, with its reason under health."""
+        if version is not None and version.remote:
+            return ReplicaState.READY
         state = ReplicaState.COLD if version is None else state_of(self._state.replicas, version.pk)
         return ReplicaState.COLD if state is ReplicaState.FAILED else state
 

@@ -4,7 +4,7 @@ The checks are written by hand rather than derived from types: msgspec's own mes
 say what would be right.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import msgspec
@@ -73,6 +73,9 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Only requests of one tenant with the same one share cached blocks."""
     ignored: tuple[str, ...] = ()
     """Names of the fields that we don't know."""
+    given: Set[str] = frozenset()
+    """Of fields with a default or another name: those that the client gave. Backends elsewhere have defaults of their
+    own."""
 
     @property
     def choices(self) -> int:
@@ -208,6 +211,7 @@ def _request(kind: str, values: dict[str, Any], ignored: list[str], **own: Any) 
         priority=values.get("priority", DEFAULT_PRIORITY),
         cache_salt=values.get("cache_salt"),
         ignored=tuple(ignored),
+        given=values.keys() & _TOLD_WHEN_GIVEN,
         **own,
     )
 
@@ -279,6 +283,8 @@ _SAMPLING: dict[str, fields.Check] = {
     "logit_bias": fields.logit_bias,
     "seed": fields.whole(-(2**63), 2**63 - 1),
 }
+
+_TOLD_WHEN_GIVEN = frozenset({*_SAMPLING, "max_completion_tokens"})
 
 _COMMON: dict[str, fields.Check] = {
     **_SAMPLING,

@@ -28,6 +28,7 @@ from inference.gateway.state import DatabaseContact, GatewayState, Snapshot, acc
 from quotas.access.selectors import callers_load, default_partition_load, shared_partition_load
 from quotas.access.services import DEFAULT_TENANT
 from quotas.selectors import emergency_load, limits_load
+from registry.backends.selectors import backends_load
 from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
 from registry.health.selectors import health_load
@@ -145,6 +146,7 @@ class SnapshotThread:
             accounts=accounts_of(limits, callers),
             permits=permits_of(limits, callers),
             routing=routing_load(),
+            backends=backends_load(),
             emergency=emergency_load(),
             use_counts=use_counts(),
             loaded_at=time.time(),

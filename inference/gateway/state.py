@@ -23,6 +23,7 @@ from inference.protocol import Relayed, ReplicaState, Sampled, Stray, Strays
 from quotas.callers import Caller
 from quotas.ledger import Account
 from quotas.limits import ModelLimits, PermitLimit
+from registry.backends.values import Backend
 from registry.catalogue import Catalogue, Version
 from registry.errors import ApiError, Unavailable
 from registry.health.report import HealthNews
@@ -51,6 +52,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     permits: Mapping[str, PermitLimit] = {}
     """All limits on concurrent requests likewise, by their subjects."""
     routing: Routing = Routing()
+    backends: Mapping[int, Backend] = {}
+    """Elsewhere, by the primary keys of their versions."""
     emergency: str = ""
     """Why an operator declared one; empty: there is none."""
     use_counts: Mapping[str, int]

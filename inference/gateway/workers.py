@@ -59,10 +59,30 @@ class Listener(Protocol):
     def lose(self, fault: str) -> None: ...
 
 
+class Connection(Protocol):
+    """Where a request is sent: a worker, or what looks like one (:mod:`inference.gateway.remotes`)."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def worker_pid(self) -> int:
+        """0: there is no process of ours."""
+
+    @property
+    def replica_name(self) -> str:
+        """On its node, for clients."""
+
+    def next_id(self) -> int: ...
+    def begin(self, message: Generate | Embed, meter: "Meter | None" = None) -> "Stream": ...
+    def begin_for(self, listener: Listener, message: Generate | Embed, meter: "Meter | None" = None) -> None: ...
+    def grant(self, grant: Grant) -> None: ...
+    def abandon(self, stream_id: int) -> None: ...
+
+
 class Meter(Protocol):
     """Hears all that a worker says about one request, also what its client does not wait for any more."""
 
-    def feed(self, message: StreamMessage | Wants, connection: "WorkerConnection") -> bool:
+    def feed(self, message: StreamMessage | Wants, connection: Connection) -> bool:
         """Whether it was the last message."""
         ...
 
@@ -79,7 +99,7 @@ class Stream:
 
     __slots__ = ("_at_end", "_connection", "_fault", "_id", "_messages", "_waiter", "ended")
 
-    def __init__(self, connection: "WorkerConnection", stream_id: int) -> None:
+    def __init__(self, connection: Connection, stream_id: int) -> None:
         self._connection = connection
         self._id = stream_id
         self._messages: list[StreamMessage] = []
@@ -193,6 +213,10 @@ class WorkerConnection(asyncio.Protocol):
     @property
     def worker_pid(self) -> int:
         return self.hello.result().pid
+
+    @property
+    def replica_name(self) -> str:
+        return str(self.worker_pid)
 
     def held_tokens(self, prefixes: Sequence[bytes]) -> int:
         """About how many tokens of a prompt it need not compute, by the prompt's chain (:mod:`inference.prefixes`)."""

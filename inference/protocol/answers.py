@@ -28,6 +28,8 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    """Of a backend elsewhere: it keeps the rest to itself."""
     CANCELLED = "cancelled"
 
 
@@ -105,6 +107,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     code: str
     message: str
     param: str | None = None
+    retry_after: int | None = None
+    """Seconds after which it may help to ask again, where that is known."""
 
 
 class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):

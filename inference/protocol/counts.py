@@ -7,6 +7,19 @@ from inference.protocol.durations import Durations
 from inference.protocol.routing import RoutingCounts
 
 
+class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True, tag="counts"):
+    """What a worker has done since it began. Told to the supervisor, at most every 250 ms."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of those, not computed."""
+    completion_tokens: int = 0
+    queue_wait: Durations = Durations()
+    """From a request's arrival at the worker to its first prefill."""
+    token_gap: Durations = Durations()
+    """Between two tokens of one answer, as they leave."""
+
+
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that were routed to a model and have ended."""
 
@@ -18,6 +31,8 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     """By the code that the client was told."""
     first_token: Durations = Durations()
     """From the gateway's decision to the first token, queues and load included. Of those that were answered."""
+    elsewhere: WorkerCounts = WorkerCounts()
+    """What backends elsewhere did for them, as far as their gateway can tell. Of sums it is a part of the work."""
 
 
 class ServedCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,19 +69,6 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
     routing: RoutingCounts = RoutingCounts()
     served: dict[int, ServedCounts] = {}
     """By the version's primary key."""
-
-
-class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True, tag="counts"):
-    """What a worker has done since it began. Told to the supervisor, at most every 250 ms."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Of those, not computed."""
-    completion_tokens: int = 0
-    queue_wait: Durations = Durations()
-    """From a request's arrival at the worker to its first prefill."""
-    token_gap: Durations = Durations()
-    """Between two tokens of one answer, as they leave."""
 
 
 class ModelSums(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,6 +60,7 @@ class Metering:
         for name, counts in counted.models.items():
             model = self._model(name)
             model.requests = requests_added(model.requests, counts)
+            model.ended = work_added(model.ended, counts.elsewhere)
         self._gateways = gateways_added(self._gateways, counted.gateway)
         self._routing = routing_added(self._routing, counted.routing)
         self._publishing.ask()
@@ -121,7 +122,7 @@ class _Model:
         self.name = name
         self.requests = RequestCounts()
         self.ended = WorkerCounts()
-        """By workers that are no more."""
+        """By workers that are no more, and by backends elsewhere."""
         self.load_time = Histogram()
         self.restarts = 0
 

@@ -88,6 +88,7 @@ def _rows(environment: Environment) -> Sequence[tuple[str, str, str]]:
         "NOPENAI_LOG_LEVEL": environment.log_level,
         "NOPENAI_PROFILE": _flag(environment.profile),
         "NOPENAI_RECORD_ARRIVALS": _flag(environment.record_arrivals),
+        "NOPENAI_REMOTE_NETWORKS": ", ".join(map(str, environment.remote_networks)) or "none",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "none: no traces"
         if environment.traces is None
         else _masked(environment.traces.url),

@@ -1,5 +1,5 @@
 """The operators' pages. Importing this package registers them."""
 
-from registry.admin import cache, health, models, nodes, replicas, versions
+from registry.admin import backends, cache, health, models, nodes, replicas, versions
 
-__all__ = ["cache", "health", "models", "nodes", "replicas", "versions"]
+__all__ = ["backends", "cache", "health", "models", "nodes", "replicas", "versions"]

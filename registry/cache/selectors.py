@@ -131,7 +131,8 @@ def config_value(row: CacheRevision) -> CacheAllocation:
 def cached_models() -> QuerySet[Model]:
     """Those that have something to cache: enabled, with a file, generating text. An alias has nothing of its own."""
     generates = Q(versions__capabilities__contains=["completion"]) & Q(versions__file_state=Version.FileState.PRESENT)
-    return Model.objects.filter(generates, alias_of=None, enabled=True).distinct().order_by("name")
+    here = Q(versions__source__in=(Version.Source.DISCOVERED, Version.Source.REGISTERED))
+    return Model.objects.filter(generates & here, alias_of=None, enabled=True).distinct().order_by("name")
 
 
 def machine(node: Node) -> Machine:

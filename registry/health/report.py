@@ -13,6 +13,12 @@ class CheckName(StrEnum):
     MEMORY_ALLOCATION = "memory_allocation"
     RESPONSE_TIME = "response_time"
     ERROR_RATE = "error_rate"
+    BACKEND = "backend"
+    """Of a backend elsewhere, and the only one of those."""
+
+
+OF_FILES = (CheckName.FILE_INTEGRITY, CheckName.MEMORY_ALLOCATION, CheckName.RESPONSE_TIME, CheckName.ERROR_RATE)
+"""The checks of what is computed here, in their order."""
 
 
 class Result(StrEnum):
@@ -50,6 +56,8 @@ class HealthNews(msgspec.Struct, frozen=True, kw_only=True):
 
 def checks_of(version: Version, news: HealthNews) -> Checks:
     """Each check of a version: as it was found, or what is known without having been asked."""
+    if version.remote:
+        return (_of_backend(version),)
     return news.checks.get(version.pk) or _on_disk(version, news.checked_at)
 
 
@@ -65,6 +73,22 @@ def _on_disk(version: Version, looked_at: float | None) -> Checks:
     )
     rest = (CheckName.MEMORY_ALLOCATION, CheckName.RESPONSE_TIME, CheckName.ERROR_RATE)
     return (file, *(not_loaded(name, when) for name in rest))
+
+
+_OF_BACKENDS = {
+    Health.HEALTHY: Result.PASSED,
+    Health.DEGRADED: Result.WARNING,
+    Health.UNHEALTHY: Result.FAILED,
+}
+
+
+def _of_backend(version: Version) -> Check:
+    return Check(
+        name=CheckName.BACKEND,
+        result=_OF_BACKENDS.get(version.health, Result.UNKNOWN),
+        reason=version.health_reason or ("it answers" if version.health is Health.HEALTHY else ""),
+        checked_at=version.health_checked_at or 0.0,
+    )
 
 
 def not_loaded(name: CheckName, now: float) -> Check:

@@ -17,6 +17,7 @@ from django.db.models import Max, Q
 from django.utils import timezone
 
 from registry import locks
+from registry.backends.services import backends_check
 from registry.catalogue import Health
 from registry.health import disk
 from registry.health.judgement import Deployed, Judged, Seen, Standing, judge
@@ -99,12 +100,13 @@ def health_check(
 
 
 def model_check(*, name: str | None, models_dirs: Sequence[Path], starter_model: bool) -> None:
-    """Check all versions of a model, or of all models, because somebody wants to know.
+    """Check all versions of a model, or of all models, because somebody wants to know: backends elsewhere, too.
 
     Raises:
         ModelNotFound: with the nearest ids.
     """
     pks = None if name is None else list(model_named(name=name).versions.values_list("pk", flat=True))
+    backends_check(versions=pks)
     health_check(models_dirs=models_dirs, starter_model=starter_model, versions=pks, forced=True)
 
 
@@ -135,8 +137,8 @@ def _check(
 
 
 def _versions(pks: Sequence[int] | None) -> list[Version]:
-    """All that could be served, and what is deployed nevertheless."""
-    rows = Version.objects.select_related("model").order_by("pk")
+    """All that could be served from here, and what is deployed nevertheless."""
+    rows = Version.objects.exclude(source=Version.Source.REMOTE).select_related("model").order_by("pk")
     if pks is not None:
         return list(rows.filter(pk__in=pks))
     deployed = Q(pk__in=Replica.objects.filter(observed__in=_DEPLOYED).values("version_id"))

@@ -1,6 +1,7 @@
-"""``manage.py models list|add|load|unload|scan|promote|enable|disable|default|delete``."""
+"""``manage.py models list|add|remote|set-key|load|unload|scan|promote|enable|disable|default|delete``."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 
 from registry import editing, listing, services
+from registry.backends import services as backends
 from registry.command import Action, OperatorCommand
 from registry.errors import InvalidRequest
-from registry.models import Replica
+from registry.models import Replica, Version
 from registry.presentation import promotion
 
 
@@ -29,6 +31,20 @@ class Command(OperatorCommand):
         add.add_argument("--display-name")
         add.add_argument("--capability", action="append", help="beyond what the GGUF says, such as arabic_nlp")
         add.add_argument("--preload", action="store_true", default=None, help="load at start and keep loaded")
+        remote = commands.add_parser("remote", help="register what an OpenAI-compatible URL serves as a model")
+        remote.add_argument("id")
+        remote.add_argument("--url", required=True, help="what its paths follow, such as https://api.example.com/v1")
+        remote.add_argument("--model", required=True, help="how it is called there")
+        remote.add_argument("--api-key-file", metavar="FILE", help="a file that holds its API key; -: standard input")
+        remote.add_argument("--model-version", metavar="X.Y.Z", help="1.0.0 if absent")
+        remote.add_argument("--display-name")
+        remote.add_argument(
+            "--capability", action="append", help="all that it can do; chat, completion and tools if absent"
+        )
+        remote.add_argument("--context-length", type=int, help="tokens")
+        key = commands.add_parser("set-key", help="give a backend elsewhere another API key")
+        key.add_argument("id", help="<id> or <id>@<version>")
+        key.add_argument("--api-key-file", metavar="FILE", required=True, help="-: standard input; empty: none is sent")
         for name, help_text in (
             ("load", "load a model and keep it loaded"),
             ("unload", "unload it until it is asked for"),
@@ -52,6 +68,8 @@ class Command(OperatorCommand):
         return {
             "list": self._list,
             "add": self._add,
+            "remote": self._remote,
+            "set-key": self._set_key,
             "load": self._load,
             "unload": self._unload,
             "scan": self._scan,
@@ -91,10 +109,38 @@ class Command(OperatorCommand):
         )
         self.stdout.write(f"{version} is registered: {version.path}")
         if version.model.promoted_id != version.pk:
-            self.stdout.write(
-                f"'{version.model.name}' still means {version.model.promoted}. To change that: "
-                f"{promotion(version.model.name, version.number)}"
-            )
+            self._tell_promotion(version)
+
+    def _remote(self, options: dict[str, Any]) -> None:
+        version = backends.backend_register(
+            name=options["id"],
+            url=options["url"],
+            model=options["model"],
+            api_key=_secret(options["api_key_file"]),
+            version=options["model_version"],
+            display_name=options["display_name"],
+            capabilities=options["capability"],
+            context_length=options["context_length"],
+        )
+        self.stdout.write(f"{version} is registered: {version.backend}")
+        self._tell_health(version)
+        if version.model.promoted_id != version.pk:
+            self._tell_promotion(version)
+
+    def _set_key(self, options: dict[str, Any]) -> None:
+        name, _, number = options["id"].partition("@")
+        version = backends.backend_set_key(name=name, number=number or None, api_key=_secret(options["api_key_file"]))
+        self.stdout.write(f"The API key of {version} is set.")
+        self._tell_health(version)
+
+    def _tell_health(self, version: Version) -> None:
+        self.stdout.write(f"It is {version.health}" + (f": {version.health_reason}." if version.health_reason else "."))
+
+    def _tell_promotion(self, version: Version) -> None:
+        self.stdout.write(
+            f"'{version.model.name}' still means {version.model.promoted}. To change that: "
+            f"{promotion(version.model.name, version.number)}"
+        )
 
     def _load(self, options: dict[str, Any]) -> None:
         self._desire(options, Replica.Desired.RUNNING, "load and keep")
@@ -155,6 +201,16 @@ class Command(OperatorCommand):
         self.stdout.write(f"'{options['id']}' is deleted.")
 
 
+def _secret(file: str | None) -> str:
+    """From a file, not an argument: those stand in the list of processes and in the shell's history."""
+    if file is None:
+        return ""
+    try:
+        return (sys.stdin.read() if file == "-" else Path(file).read_text()).strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InvalidRequest(f"{file} can't be read: {fault}", param="api_key") from fault
+
+
 def _row(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["id"],
@@ -173,6 +229,8 @@ def _remarks(model: dict[str, Any]) -> Iterable[str]:
         yield "default"
     if model["preload"]:
         yield "preloaded"
+    if model["backend"]:
+        yield f"at {model['backend']}"
     if model["alias_of"]:
         yield f"another name of {model['alias_of']}"
     if model["health_reason"]:

@@ -56,6 +56,7 @@ from quotas.ledger import Ask, Balance
 from quotas.limits import ModelLimits
 from quotas.treasury import Leased
 from quotas.usage.counts import UsageCounts
+from registry.backends.values import Backend
 from registry.catalogue import Catalogue, Model
 from routing.config import Routing
 from tests.waiting import PATIENCE_SECONDS, until
@@ -71,6 +72,7 @@ class GivenSnapshot:
         self.limits: dict[str, ModelLimits] = {}
         self.emergency = ""
         self.routing = Routing()
+        self.backends: dict[int, Backend] = {}
         self.usage: dict[str, int] = {}
         self.woken = 0
 
@@ -84,6 +86,11 @@ class GivenSnapshot:
 
     def configure(self, routing: Routing) -> None:
         self.routing = routing
+        self.show(*self._models)
+
+    def connect(self, *backends: Backend) -> None:
+        """These are all that there are elsewhere."""
+        self.backends = {backend.version_pk: backend for backend in backends}
         self.show(*self._models)
 
     def declare_emergency(self, reason: str) -> None:
@@ -102,6 +109,7 @@ class GivenSnapshot:
                 accounts=accounts_of(self.limits, self._callers),
                 permits=permits_of(self.limits, self._callers),
                 routing=self.routing,
+                backends=self.backends,
                 emergency=self.emergency,
                 use_counts={},
                 loaded_at=time.time(),

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from inference.protocol import ReplicaState, ServedCounts
 from registry.catalogue import Health
-from registry.health.report import Check, CheckName, HealthNews, Result
+from registry.health.report import OF_FILES, Check, HealthNews, Result
 from tests.catalogue import a_model
 from tests.integration.gateway.conftest import StartRig
 from tests.integration.gateway.rig import Rig, a_view
@@ -74,7 +74,7 @@ async def test_health_shows_each_check_with_its_result_reason_and_time(start_rig
     rig = await start_rig(TINY)
     checks = tuple(
         Check(name=name, result=Result.PASSED, reason=f"{name} is fine", checked_at=1_700_000_000.0)
-        for name in CheckName
+        for name in OF_FILES
     )
     rig.gateway.state.accept_health(HealthNews(checked_at=1_700_000_030.0, checks={1: checks}))
     for path in ("/health/model/Tiny", "/v1/models/Tiny/health"):
@@ -86,7 +86,7 @@ async def test_health_shows_each_check_with_its_result_reason_and_time(start_rig
             "reason": "file_integrity is fine",
             "checked_at": "2023-11-14T22:13:20.000Z",
         }
-        assert [check["name"] for check in body["checks"]] == [name.value for name in CheckName]
+        assert [check["name"] for check in body["checks"]] == [name.value for name in OF_FILES]
 
 
 async def test_what_is_only_looked_at_on_disk_says_so(start_rig: StartRig) -> None:

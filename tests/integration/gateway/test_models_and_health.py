@@ -28,7 +28,7 @@ GUIDE_FIELDS = {
     "size_bytes",
     "preload",
 }
-OUR_FIELDS = {"object", "created", "owned_by", "quantization", "context_length", "capabilities", "state"}
+OUR_FIELDS = {"remote", "object", "created", "owned_by", "quantization", "context_length", "capabilities", "state"}
 
 
 async def get(rig: Rig, path: str, status: int = 200) -> Any:

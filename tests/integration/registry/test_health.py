@@ -14,7 +14,7 @@ from registry import services
 from registry.health import selectors
 from registry.health.judgement import FAILURES, RETRY_SECONDS
 from registry.health.models import HealthSweep, HealthTransition, ReplicaVitals, VersionHealth
-from registry.health.report import CheckName, Result
+from registry.health.report import OF_FILES, Result
 from registry.health.services import MOST_KEPT, health_check, history_prune, vitals_record
 from registry.health.vitals import Latencies, Vitals, Window
 from registry.models import Node, Replica, Version
@@ -189,7 +189,7 @@ def test_a_deployed_model_shows_each_check_with_its_reason_and_time(tiny: Versio
     check()
 
     (found,) = selectors.models_health(names=["Tiny"])
-    assert [(each.name, each.result) for each in found.checks] == [(name, Result.PASSED) for name in CheckName]
+    assert [(each.name, each.result) for each in found.checks] == [(name, Result.PASSED) for name in OF_FILES]
     assert all(each.reason and each.checked_at == pytest.approx(NOW) for each in found.checks)
     assert "100.0 MiB of 1000.0 MiB" in found.checks[1].reason
     assert "95 %" in found.checks[2].reason

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ if TYPE_CHECKING:  # pytest loads this file before Django is set up
 
 @pytest.fixture
 def models_dir(tmp_path: Path, settings: Settings) -> Path:
-    """The only models directory, empty."""
+    """The only models directory, empty. Backends may be on this machine."""
     folder = tmp_path / "models"
     folder.mkdir()
-    settings.NOPENAI = replace(settings.NOPENAI, models_dirs=(folder,), starter_model=False)
+    settings.NOPENAI = replace(
+        settings.NOPENAI, models_dirs=(folder,), starter_model=False, remote_networks=(ip_network("127.0.0.0/8"),)
+    )
     return folder
 
 

@@ -15,8 +15,18 @@ from django.utils import timezone
 from quotas.access import services as quotas
 from quotas.models import ApiKey, Emergency, LimitedModel, Tenant, Usage
 from registry import services
+from registry.backends import services as backends
 from registry.cache import services as cache
-from registry.models import CacheRevision, HealthTransition, Model, Node, Replica, SharedPrompt, Version
+from registry.models import (
+    CacheRevision,
+    HealthTransition,
+    Model,
+    Node,
+    RemoteBackend,
+    Replica,
+    SharedPrompt,
+    Version,
+)
 from routing import services as routing
 from routing.models import RoutingRevision
 from tests.gguf_files import write_model
@@ -25,8 +35,8 @@ from tests.integration.web.staff import said, staff
 pytestmark = pytest.mark.django_db
 
 LISTS = [
-    Model, Version, Replica, Node, RoutingRevision, CacheRevision, SharedPrompt, Tenant, ApiKey, LimitedModel,
-    Emergency, Usage, HealthTransition, User, Group,
+    Model, Version, RemoteBackend, Replica, Node, RoutingRevision, CacheRevision, SharedPrompt, Tenant, ApiKey,
+    LimitedModel, Emergency, Usage, HealthTransition, User, Group,
 ]  # fmt: skip
 
 
@@ -49,6 +59,7 @@ def furnished(models: Path) -> None:
     Group.objects.create(name="night shift")
     cache.cache_allocation_update(changes={"global_cache_ram_gb": 2, "model_priorities": {"tiny": 7}}, author="root")
     routing.routing_update(changes={"strategy": "round_robin", "fallback_models": ["tiny"]}, author="root")
+    backends.backend_register(name="away", url="https://127.0.0.1:9/v1", model="theirs", api_key="sk-1")
     cache.shared_prompt_create(name="support", text="You help. " * 50)
 
 
@@ -86,7 +97,9 @@ def test_every_row_has_a_page(root: Client, furnished: None, model: Any) -> None
         assert root.get(url(model, "history", row.pk)).status_code == 200
 
 
-@pytest.mark.parametrize("model", [RoutingRevision, CacheRevision, SharedPrompt, Tenant, ApiKey, User, Group])
+@pytest.mark.parametrize(
+    "model", [RoutingRevision, CacheRevision, SharedPrompt, RemoteBackend, Tenant, ApiKey, User, Group]
+)
 def test_what_can_be_added_has_a_form(root: Client, model: Any) -> None:
     assert root.get(url(model, "add")).status_code == 200
 

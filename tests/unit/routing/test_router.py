@@ -16,7 +16,7 @@ from routing.decision import Decision
 from routing.router import Router
 from routing.table import Need, RouteTable
 from routing.targets import Targets
-from tests.catalogue import a_model, a_version
+from tests.catalogue import a_model, a_remote_model, a_version
 
 BOTH = frozenset({"chat", "completion"})
 
@@ -277,3 +277,18 @@ def test_whoever_is_chosen_is_usable_and_none_better_was_passed_over(
 def test_a_decision_is_one_value_that_logs_and_headers_share() -> None:
     decision = routed(a_router(one), None, "completion")
     assert decision == Decision(asked="auto", strategy="round_robin", version=decision.version)
+
+
+def test_a_backend_elsewhere_is_a_candidate_like_any_other_and_always_warm() -> None:
+    router = a_router(one, a_remote_model("away", 2))
+    assert chosen(router, 4) == {"one": 2, "away": 2}
+    assert routed(router, "away@1.0.0").version.remote
+    warm_only = a_router(one, a_remote_model("away", 2), warm_only=True)
+    assert chosen(warm_only, 2) == {"away": 2}
+
+
+def test_a_backend_elsewhere_is_not_full_with_its_first_request() -> None:
+    router = a_router(a_remote_model("away", 1))
+    target = router.targets.of(routed(router).version)
+    target.began()
+    assert 0 < target.load < 0.1

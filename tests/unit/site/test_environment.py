@@ -50,11 +50,19 @@ def test_relative_paths_are_taken_from_the_project() -> None:
         ("NOPENAI_LOG_LEVEL", "verbose"),
         ("NOPENAI_PROFILE", "2"),
         ("NOPENAI_RECORD_ARRIVALS", "logs/arrivals"),
+        ("NOPENAI_REMOTE_NETWORKS", "localhost"),
+        ("NOPENAI_REMOTE_NETWORKS", "10.0.0.1/8"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(name: str, value: str) -> None:
     with pytest.raises(BadEnvironment, match=rf"^{name}.* is not valid: use "):
         environment.load({name: value})
+
+
+def test_networks_are_separated_by_commas_or_spaces() -> None:
+    loaded = environment.load({"NOPENAI_REMOTE_NETWORKS": "10.0.0.0/8, 127.0.0.1 fd00::/8"})
+    assert list(map(str, loaded.remote_networks)) == ["10.0.0.0/8", "127.0.0.1/32", "fd00::/8"]
+    assert environment.load({}).remote_networks == ()
 
 
 def test_all_faults_are_told_at_once() -> None:

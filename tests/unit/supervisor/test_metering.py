@@ -47,6 +47,16 @@ async def test_what_gateways_have_counted_adds_up() -> None:
     metering.close()
 
 
+async def test_what_backends_elsewhere_did_counts_as_work() -> None:
+    metering = Metering(ignored)
+    elsewhere = WorkerCounts(prompt_tokens=5, cached_tokens=2, completion_tokens=3)
+    for _ in range(2):
+        metering.gateway_counted(Counted(models={"tiny": RequestCounts(requests=1, elsewhere=elsewhere)}))
+    work = only(metering).work
+    assert (work.prompt_tokens, work.cached_tokens, work.completion_tokens) == (10, 4, 6)
+    metering.close()
+
+
 async def test_what_a_worker_has_counted_outlives_it() -> None:
     metering = Metering(ignored)
     metering.worker_counted(1, "tiny", WorkerCounts(prompt_tokens=5, queue_wait=durations(0, 1.0)))

@@ -4,6 +4,7 @@ import pytest
 
 from registry.catalogue import Health, Model, Version
 from registry.presentation import count_text, model_fields, size_text
+from tests.catalogue import a_remote_model
 
 
 @pytest.mark.parametrize(
@@ -70,10 +71,18 @@ def test_a_model_has_the_fields_of_the_guide_and_of_openai() -> None:
         "size_bytes": 7,
         "enabled": True,
         "preload": False,
+        "remote": False,
         "health_status": "healthy",
         "state": "ready",
         "use_count": 3,
     }
+
+
+def test_where_a_backend_is_clients_are_not_told() -> None:
+    away = a_remote_model("away", path="https://10.0.0.7/v1")
+    shown = model_fields(away, state="ready")
+    assert (shown["remote"], shown["path"]) == (True, None)
+    assert "10.0.0.7" not in str(shown)
 
 
 def test_without_a_promoted_version_the_newest_is_shown() -> None:
