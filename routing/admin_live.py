@@ -61,7 +61,7 @@ def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _test(name: str, test: Mapping[str, Any]) -> Test:
     return Test(
-        name=name,
+        name=f"{name}: {test['split']}",
         rows=[(variant.upper(), list(_variant(test[variant]))) for variant in ("a", "b")],
         words=test["verdict"]["words"],
     )

@@ -111,7 +111,10 @@ class RouteCounting:
             fallbacks=self._fallbacks,
             seconds=self._seconds,
             timing=tuple(self._timing) if any(self._timing) else (),
-            tests={name: ExperimentSums(a=each["A"].sums, b=each["B"].sums) for name, each in self._tests.items()},
+            tests={
+                name: {split: ExperimentSums(a=each["A"].sums, b=each["B"].sums) for split, each in splits.items()}
+                for name, splits in self._tests.items()
+            },
         )
         self._begin_anew()
         return counts
@@ -123,14 +126,15 @@ class RouteCounting:
         self._named = self._failed = self._fallbacks = 0
         self._seconds = 0.0
         self._timing = [0] * (len(ROUTING_BOUNDS_SECONDS) + 1)
-        self._tests: dict[str, dict[str, _Variant]] = {}
+        self._tests: dict[str, dict[str, dict[str, _Variant]]] = {}
 
     def _count_variant(self, decision: Decision, answer: Answer | None, *, failed: bool) -> None:
         test, drawn = decision.test, decision.variant
         assert test is not None and drawn is not None
-        variants = self._tests.get(test.name)
+        splits = self._tests.setdefault(test.name, {})
+        variants = splits.get(test.words)
         if variants is None:
-            variants = self._tests[test.name] = {"A": _Variant(), "B": _Variant()}
+            variants = splits[test.words] = {"A": _Variant(), "B": _Variant()}
         variant = variants[drawn]
         variant.requests += 1
         own = test.a if drawn == "A" else test.b

@@ -14,7 +14,7 @@ from inference.gateway.origin import origin_of
 from inference.gateway.replicas import ReplicaClient
 from inference.gateway.routing_report import routing_report, timings_report
 from inference.gateway.state import GatewayState
-from routing.experiments.split import shares_of_b
+from routing.experiments.split import shares_of_b, splits_in_force
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,7 +55,8 @@ class RoutingApi:
                 rates[target.version.model] = target.hit_rate
         strategy = snapshot.routing.strategy.value
         shares = shares_of_b(snapshot.routing)
-        return {"strategy": strategy, **routing_report(self._supervisor.sums.routing, rates, shares)}
+        splits = splits_in_force(snapshot.routing)
+        return {"strategy": strategy, **routing_report(self._supervisor.sums.routing, rates, shares, splits)}
 
 
 def _parsed(body: bytes) -> parse.InferenceRequest:

@@ -1,10 +1,10 @@
 """What ``/metrics`` shows of routing. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from inference.gateway.cache_report import quantile
 from inference.gateway.exposition import HistogramMetric, Metric, SummaryMetric
-from inference.protocol import ROUTING_BOUNDS_SECONDS, Durations, RoutingCounts
+from inference.protocol import ROUTING_BOUNDS_SECONDS, Durations, RoutingCounts, VariantSums
 from routing.config import Strategy
 
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -60,13 +60,12 @@ def routing_metrics(
         "variant had to answer the unavailable ones.",
         [
             ([("test", name), ("variant", variant), ("outcome", outcome)], float(count))
-            for name, sums in sorted(counts.tests.items())
-            for variant, each in (("A", sums.a), ("B", sums.b))
-            for outcome, count in (
-                ("answered", each.requests - each.errors - each.unavailable),
-                ("error", each.errors),
-                ("unavailable", each.unavailable),
+            for name, splits in sorted(counts.tests.items())
+            for variant, all_ in (
+                ("A", [sums.a for sums in splits.values()]),
+                ("B", [sums.b for sums in splits.values()]),
             )
+            for outcome, count in _outcomes(all_)
         ],
     )
     yield Metric(
@@ -76,3 +75,12 @@ def routing_metrics(
         "same on every node.",
         [([("test", name)], share) for name, share in sorted(shares_of_b.items())],
     )
+
+
+def _outcomes(of_splits: Sequence[VariantSums]) -> Iterator[tuple[str, int]]:
+    """What became of a variant's requests, under whatever split."""
+    errors = sum(each.errors for each in of_splits)
+    unavailable = sum(each.unavailable for each in of_splits)
+    yield "answered", sum(each.requests for each in of_splits) - errors - unavailable
+    yield "error", errors
+    yield "unavailable", unavailable

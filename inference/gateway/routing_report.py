@@ -24,12 +24,16 @@ _QUANTILES = (0.5, 0.95, 0.99)
 
 
 def routing_report(
-    counts: RoutingCounts, hit_rates: Mapping[str, float | None], shares_of_b: Mapping[str, float]
+    counts: RoutingCounts,
+    hit_rates: Mapping[str, float | None],
+    shares_of_b: Mapping[str, float],
+    splits: Mapping[str, str],
 ) -> dict[str, Any]:
     """
     Args:
         hit_rates: by model, of those that there are.
         shares_of_b: in force, by the name of each A/B test that is on.
+        splits: likewise, in words.
     """
     total = sum(counts.strategies.values())
     per_strategy = {strategy.value: counts.strategies.get(strategy.value, 0) for strategy in Strategy}
@@ -47,7 +51,10 @@ def routing_report(
             model: {"routes": counts.models.get(model, 0), "hit_rate": hit_rates.get(model)}
             for model in sorted(counts.models.keys() | hit_rates.keys())
         },
-        "ab_tests": {name: _test(sums, shares_of_b.get(name)) for name, sums in counts.tests.items()},
+        "ab_tests": {
+            name: {"share_of_b": shares_of_b.get(name), **_test(counted, splits.get(name))}
+            for name, counted in counts.tests.items()
+        },
     }
 
 
@@ -60,9 +67,16 @@ def _microseconds(counts: RoutingCounts) -> dict[str, float | None]:
     return {name: None if seconds is None else round(seconds * 1e6, 3) for name, seconds in quantiles.items()}
 
 
-def _test(sums: ExperimentSums, share_of_b: float | None) -> dict[str, Any]:
+def _test(counted: Mapping[str, ExperimentSums], in_force: str | None) -> dict[str, Any]:
+    """Under the split that is in force, or was last; and what came under others, each by itself."""
+    shown = list(counted)[-1] if in_force is None else in_force
+    earlier = [{"split": split, **_results(sums)} for split, sums in counted.items() if split != shown]
+    return {"split": shown, **_results(counted.get(shown, ExperimentSums())), "earlier": earlier}
+
+
+def _results(sums: ExperimentSums) -> dict[str, Any]:
     a, b = variant_counts(sums.a), variant_counts(sums.b)
-    return {"share_of_b": share_of_b, "a": _variant(a), "b": _variant(b), "verdict": _verdict(a, b)}
+    return {"a": _variant(a), "b": _variant(b), "verdict": _verdict(a, b)}
 
 
 def _variant(counts: VariantCounts) -> dict[str, Any]:

@@ -57,8 +57,9 @@ class RoutingCounts(msgspec.Struct, frozen=True, kw_only=True):
     timing: tuple[int, ...] = ()
     """How many took at most the bound of :data:`ROUTING_BOUNDS_SECONDS` at this place, and more than the one before;
     last, longer. Empty: none."""
-    tests: dict[str, ExperimentSums] = {}
-    """A/B tests, by name."""
+    tests: dict[str, dict[str, ExperimentSums]] = {}
+    """A/B tests, by name, and of each what came under each of its splits, in words: the newest last. What came under
+    different ones can't be told in one sum: when a variant's share changes, what else is going on has changed, too."""
 
 
 class Stray(msgspec.Struct, frozen=True):

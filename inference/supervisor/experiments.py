@@ -27,9 +27,11 @@ class Outbox:
         self._waiting: dict[str, ExperimentCounts] = {}
         self._under_way: Letter | None = None
 
-    def put(self, tests: Mapping[str, ExperimentSums]) -> None:
-        for name, sums in tests.items():
-            self._waiting[name] = self._waiting.get(name, ExperimentCounts()) + experiment_counts(sums)
+    def put(self, tests: Mapping[str, Mapping[str, ExperimentSums]]) -> None:
+        """As gateways count them. A roll-out sees to it by itself that its steps are told apart."""
+        for name, splits in tests.items():
+            for sums in splits.values():
+                self._waiting[name] = self._waiting.get(name, ExperimentCounts()) + experiment_counts(sums)
 
     def next(self) -> Letter | None:
         """None: there is nothing to tell."""

@@ -7,10 +7,12 @@ from inference.protocol import ExperimentSums, RoutingCounts, VariantSums
 
 
 def routing_added(one: RoutingCounts, other: RoutingCounts) -> RoutingCounts:
-    tests = dict(one.tests)
-    for name, sums in other.tests.items():
-        before = tests.get(name, ExperimentSums())
-        tests[name] = ExperimentSums(a=_variants_added(before.a, sums.a), b=_variants_added(before.b, sums.b))
+    tests = {name: dict(splits) for name, splits in one.tests.items()}
+    for name, splits in other.tests.items():
+        before = tests.setdefault(name, {})
+        for split, sums in splits.items():
+            there = before.get(split, ExperimentSums())
+            before[split] = ExperimentSums(a=_variants_added(there.a, sums.a), b=_variants_added(there.b, sums.b))
     return RoutingCounts(
         strategies=_counts_added(one.strategies, other.strategies),
         routes=_counts_added(one.routes, other.routes),

@@ -144,8 +144,8 @@ class Store:
         """By version. They are written with whatever comes next: a few seconds matter to nobody."""
         self._footprints |= seen
 
-    def record_experiments(self, tests: Mapping[str, ExperimentSums]) -> None:
-        """By the A/B test's name; what was counted since the last call."""
+    def record_experiments(self, tests: Mapping[str, Mapping[str, ExperimentSums]]) -> None:
+        """By the A/B test's name and its split; what was counted since the last call."""
         self._experiments.put(tests)
         self._experimenting.ask()
 

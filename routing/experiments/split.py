@@ -14,6 +14,8 @@ class Split(msgspec.Struct, frozen=True):
     """An A/B test of one route, as it is now."""
 
     name: str
+    words: str
+    """How it divides requests: what is counted under different ones is never added up."""
     share_of_a: float
     copies: float
     """The share of requests that A answers and B gets a copy of."""
@@ -28,7 +30,9 @@ class Split(msgspec.Struct, frozen=True):
         a, b = rules.ab_test_model_a or "", rules.ab_test_model_b or ""
         split, mirror = rules.ab_test_split, rules.ab_test_mirror
         share, copies = (1.0, 1.0 - split) if mirror else (split, 0.0)
-        return cls(test_of(route, rules), share, copies, rules.ab_test_sticky_by, able.get(a), able.get(b))
+        return cls(
+            test_of(route, rules), split_words(rules), share, copies, rules.ab_test_sticky_by, able.get(a), able.get(b)
+        )
 
     def sticky(self, ask: Ask) -> str:
         """By which its requests keep to their variant; empty: it is drawn for this one alone."""
@@ -70,3 +74,17 @@ def shares_of_b(routing: Routing) -> dict[str, float]:
 def test_of(route: str, rules: Rules) -> str:
     """The name of its A/B test."""
     return f"{route}: {rules.ab_test_model_a or ''} / {rules.ab_test_model_b or ''}"
+
+
+def splits_in_force(routing: Routing) -> dict[str, str]:
+    """In words, by the name of each A/B test that is on."""
+    return {
+        test_of(route, rules): split_words(rules)
+        for route, rules in routing.all_rules().items()
+        if rules.ab_test_enabled
+    }
+
+
+def split_words(rules: Rules) -> str:
+    share = f"{round((1.0 - rules.ab_test_split) * 100, 7):g} %"
+    return f"B gets copies of {share} of the requests" if rules.ab_test_mirror else f"B gets {share} of the requests"

@@ -16,18 +16,24 @@ def told(letter: Letter | None) -> dict[str, int]:
 def test_what_was_counted_goes_out_together_and_once() -> None:
     outbox = Outbox()
     assert outbox.next() is None
-    outbox.put({"one": requests(1), "other": requests(5)})
-    outbox.put({"one": requests(2)})
+    outbox.put({"one": {"half": requests(1)}, "other": {"half": requests(5)}})
+    outbox.put({"one": {"half": requests(2)}})
     assert told(outbox.next()) == {"one": 3, "other": 5}
     outbox.arrived()
     assert outbox.next() is None
 
 
+def test_what_came_under_different_splits_is_one_count_of_a_roll_out() -> None:
+    outbox = Outbox()
+    outbox.put({"one": {"half": requests(1), "a tenth": requests(3)}})
+    assert told(outbox.next()) == {"one": 4}
+
+
 def test_a_letter_that_has_not_arrived_goes_out_as_it_was_and_the_rest_follows() -> None:
     outbox = Outbox()
-    outbox.put({"one": requests(1)})
+    outbox.put({"one": {"half": requests(1)}})
     first = outbox.next()
-    outbox.put({"one": requests(2)})
+    outbox.put({"one": {"half": requests(2)}})
     assert outbox.next() is first
     outbox.arrived()
     second = outbox.next()
@@ -38,6 +44,6 @@ def test_a_letter_that_has_not_arrived_goes_out_as_it_was_and_the_rest_follows()
 def test_each_supervisor_has_a_run_of_its_own() -> None:
     letters = []
     for outbox in (Outbox(), Outbox()):
-        outbox.put({"one": requests(1)})
+        outbox.put({"one": {"half": requests(1)}})
         letters.append(outbox.next())
     assert letters[0] is not None and letters[1] is not None and letters[0].run != letters[1].run
