@@ -15,6 +15,7 @@ from inference.supervisor.swapping import way_that_fits
 from inference.supervisor.tunings import merged
 from inference.supervisor.weighing import weight_of
 from registry import listing
+from registry.errors import InvalidRequest
 from registry.models import Node, Replica, Version
 from registry.rest import ControlView
 
@@ -64,6 +65,8 @@ class FitView(ControlView):
     def get(self, request: Request, name: str) -> Response:
         """What loading a model takes of each node's memory, and whether it fits."""
         version = listing.version_find(name=name, number=request.query_params.get("version"))
+        if version.source == Version.Source.REMOTE:
+            raise InvalidRequest(f"{version} is answered elsewhere: it takes no memory here.", param="version")
         nodes = [_on(node, version) for node in Node.objects.all()]
         answer = {"model": version.model.name, "version": version.number, "nodes": nodes}
         return Response(FitOut(answer).data)

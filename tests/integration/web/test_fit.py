@@ -8,7 +8,7 @@ from rest_framework.test import APIClient
 
 from registry import footprints, services
 from registry.footprints import Taken
-from registry.models import Node, Version
+from registry.models import Model, Node, Version
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -59,6 +59,16 @@ def test_what_was_measured_is_part_of_it(operator: APIClient) -> None:
     footprints.footprint_record(node=here.name, taken=taken)
     shown = fit(operator)
     assert shown["measured"] and shown["ways"][0]["learned"] > 900 * MIB
+
+
+def test_what_is_answered_elsewhere_takes_nothing_here(operator: APIClient) -> None:
+    model = Model.objects.get(name="tiny")
+    Version.objects.create(
+        model=model, major=9, minor=0, patch=0, source=Version.Source.REMOTE, path="https://api.example.com/v1"
+    )
+    answer = operator.get(f"{PATH}?version=9.0.0")
+    assert answer.status_code == 400
+    assert "answered elsewhere" in answer.json()["error"]["message"]
 
 
 def test_a_model_or_version_that_is_not_there_is_told(operator: APIClient) -> None:
