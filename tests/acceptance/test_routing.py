@@ -141,8 +141,14 @@ def test_nothing_is_lost_of_what_eight_threads_ask_of_all_gateways_at_once(insta
     """By a route, and so by a strategy, that nobody else asks for."""
     assert installation.post("/routing/config", {"routes": {"crowd": {"strategy": "random"}}})[0] == 200
     body = {"model": "crowd", "messages": [{"role": "user", "content": "Test"}], "max_tokens": 1}
-    wait_until(lambda: all(installation.post("/routing/explain", body)[0] == 200 for _ in range(12)), 5)
     with ThreadPoolExecutor(8) as threads:
+
+        def known() -> bool:
+            """To all gateways: so many at once reach each of them."""
+            explained = threads.map(lambda _: installation.post("/routing/explain", body)[1], range(40))
+            return all(each["strategy"] == "random" for each in explained)
+
+        wait_until(known, 10)
         statuses = list(threads.map(lambda _: installation.post("/v1/chat/completions", body)[0], range(400)))
     assert statuses == [200] * 400
     wait_until(lambda: routed(installation)["per_route"].get("crowd") == 400, 10)
