@@ -4,6 +4,7 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,9 @@ from inference.traces.settings import TraceSettings
 T = TypeVar("T")
 
 _DEFAULTS = TraceSettings(url="")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name: https://www.rfc-editor.org/rfc/rfc9110#name-tokens"""
 
 
 class Reader(Protocol):
@@ -28,7 +32,7 @@ def trace_settings(reader: Reader) -> TraceSettings | None:
     url = reader.read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", _below(everything), _url)
     settings = TraceSettings(
         url=url,
-        headers=_either(reader, "OTEL_EXPORTER_OTLP_{}HEADERS", _DEFAULTS.headers, _pairs),
+        headers=_either(reader, "OTEL_EXPORTER_OTLP_{}HEADERS", _DEFAULTS.headers, _headers),
         sampler=_sampler(reader),
         service_prefix=reader.read("OTEL_SERVICE_NAME", _DEFAULTS.service_prefix, str),
         resource=reader.read("OTEL_RESOURCE_ATTRIBUTES", _DEFAULTS.resource, _pairs),
@@ -81,6 +85,14 @@ def _pairs(raw: str) -> dict[str, str]:
             raise ValueError("use name=value,name=value")
         pairs[name.strip()] = unquote(value.strip())
     return pairs
+
+
+def _headers(raw: str) -> dict[str, str]:
+    headers = _pairs(raw)
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise ValueError("use names and values that HTTP allows: printable ASCII, no line breaks")
+    return headers
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:

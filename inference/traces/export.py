@@ -131,9 +131,9 @@ class OtlpSink(Sink):
     def _tell(self, fault: str) -> None:
         """Once, and once more when it is over."""
         if fault and not self._failing:
-            log.warning("The collector takes no spans: they are dropped", url=self._settings.url, reason=fault)
+            log.warning("The collector takes no spans: they are dropped", url=self._settings.shown_url, reason=fault)
         elif self._failing and not fault:
-            log.info("The collector takes spans again", url=self._settings.url, dropped=self.dropped)
+            log.info("The collector takes spans again", url=self._settings.shown_url, dropped=self.dropped)
         self._failing = bool(fault)
 
     def _request(self, batch: list[tuple[Source, bytes]]) -> bytes:

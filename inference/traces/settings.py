@@ -1,6 +1,7 @@
 """Where spans go, as OpenTelemetry's environment variables say it."""
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -28,6 +29,12 @@ class TraceSettings(msgspec.Struct, frozen=True, kw_only=True):
     queue_spans: int = 2048
     """No more wait; what comes then is dropped."""
 
+    @property
+    def shown_url(self) -> str:
+        """Without a name and password that it may hold: for logs and reports."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
     def __repr__(self) -> str:
-        """Without the headers: logs and reports show settings."""
-        return f"TraceSettings(url={self.url!r})"
+        """Without the headers, as logs and reports show settings."""
+        return f"TraceSettings(url={self.shown_url!r})"

@@ -67,6 +67,8 @@ def test_all_that_can_be_set() -> None:
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "use a URL"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "use http/protobuf"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "secret", "name=value"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "key=secret%0d%0aHost: elsewhere", "no line breaks"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a key=secret", "names and values that HTTP allows"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "whole number"),
         ("OTEL_TRACES_SAMPLER", "some", "use one of always_on"),
         ("OTEL_TRACES_SAMPLER_ARG", "7", "from 0 to 1"),
@@ -83,4 +85,7 @@ def test_a_bad_value_is_refused_with_the_fix(name: str, value: str, fix: str) ->
 
 
 def test_a_collectors_key_is_shown_by_nothing() -> None:
-    assert "hidden" not in repr(traces(OTEL_EXPORTER_OTLP_HEADERS="key=hidden"))
+    settings = traces(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://me:hidden@collector:4318", OTEL_EXPORTER_OTLP_HEADERS="key=hidden"
+    )
+    assert repr(settings) == "TraceSettings(url='http://collector:4318/v1/traces')"
