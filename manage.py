@@ -34,6 +34,12 @@ def run() -> int:
 
         supervise()
 
+    if sys.argv[1:] == ["door"]:
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "nopenai_site.settings_core")
+        from nopenai_site.management.commands.door import main as keep_the_door
+
+        keep_the_door()
+
     if concerns_a_running_server(sys.argv[1:]):
         adopt_running_settings()
 

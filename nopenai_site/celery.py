@@ -38,6 +38,7 @@ BEAT_SCHEDULE = {
     "hash new and modified models": {"task": "registry.hash", "schedule": 60.0, "options": {"expires": 55}},
     "check the health of models": {"task": "registry.health_check", "schedule": 30.0, "options": {"expires": 25}},
     "check the backends elsewhere": {"task": "registry.backends_check", "schedule": 30.0, "options": {"expires": 25}},
+    "see which nodes are away": {"task": "registry.nodes_expire", "schedule": 15.0, "options": {"expires": 12}},
     "divide the cache by use": {"task": "registry.cache_rebalance", "schedule": 60.0, "options": {"expires": 55}},
     "forget old transitions of health": {
         "task": "registry.health_prune",

@@ -19,6 +19,7 @@ from inference.memory import available_bytes
 from inference.traces.settings import TraceSettings
 from nopenai_site.tracing_environment import trace_settings
 from registry.backends.addresses import SETTING, Network
+from registry.nodes.doors import Address, address
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +55,8 @@ class Environment:
     gateway_workers: int
     node_name: str
     node_ram_mb: int
+    node_address: Address | None
+    """Where other nodes reach this one. None: there are none."""
     idle_unload_sec: int
     time_zone: str
     log_level: str
@@ -142,6 +145,7 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         gateway_workers=reader.read("NOPENAI_GATEWAY_WORKERS", max(1, (os.cpu_count() or 1) // 2), _whole(1, 64)),
         node_name=reader.read("NOPENAI_NODE_NAME", os.uname().nodename or "node", _text),
         node_ram_mb=reader.read("NOPENAI_NODE_RAM_MB", max(64, available_bytes() >> 20) * 8 // 10, _whole(64, 1 << 24)),
+        node_address=reader.read("NOPENAI_NODE_ADDRESS", None, address),
         idle_unload_sec=reader.read("NOPENAI_IDLE_UNLOAD_SEC", 900, _whole(0, 10**8)),
         time_zone=reader.read("NOPENAI_TIME_ZONE", "UTC", _zone),
         log_level=reader.read("NOPENAI_LOG_LEVEL", "INFO", _one_of(*LOG_LEVELS)),
@@ -155,6 +159,11 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         reader.faults.append(
             f"NOPENAI_REQUIRE_API_KEY=0 with NOPENAI_HOST={host} would let anyone on the network in: "
             "leave it unset, or listen on 127.0.0.1"
+        )
+    if environment.node_address is not None and None in (environment.database_url, environment.redis_url):
+        reader.faults.append(
+            "NOPENAI_NODE_ADDRESS is for a node among others, which share one PostgreSQL and one Redis: set "
+            "DATABASE_URL and REDIS_URL, too"
         )
     if reader.faults:
         raise BadEnvironment("\n".join(reader.faults))

@@ -15,6 +15,8 @@ from inference.gateway.arrivals_thread import ArrivalThread  # noqa: E402
 from inference.gateway.leases import LeaseThread  # noqa: E402
 from inference.gateway.snapshot import SnapshotThread  # noqa: E402
 from inference.gateway.usage_thread import UsageThread  # noqa: E402
+from inference.nodes.identity import Identity  # noqa: E402
+from inference.nodes.passage import Passage  # noqa: E402
 from inference.traces.export import OtlpSink  # noqa: E402
 from inference.traces.spans import Sink  # noqa: E402
 from nopenai_site import logs  # noqa: E402
@@ -45,7 +47,15 @@ def build(environment: Environment) -> Gateway:
         ArrivalThread(environment.arrivals_dir, settings.SECRET_KEY.encode()) if environment.record_arrivals else None,
         environment.traces.sampler if environment.traces is not None else None,
         _span_sink(environment),
+        _passage(environment),
     )
+
+
+def _passage(environment: Environment) -> Passage | None:
+    """Whoever is reached by others reaches them."""
+    if environment.node_address is None:
+        return None
+    return Passage(Identity(environment.node_name, str(settings.SECRET_KEY).encode()))
 
 
 def _span_sink(environment: Environment) -> Sink | None:

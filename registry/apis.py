@@ -9,6 +9,7 @@ from rest_framework.response import Response
 
 from registry import editing, listing, serializers, services, tuning
 from registry.models import Replica
+from registry.nodes import services as nodes
 from registry.rest import ControlView, EmptyInput, parsed
 
 # --- The user guide's two writes -------------------------------------------------------------------------------------
@@ -136,6 +137,19 @@ class NodeView(ControlView):
     def get(self, request: Request, name: str) -> Response:
         """One machine."""
         return Response(serializers.NodeOut(listing.node_find(name=name)).data)
+
+    @extend_schema(request=serializers.NodeOrder, responses=serializers.NodeOut, tags=["nodes"])
+    def patch(self, request: Request, name: str) -> Response:
+        """Let a machine load models (`open`), load no more (`cordoned`), or finish what runs there and unload all
+        (`draining`)."""
+        duty = parsed(serializers.NodeOrder, request)["duty"]
+        return Response(serializers.NodeOut(nodes.node_order(name=name, duty=duty)).data)
+
+    @extend_schema(request=None, responses={204: None}, tags=["nodes"])
+    def delete(self, request: Request, name: str) -> Response:
+        """Forget a machine that is gone for good."""
+        nodes.node_forget(name=name)
+        return Response(status=204)
 
 
 class ReplicaListView(ControlView):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from registry.nodes.doors import Address
 from registry.parameters import Parameters
 
 REVISION_HEADER = "X-NOpenAI-Revision"
@@ -50,6 +51,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0
     parameters: Parameters = {}
     """llama.cpp's, that operators have set."""
+    replicas: int = 1
+    """On how many nodes it is loaded, where there are so many."""
     remote: bool = False
     """It is no GGUF: a backend elsewhere answers (:mod:`registry.backends`)."""
 
@@ -84,6 +87,14 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, Model]
     default: Model | None
     """The chosen one, else the starter model standing in, else None."""
+
+
+class NodeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that runs a supervisor."""
+
+    name: str
+    address: Address | None
+    """Of its door. None: no other node can reach it."""
 
 
 class DesiredReplica(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ def model_update(
     display_name: str | None = None,
     enabled: bool | None = None,
     preload: bool | None = None,
+    replicas: int | None = None,
     extra_capabilities: Sequence[str] | None = None,
 ) -> Model:
     """Change what is not None; announce only what really changes.
@@ -30,6 +31,7 @@ def model_update(
         "display_name": None if display_name is None else display_name.strip(),
         "enabled": enabled,
         "preload": preload,
+        "replicas": replicas,
         "extra_capabilities": None if extra_capabilities is None else capabilities_checked(extra_capabilities),
     }
     with transaction.atomic():

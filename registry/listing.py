@@ -103,6 +103,7 @@ def _controlled(model: catalogue.Model, states: dict[int, str], extra_capabiliti
         "is_default": model.is_default,
         "alias_of": model.alias_of,
         "extra_capabilities": extra_capabilities,
+        "replicas": shown.replicas if shown else 1,
         "health_reason": shown.health_reason if shown else "",
         "backend": shown.path if shown and shown.remote else None,
         "versions": list(model.versions),

@@ -6,7 +6,7 @@ migration can't break them either. Migration ``0002`` adds those that Django has
 its own model, content is immutable, and every change is announced to the gateways, so no writer can forget to.
 """
 
-from django.core.validators import RegexValidator
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -59,6 +59,11 @@ class Model(models.Model):
     display_name = models.CharField(max_length=200, blank=True)
     enabled = models.BooleanField(default=True, help_text="A disabled model answers no request.")
     preload = models.BooleanField(default=False, help_text="Load at start and keep loaded.")
+    replicas = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1)],
+        help_text="On how many nodes it is loaded, where there are so many.",
+    )
     is_default = models.BooleanField(default=False, help_text="Answers requests that name no model.")
     starter = models.BooleanField(
         default=False, editable=False, help_text="The built-in model, served while there is no other."
@@ -93,6 +98,7 @@ class Model(models.Model):
             ),
             models.UniqueConstraint(fields=["starter"], condition=Q(starter=True), name="registry_model_one_starter"),
             models.CheckConstraint(condition=Q(name__regex=MODEL_ID_PATTERN), name="registry_model_name_form"),
+            models.CheckConstraint(condition=Q(replicas__gte=1), name="registry_model_some_replica"),
             models.CheckConstraint(
                 condition=Q(alias_of__isnull=True)
                 | Q(promoted__isnull=True, is_default=False, preload=False, starter=False) & ~Q(alias_of=F("id")),
@@ -258,7 +264,16 @@ class Usage(models.Model):
 class Node(models.Model):
     """A machine that runs a supervisor."""
 
+    class Duty(models.TextChoices):
+        OPEN = "open", "open (takes models)"
+        CORDONED = "cordoned", "cordoned (loads no more models)"
+        DRAINING = "draining", "draining (unloads what it has, and loads no more)"
+
     name = models.CharField(max_length=200, unique=True)
+    address = models.CharField(
+        max_length=300, blank=True, editable=False, help_text="host:port of its door; empty: no other node reaches it."
+    )
+    duty = models.CharField(max_length=16, choices=Duty.choices, default=Duty.OPEN)
     ram_budget_mb = models.PositiveIntegerField(default=0)
     disk_bytes = models.BigIntegerField(
         null=True,
@@ -271,6 +286,11 @@ class Node(models.Model):
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(duty__in=["open", "cordoned", "draining"]), name="registry_node_duty_known"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name

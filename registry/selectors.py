@@ -9,8 +9,11 @@ from typing import Literal
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import F
 
 from registry import catalogue, models
+from registry.nodes.homes import homes
+from registry.nodes.selectors import nodes_present
 
 
 def revision_read() -> int:
@@ -46,15 +49,16 @@ def catalogue_load() -> catalogue.Catalogue:
 def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
     """What the supervisor of ``node`` should do, for every version that it has a row of or should keep loaded.
 
-    Preloaded models run without a row; a row that says ``stopped`` is stronger. What can't be served (disabled, its
-    file gone or replaced) is to be stopped, whatever its row says.
+    Preloaded models run without a row, on the nodes where they live; a row that says ``stopped`` is stronger. What
+    can't be served (disabled, its file gone or replaced) is to be stopped, whatever its row says.
     """
     rows = models.Replica.objects.filter(node__name=node).values_list("version_id", "desired")
     wanted: dict[int, str] = dict(rows)
-    preloaded = models.Model.objects.filter(preload=True, enabled=True, promoted__isnull=False)
-    for version_pk in preloaded.values_list("promoted_id", flat=True):
-        if version_pk is not None and wanted.get(version_pk) != models.Replica.Desired.STOPPED:
-            wanted[version_pk] = models.Replica.Desired.RUNNING
+    present = rooms_present(also=node)
+    preloaded = models.Version.objects.filter(model__preload=True, model__enabled=True, pk=F("model__promoted"))
+    for version in preloaded.select_related("model"):
+        if wanted.get(version.pk) != models.Replica.Desired.STOPPED and node in homes_of(version, present):
+            wanted[version.pk] = models.Replica.Desired.RUNNING
     here = models.Version.objects.exclude(source=models.Version.Source.REMOTE)
     versions = here.filter(pk__in=wanted).select_related("model").order_by("pk")
     return [
@@ -63,6 +67,22 @@ def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
         )
         for version in versions
     ]
+
+
+def rooms_present(*, also: str = "") -> dict[str, int]:
+    """The nodes that are here and take models, and their memory in MB; ``also`` counts as here."""
+    return dict(nodes_present(also=also).values_list("name", "ram_budget_mb"))
+
+
+def homes_of(version: models.Version, present: Mapping[str, int]) -> list[str]:
+    """The nodes where a version is kept loaded, if it should be: as many as its model wants, of those that could hold
+    its file, or of all if none could: then one of them will say so.
+
+    Args:
+        present: as :func:`rooms_present`.
+    """
+    roomy = [name for name, ram_mb in present.items() if ram_mb >= version.size_bytes >> 20]
+    return homes(version.model.name, roomy or present, version.model.replicas)
 
 
 def use_counts() -> dict[str, int]:
@@ -89,6 +109,7 @@ def version_value(row: models.Version) -> catalogue.Version:
         health_checked_at=None if row.health_checked_at is None else row.health_checked_at.timestamp(),
         created=_seconds(row.created_at),
         parameters=dict(row.parameters),
+        replicas=row.model.replicas,
         remote=row.source == models.Version.Source.REMOTE,
     )
 

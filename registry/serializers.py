@@ -4,9 +4,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from registry.models import Replica, Version
+from registry.models import Node, Replica, Version
+from registry.nodes.selectors import node_is_up
 from registry.parameters import FIELDS
-from registry.rest import StrictBoolean, StrictInput, StrictString
+from registry.rest import StrictBoolean, StrictChoice, StrictInput, StrictInteger, StrictString
 
 # --- In --------------------------------------------------------------------------------------------------------------
 
@@ -36,6 +37,12 @@ class ModelPatch(StrictInput):
     display_name = StrictString(required=False, allow_blank=True, max_length=200)
     enabled = StrictBoolean(required=False)
     preload = StrictBoolean(required=False, help_text="Load at start and keep loaded.")
+    replicas = StrictInteger(
+        required=False,
+        min_value=1,
+        max_value=1000,
+        help_text="On how many nodes it is loaded, where there are so many.",
+    )
     extra_capabilities = _capabilities(required=False, help_text="Beyond what the GGUF says; replaces the list.")
 
 
@@ -88,6 +95,7 @@ class ControlledModelOut(ModelOut):
     is_default = serializers.BooleanField()
     alias_of = serializers.CharField(allow_null=True)
     extra_capabilities = serializers.ListField(child=serializers.CharField())
+    replicas = serializers.IntegerField(help_text="On how many nodes it is loaded, where there are so many.")
     health_reason = serializers.CharField(allow_blank=True)
     backend = serializers.CharField(allow_null=True, help_text="Its URL, where a backend elsewhere answers.")
     versions = serializers.ListField(child=serializers.CharField(), help_text="Newest first.")
@@ -133,13 +141,24 @@ class VersionOut(serializers.Serializer[Any]):
         return version.model.promoted_id == version.pk
 
 
+class NodeOrder(StrictInput):
+    duty = StrictChoice(choices=Node.Duty.choices)
+
+
 class NodeOut(serializers.Serializer[Any]):
     name = serializers.CharField()
+    up = serializers.SerializerMethodField(help_text="Whether its supervisor was heard of lately.")
+    duty = serializers.ChoiceField(choices=Node.Duty.choices)
+    address = serializers.CharField(allow_blank=True, help_text="Where other nodes reach it: host:port.")
+    loaded = serializers.IntegerField(help_text="Replicas that are in memory there.")
     ram_budget_mb = serializers.IntegerField()
     disk_bytes = serializers.IntegerField(allow_null=True, help_text="Free for the cache; null until it was told.")
     supervisor_pid = serializers.IntegerField(allow_null=True)
     started_at = serializers.DateTimeField(allow_null=True)
     last_seen_at = serializers.DateTimeField(allow_null=True)
+
+    def get_up(self, node: Node) -> bool:
+        return node_is_up(node)
 
 
 class ReplicaOut(serializers.Serializer[Any]):

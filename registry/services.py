@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from django.db import connection, transaction
 from django.utils import timezone
 
+from registry import selectors
 from registry.errors import InvalidRequest, ModelNotFound, NotFound
 from registry.hashing import versions_hash
 from registry.models import Model, Node, Replica, ReplicaVitals, Version
@@ -122,14 +123,15 @@ def usage_add(*, counts: Mapping[str, int]) -> None:
         )
 
 
-def node_register(*, name: str, ram_budget_mb: int, pid: int, disk_bytes: int | None = None) -> Node:
+def node_register(*, name: str, ram_budget_mb: int, pid: int, disk_bytes: int | None = None, address: str = "") -> Node:
     """A supervisor has started on node ``name``: what the one before it had observed is over.
 
     Args:
+        address: ``host:port`` of the node's door. Empty: it has none.
         disk_bytes: free on the disk of its data directory, its cached blocks counted as free. None: not known.
     """
     now = timezone.now()
-    told = {"ram_budget_mb": ram_budget_mb, "disk_bytes": disk_bytes, "supervisor_pid": pid}
+    told = {"ram_budget_mb": ram_budget_mb, "disk_bytes": disk_bytes, "supervisor_pid": pid, "address": address}
     with transaction.atomic():
         node, _ = Node.objects.update_or_create(name=name, defaults={**told, "started_at": now, "last_seen_at": now})
         node.replicas.exclude(observed=Replica.Observed.COLD).update(
@@ -164,7 +166,8 @@ def replica_observe(
 
 
 def replica_desire(*, node: str | None, version_pk: int, desired: str) -> int:
-    """Ask a node, or every node when None, to keep a version running, to stop it, or to load it on demand.
+    """Ask a node to keep a version running, to stop it, or to load it on demand. None: it is kept running on as many
+    nodes as its model wants; for the rest, every node is asked.
 
     Returns:
         On how many nodes that changed something.
@@ -188,6 +191,9 @@ def replica_desire(*, node: str | None, version_pk: int, desired: str) -> int:
             known = ", ".join(Node.objects.values_list("name", flat=True)) or "none: no supervisor has started yet"
             called = f" '{node}'" if node else ""
             raise NotFound(f"There is no node{called}; known nodes: {known}.", param="node")
+        if node is None and state == Replica.Desired.RUNNING:
+            home = selectors.homes_of(version, selectors.rooms_present())
+            nodes = [each for each in nodes if each.name in home] or nodes[:1]
         return sum(_desire(node=each, version=version, state=state) for each in nodes)
 
 

@@ -7,6 +7,7 @@ from registry import services
 from registry.backends import services as backends
 from registry.cache import services as cache
 from registry.health import services as health
+from registry.nodes import services as nodes
 
 
 @shared_task(name="registry.scan")  # type: ignore[untyped-decorator]
@@ -42,6 +43,12 @@ def cache_rebalance() -> None:
     """Divide the KV cache by what was asked lately, and forget what was asked too long ago."""
     cache.cache_rebalance()
     cache.cache_use_prune()
+
+
+@shared_task(name="registry.nodes_expire")  # type: ignore[untyped-decorator]
+def nodes_expire() -> None:
+    """What ran on nodes that were not heard of any more."""
+    nodes.nodes_expire()
 
 
 @shared_task(name="registry.backends_check")  # type: ignore[untyped-decorator]

@@ -28,9 +28,11 @@ class State(StrEnum):
 class Breaker:
     """Of one replica. Times are seconds of a clock that does not go back."""
 
-    __slots__ = ("_failures", "_opened", "_probing", "_until")
+    __slots__ = ("_failures", "_most", "_opened", "_probing", "_until")
 
-    def __init__(self) -> None:
+    def __init__(self, failures: int = FAILURES) -> None:
+        """It opens after so many in a row."""
+        self._most = failures
         self._failures = 0
         self._opened = 0
         """How often it opened since it was closed last."""
@@ -63,7 +65,7 @@ class Breaker:
     def failed(self, now: float) -> None:
         self._probing = False
         self._failures += 1
-        if self._failures >= FAILURES or self._opened:
+        if self._failures >= self._most or self._opened:
             seconds = min(LONGEST_SECONDS, FIRST_SECONDS * 2**self._opened)
             self._opened += 1
             self._until = now + seconds

@@ -27,6 +27,7 @@ from inference.gateway.health_api import HealthApi
 from inference.gateway.metrics_api import MetricsApi
 from inference.gateway.mirror import Mirror
 from inference.gateway.models_api import ModelsApi
+from inference.gateway.nodes import Nodes
 from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
 from inference.gateway.permits import Permits
 from inference.gateway.promises import LeaseFeed, Promises
@@ -34,14 +35,16 @@ from inference.gateway.proxy import WebProxy
 from inference.gateway.quotas_api import QuotasApi
 from inference.gateway.remotes.exchange import Patience
 from inference.gateway.remotes.pool import Remotes
-from inference.gateway.replicas import ReplicaClient, View
 from inference.gateway.rerouting import Rerouting
 from inference.gateway.routing_api import RoutingApi
 from inference.gateway.state import GatewayState, Snapshot
+from inference.gateway.supervisor_link import SupervisorLink, View
 from inference.gateway.telemetry import Telemetry
 from inference.gateway.tracing import Tracing
 from inference.gateway.usage import Counts, UsageBook
+from inference.gateway.ways import Ways
 from inference.gateway.workers import WorkerPool
+from inference.nodes.passage import Passage
 from inference.protocol import Counted, GatewayCounts
 from inference.traces.sampling import Sampler
 from inference.traces.spans import Sink
@@ -124,16 +127,18 @@ class Gateway:
         arrivals: ArrivalFeed | None = None,
         sampler: Sampler | None = None,
         spans: Sink | None = None,
+        passage: Passage | None = None,
     ) -> None:
         """
         Args:
             arrivals: writes what requests came. None: they are not recorded.
             sampler: which requests are traced. None: none is.
             spans: where their spans go.
+            passage: leads to other nodes. None: there are none.
         """
         zone = ZoneInfo(config.time_zone)
         self._config = config
-        self.state = GatewayState(self._retune, lambda message: self.replicas.relay(message))
+        self.state = GatewayState(self._retune, lambda message: self.nodes.relay(message))
         self._feed = feed(self.state)
         self.promises = Promises(leases, zone)
         self.permits = Permits()
@@ -142,26 +147,22 @@ class Gateway:
         self._arrival_feed = arrivals
         if arrivals is not None:
             self.state.arrivals = ArrivalBook()
-        self.degradation = Degradation(self.promises, Rerouting(self.state.router), lambda: self.replicas.pressure)
+        self.degradation = Degradation(self.promises, Rerouting(self.state.router), lambda: self.nodes.own.pressure)
         self.admission = Admission(
             self.promises, self.permits, self._usage, zone, self.degradation, profile=config.profile
         )
         self.spans = spans
         self._spans_counted = 0, 0
         self._tracing = Tracing(sampler, spans)
-        self.telemetry = Telemetry(self.state.targets, self.state.router.refresh)
-        self.workers = WorkerPool(self.telemetry.heard)
-        self.replicas = ReplicaClient(
-            config.supervisor_socket,
-            on_change=self._replicas_changed,
-            busy_versions=self.workers.busy_versions,
-            take_counts=self._take_counts,
-            permits=self.permits,
-            on_relayed=self.state.accept_relayed,
+        self.telemetry = Telemetry(
+            self.state.targets, self.state.router.refresh, lambda version_pk: self.workers.of(version_pk)
         )
+        ways = self._ways = Ways(config.node_name, config.supervisor_socket, passage)
+        self.workers = WorkerPool(ways, self.telemetry.heard)
+        self.nodes = Nodes(ways, self.workers, link=self._link, on_change=self._replicas_changed)
         self.remotes = Remotes(config.remote_policy, config.remote_patience, self.state.counting.served_elsewhere)
         self.dispatcher = Dispatcher(
-            self.replicas,
+            self.nodes,
             self.workers,
             self.remotes,
             self.state.router,
@@ -172,13 +173,13 @@ class Gateway:
         self.mirror = Mirror(self.admission, self.dispatcher, self.state.routes)
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
-        self._health = HealthApi(self.state, self.replicas, self.promises, self.degradation)
+        self._health = HealthApi(self.state, self.nodes.own, self.promises, self.degradation)
         self._caches = CacheApi(
-            self.state, self.replicas, self.workers, node_name=config.node_name, profile=config.profile
+            self.state, self.nodes.own, self.workers, node_name=config.node_name, profile=config.profile
         )
-        self._quotas = QuotasApi(self.state, self.degradation, self.promises, self.replicas, profile=config.profile)
-        self._routing = RoutingApi(self.state, self.replicas, profile=config.profile)
-        self._metrics = MetricsApi(self.state, self.replicas, self.workers, self._quotas, config.build)
+        self._quotas = QuotasApi(self.state, self.degradation, self.promises, self.nodes.own, profile=config.profile)
+        self._routing = RoutingApi(self.state, self.nodes.own, profile=config.profile)
+        self._metrics = MetricsApi(self.state, self.nodes.own, self.workers, self._quotas, config.build)
         self._upkeep: list[asyncio.Task[None]] = []
         self.routes = self._make_routes()
         """What is answered here, by the path; all else is the web process's."""
@@ -308,7 +309,7 @@ class Gateway:
         if self.spans is not None:
             self.spans.start()
         self._feed.start()
-        self.replicas.start()
+        self.nodes.start()
         # Others of this node may be ready: who asks after they said so should find us ready, too.
         await self.state.reached(0, _START_SECONDS)
         self._upkeep = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._keep_accounts())]
@@ -331,7 +332,7 @@ class Gateway:
             await self._arrival_feed.stop()
         if self.spans is not None:
             await self.spans.stop()
-        await self.replicas.stop()
+        await self.nodes.stop()
         await self._proxy.stop()
         self._feed.add_use_counts(self.state.take_used())
         await self._feed.stop()
@@ -340,7 +341,7 @@ class Gateway:
         """What must happen every few seconds whether requests come or not."""
         while True:
             await asyncio.sleep(_UPKEEP_SECONDS)
-            self.workers.follow(self.replicas.view.values())
+            self.workers.follow(self.nodes.replicas())
             if self.state.used:
                 self._feed.add_use_counts(self.state.take_used())
             if self.state.database.silent(time.time()) and not self.state.database.fault:
@@ -352,7 +353,7 @@ class Gateway:
             await asyncio.sleep(_ACCOUNTS_SECONDS)
             self.promises.keep_up()
             self.state.router.look_at_breakers(self.state.targets, time.monotonic())
-            self.telemetry.keep_up(self.replicas.view, self.workers, self.replicas.caches, self.degradation.standing)
+            self.telemetry.keep_up(self.nodes.view, self.nodes.caches(), self.degradation.standing)
             self.permits.keep_up()
             self._usage_feed.write(self._usage.take())
             if self._arrival_feed is not None:
@@ -362,17 +363,33 @@ class Gateway:
         book, snapshot = self.state.arrivals, self.state.snapshot
         if book is None or snapshot is None:
             return
-        book.look(snapshot.catalogue, snapshot.routing, self.state.targets, self.workers, self.replicas.caches)
+        book.look(snapshot.catalogue, snapshot.routing, self.state.targets, self.workers, self.nodes.caches())
         feed.write(book.take())
+
+    def _link(self, nodes: Nodes, node: str) -> SupervisorLink:
+        own = node == nodes.own_node
+        return SupervisorLink(
+            node,
+            lambda: self._ways.supervisor(node),
+            nodes.says(node, self._take_counts if own else lambda: self._take_served(node)),
+            on_change=nodes.link_changed,
+            permits=self.permits if own else None,
+            on_relayed=self.state.accept_relayed,
+        )
 
     def _take_counts(self) -> Counted | None:
         counted = Counted(
             models=self.state.counting.take(),
             gateway=self._with_spans(self.admission.take_counts()),
             routing=self.state.routes.take(),
-            served=self.dispatcher.served.take(),
+            served=self.dispatcher.served(self._config.node_name).take() | self.dispatcher.served("").take(),
         )
         return counted if counted != _NOTHING_COUNTED else None
+
+    def _take_served(self, node: str) -> Counted | None:
+        """All that interests the supervisor of another node."""
+        served = self.dispatcher.served(node).take()
+        return Counted(models={}, served=served) if served else None
 
     def _with_spans(self, counts: GatewayCounts) -> GatewayCounts:
         if self.spans is None:
@@ -389,12 +406,13 @@ class Gateway:
         self.admission.retune(snapshot.limits)
         self.remotes.retune(snapshot.backends)
         self.degradation.declared = snapshot.emergency
+        self.nodes.retune(snapshot.nodes)
 
     def _replicas_changed(self, view: View) -> None:
         self.telemetry.accept_replicas(view)
         self.state.accept_replicas(view)
-        self.workers.retain(view.values())
-        self.workers.follow(view.values())
+        self.workers.retain(self.nodes.replicas())
+        self.workers.follow(self.nodes.replicas())
 
     async def _reached(self, revision: int, seconds: float) -> bool:
         self._feed.wake()

@@ -11,7 +11,7 @@ import msgspec
 from inference.gateway.admitted import Applicant
 from inference.gateway.dispatch import Answer
 from inference.gateway.workers import StreamMessage, WorkerConnection
-from inference.protocol import Caches, CacheView
+from inference.protocol import CacheView
 from registry.catalogue import Catalogue
 from routing.config import Routing
 from routing.replay.records import FLEET_SECONDS, Facts, Fleet
@@ -70,7 +70,7 @@ class ArrivalBook:
         routing: Routing,
         targets: Targets,
         workers: Iterable[WorkerConnection],
-        caches: Caches | None,
+        caches: Iterable[CacheView],
     ) -> None:
         """To be called every second: who is ready, and how it stands."""
         now = time.time()
@@ -88,9 +88,9 @@ class ArrivalBook:
 
 
 def _models(
-    catalogue: Catalogue, targets: Targets, workers: Iterable[WorkerConnection], caches: Caches | None
+    catalogue: Catalogue, targets: Targets, workers: Iterable[WorkerConnection], caches: Iterable[CacheView]
 ) -> dict[str, Facts]:
-    views = {each.version_pk: each for each in caches.caches} if caches is not None else {}
+    views = {each.version_pk: each for each in caches}
     cells = {
         each.replica.version_pk: each.hello.result().kv_tokens
         for each in workers

@@ -12,8 +12,8 @@ from inference.gateway.asgi import JSON
 from inference.gateway.cache_report import cache_report, timings
 from inference.gateway.call import Call
 from inference.gateway.models_api import timestamp
-from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
+from inference.gateway.supervisor_link import SupervisorLink
 from inference.gateway.workers import WorkerPool
 from registry.errors import InvalidRequest
 
@@ -24,7 +24,7 @@ PROFILING_OFF = "Profiling is off: start the server with NOPENAI_PROFILE=1 to se
 
 class CacheApi:
     def __init__(
-        self, state: GatewayState, supervisor: ReplicaClient, workers: WorkerPool, *, node_name: str, profile: bool
+        self, state: GatewayState, supervisor: SupervisorLink, workers: WorkerPool, *, node_name: str, profile: bool
     ) -> None:
         self._state = state
         self._supervisor = supervisor

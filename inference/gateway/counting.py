@@ -1,5 +1,5 @@
-"""What this gateway process counts of requests, by model, until it tells the supervisor (:mod:`.replicas`), which makes
-the sums that ``/metrics`` shows. An answered request costs 1 µs here."""
+"""What this gateway process counts of requests, by model, until it tells the supervisor, which makes the sums that
+``/metrics`` shows. An answered request costs 1 µs here."""
 
 import asyncio
 import time

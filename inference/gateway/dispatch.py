@@ -16,10 +16,10 @@ import structlog
 
 from inference.gateway.admitted import Admitted, Applicant, PartMeter
 from inference.gateway.joint import begin_joint
+from inference.gateway.nodes import Nodes
 from inference.gateway.origin import prompt_prefixes
 from inference.gateway.remotes.pool import Remotes
 from inference.gateway.remotes.refusals import RATE_LIMITED
-from inference.gateway.replicas import ReplicaClient
 from inference.gateway.served import ServedCounting
 from inference.gateway.workers import Connection, Stream, StreamMessage, WorkerLost, WorkerPool
 from inference.protocol import Accepted, Embed, Failed, Finished, Generate, ReplicaState, ReplicaView
@@ -46,6 +46,9 @@ FAILURE_PATIENCE_SECONDS = 5.0
 
 _MEMORY_SECONDS = 60
 """Only an operator can change that a model does not fit."""
+
+_CLOSED = "No node loads models now: all are cordoned or being drained. An operator can open one."
+_CLOSED_SECONDS = 30
 
 _LEAST_QUEUE_SECONDS = 1.0
 """A worker may keep a request waiting for what a load has left of the patience, and at least so long."""
@@ -102,8 +105,10 @@ class Answer(msgspec.Struct):
     """A worker's answer, begun."""
 
     version: Version
+    node: str
+    """Where. Empty: not on any of ours."""
     replica: str
-    """Which one, on this node."""
+    """Which one, on its node."""
     stream: Stream
     messages: list[StreamMessage]
     """For a stream the messages that came last, at first those with the first text; else all of them."""
@@ -127,7 +132,7 @@ class Answer(msgspec.Struct):
 class Dispatcher:
     def __init__(
         self,
-        replicas: ReplicaClient,
+        nodes: Nodes,
         workers: WorkerPool,
         remotes: Remotes,
         router: Router,
@@ -137,7 +142,7 @@ class Dispatcher:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """``why_never``: why a version can't serve whatever its replica does; empty while it can."""
-        self._replicas = replicas
+        self._nodes = nodes
         self._workers = workers
         self._remotes = remotes
         self._router = router
@@ -145,12 +150,16 @@ class Dispatcher:
         self._load_wait_seconds = load_wait_seconds
         self._max_waiting = max_waiting
         self._waiting: dict[int, int] = {}
-        self.served = ServedCounting()
+        self._served: dict[str, ServedCounting] = {}
 
     @property
     def waiting(self) -> Mapping[int, int]:
         """How many requests wait for each version (by primary key) to load."""
         return self._waiting
+
+    def served(self, node: str) -> ServedCounting:
+        """What became of requests that were served there."""
+        return self._served.setdefault(node, ServedCounting())
 
     async def dispatch(self, admitted: Admitted, *, alone: bool = False) -> Answer:
         """Have the request served; ``alone``: by the version that was decided on, and no other.
@@ -198,12 +207,13 @@ class Dispatcher:
                 )
                 if attempt >= rules.max_retries:
                     raise _gave_up(version, lost, attempt + 1) from None
+                if self._nodes.trusted(version.pk):  # another of its replicas takes it at once
+                    attempt += 1
+                    continue
                 pause = min(rules.retry_delay_ms / 1000 * 2**attempt, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
-                if (
-                    not self._replicas.connected and not version.remote
-                ):  # its workers end with it, and it says so when it is back
-                    pause = SUPERVISOR_PATIENCE_SECONDS
-                await self._replicas.changed(version.pk, pause)
+                if not self._nodes.connected and not version.remote:
+                    pause = SUPERVISOR_PATIENCE_SECONDS  # its workers end with it, and it says so when it is back
+                await self._nodes.changed(version.pk, pause)
                 tried.add(version.pk)
                 following = None if alone else self._router.fallback(ask, decision, tried)
                 if following is None:  # all have had their turn: again from the start
@@ -220,34 +230,46 @@ class Dispatcher:
         self, admitted: Admitted, version: Version, began: float, tried: Collection[int] | None
     ) -> Answer:
         """``tried``: who (by primary key) is not asked instead while this one is loaded; None: nobody is."""
-        connection: Connection
         if version.remote:
-            connection = self._remotes.connection(version, admitted.request.given)
-        else:
-            replica = self._replicas.view.get(version.pk)
-            if replica is None or replica.state is not ReplicaState.READY:
-                hedge = None if tried is None else self._hedge(admitted, {*tried, version.pk})
-                replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge)
+            return await self._serve_by(
+                self._remotes.connection(version, admitted.request.given), None, admitted, version, began
+            )
+        replica = self._nodes.take(version.pk, admitted.applicant.origin.prefixes)
+        if replica is None:
+            hedge = None if tried is None else self._hedge(admitted, {*tried, version.pk})
+            replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge)
+        try:
             connection = self._workers.connected(replica) or await self._workers.connect(replica)
+            return await self._serve_by(connection, replica, admitted, version, began)
+        except WorkerLost:
+            self._nodes.lost(replica)
+            raise
+
+    async def _serve_by(
+        self, connection: Connection, replica: ReplicaView | None, admitted: Admitted, version: Version, began: float
+    ) -> Answer:
+        """``replica``: whose connection it is; None: it leads out of the house."""
         queue_seconds = time.perf_counter() - began
         patience_seconds = max(_LEAST_QUEUE_SECONDS, self._load_wait_seconds - queue_seconds)
         target, asked_at = self._router.targets.of(version), time.perf_counter()
-        with _Watched(self._router, target, self.served) as watched:
+        node = "" if replica is None else replica.node
+        served = self.served(node)
+        with _Watched(self._router, target, served, alone=len(self._nodes.ready(version.pk)) < 2) as watched:
             stream = _begin(connection, admitted, patience_seconds)
             try:
                 messages = await (_first_text(stream) if admitted.request.stream else stream.whole())
             except BaseException:
                 stream.cancel()
                 raise
-            if not version.remote:
-                self._replicas.used(version.pk)
+            if replica is not None:
+                self._nodes.answered(replica)
             if type(messages[-1]) is Failed:
                 fault = fault_of(messages[-1])
                 raise (admitted.refused if fault.code == QuotaExceeded.default_code else None) or fault
             first_token = first_token_seconds(messages[-1], time.perf_counter() - asked_at)
             watched.answered(first_token)
         name = connection.replica_name
-        return Answer(version, name, stream, messages, target, first_token, queue_seconds, self.served)
+        return Answer(version, node, name, stream, messages, target, first_token, queue_seconds, served)
 
     def _hedge(self, admitted: Admitted, tried: Collection[int]) -> _Hedge | None:
         ask, decision = admitted.applicant.ask, admitted.decision
@@ -269,13 +291,14 @@ class Dispatcher:
             (7) the supervisor is away, or time is up     → refuse
             (8) it takes long, another one is ready       → take that one; this one is loaded nevertheless
             (9) it can't fit into the node's memory       → refuse, with the arithmetic
+            (10) no node takes models                     → refuse: an operator has closed them
         """
         spec = model_spec(version)
-        replica = self._replicas.view.get(version.pk)
+        replica = self._nodes.view.get(version.pk)
         known_failure = replica.since if replica is not None and replica.state is ReplicaState.FAILED else -math.inf
         with self._place_in_queue(version):
             while True:
-                replica = self._replicas.view.get(version.pk)
+                replica = self._nodes.view.get(version.pk)
                 if replica is not None and replica.state is ReplicaState.READY:
                     return replica  # (1)
                 if replica is not None and replica.never_fits:
@@ -286,6 +309,8 @@ class Dispatcher:
                         raise _failed(replica, pause)  # (2), (4)
                 if problem := self._why_never(version):
                     raise NotReady(problem, code="no_healthy_model", retry_after=5)  # (6)
+                if not self._nodes.loads(version.pk):
+                    raise NotReady(_CLOSED, code="no_healthy_model", retry_after=_CLOSED_SECONDS)  # (10)
                 now = time.perf_counter()
                 left = deadline - now
                 if left <= 0 or self._supervisor_away():
@@ -295,7 +320,9 @@ class Dispatcher:
                     if now >= hedge.at and (other := hedge.find()) is not None:
                         raise _ReadyElsewhere(other)  # (8)
                     pause = min(pause, hedge.seconds(now))
-                await self._replicas.demand(spec, pause)  # (3), (5)
+                await self._nodes.demand(
+                    spec, pause, size_bytes=version.size_bytes, wanted=version.replicas
+                )  # (3), (5)
 
     @contextmanager
     def _place_in_queue(self, version: Version) -> Iterator[None]:
@@ -314,12 +341,12 @@ class Dispatcher:
                 del self._waiting[version.pk]
 
     def _supervisor_away(self) -> bool:
-        away_seconds = 0.0 if self._replicas.connected else time.time() - self._replicas.since
+        away_seconds = 0.0 if self._nodes.connected else time.time() - self._nodes.since
         return away_seconds > SUPERVISOR_PATIENCE_SECONDS
 
     def _too_slow(self, version: Version, replica: ReplicaView | None) -> NotReady:
-        if not self._replicas.connected:
-            state = "this node's supervisor can't be reached"
+        if not self._nodes.connected:
+            state = "the supervisor can't be reached"
         elif replica is None or replica.state is ReplicaState.COLD:
             state = _in_line(replica) if replica is not None and replica.place else "it waits for its turn to be loaded"
         elif replica.state is ReplicaState.LOADING:
@@ -336,9 +363,11 @@ class _Watched:
     """While entered, a target is asked: what becomes of that counts for its load, its latency, its breaker and its
     health. Once it has answered, its work goes on after the end."""
 
-    __slots__ = ("_answered", "_router", "_served", "_target")
+    __slots__ = ("_alone", "_answered", "_router", "_served", "_target")
 
-    def __init__(self, router: Router, target: Target, served: ServedCounting) -> None:
+    def __init__(self, router: Router, target: Target, served: ServedCounting, *, alone: bool) -> None:
+        """``alone``: nobody else serves the version, so that what fails here fails the version."""
+        self._alone = alone
         self._router = router
         self._target = target
         self._served = served
@@ -361,8 +390,9 @@ class _Watched:
             target.ended()
         if isinstance(fault, WorkerLost | WorkerFault | BackendFault | BackendBusy):
             self._served.failed(target.version.pk)
-            breaker.failed(time.monotonic())
-            self._look()
+            if self._alone or not isinstance(fault, WorkerLost):
+                breaker.failed(time.monotonic())
+                self._look()
         elif breaker.suspicious:
             breaker.succeeded() if self._answered else breaker.withdrawn()
             self._look()

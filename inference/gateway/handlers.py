@@ -152,7 +152,7 @@ class InferenceHandler(ABC):
         request, decision = admitted.request, admitted.decision
         headers = [
             *_version_headers(begun.version.model, begun.version.version, decision.strategy),
-            (b"x-nopenai-replica", _replica_name(self._node_name, begun.replica)),
+            (b"x-nopenai-replica", _replica_name(begun.node or self._node_name, begun.replica)),
             (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
             (b"x-nopenai-queue-ms", b"%.1f" % ((admitted.waited + queue_seconds) * 1000)),
         ]

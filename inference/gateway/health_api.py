@@ -15,8 +15,8 @@ from inference.gateway.call import Call
 from inference.gateway.degradation import Degradation
 from inference.gateway.models_api import counts_by_state, timestamp
 from inference.gateway.promises import Promises
-from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
+from inference.gateway.supervisor_link import SupervisorLink
 from registry.catalogue import Health, Model
 
 NOT_PROMOTED = "not_promoted"
@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 
 class HealthApi:
     def __init__(
-        self, state: GatewayState, replicas: ReplicaClient, promises: Promises, degradation: Degradation
+        self, state: GatewayState, replicas: SupervisorLink, promises: Promises, degradation: Degradation
     ) -> None:
         self._state = state
         self._promises = promises

@@ -12,8 +12,8 @@ import msgspec
 from inference.gateway.exposition import AnyMetric, HistogramMetric, Labels, Metric
 from inference.gateway.health_api import NOT_PROMOTED, health_of
 from inference.gateway.quota_report import LimitUse, remaining_tokens
-from inference.gateway.replicas import View, state_of
 from inference.gateway.routing_metrics import routing_metrics
+from inference.gateway.supervisor_link import View, state_of
 from inference.protocol import Caches, CacheView, Durations, ModelSums, ReplicaState, Sums
 from quotas.modes import Mode
 from registry.catalogue import Health, Model

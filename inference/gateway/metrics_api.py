@@ -12,8 +12,8 @@ from inference.gateway.call import Call
 from inference.gateway.exposition import CONTENT_TYPE, written
 from inference.gateway.metrics import Known, WorkerNumbers, metrics
 from inference.gateway.quotas_api import QuotasApi
-from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
+from inference.gateway.supervisor_link import SupervisorLink
 from inference.gateway.workers import WorkerPool
 from inference.protocol import WorkerLoad
 from routing.experiments.split import shares_of_b
@@ -29,7 +29,7 @@ class MetricsApi:
     def __init__(
         self,
         state: GatewayState,
-        supervisor: ReplicaClient,
+        supervisor: SupervisorLink,
         workers: WorkerPool,
         quotas: QuotasApi,
         build: Mapping[str, str],
@@ -57,7 +57,7 @@ class MetricsApi:
             supervisor_connected=self._supervisor.connected,
             models=list(self._state.current().catalogue.models.values()),
             health_checked_at=self._state.health.checked_at,
-            replicas=self._state.replicas,
+            replicas=self._supervisor.view,
             workers=[
                 WorkerNumbers(
                     model=worker.replica.model,
@@ -67,6 +67,7 @@ class MetricsApi:
                     held_prefixes=len(worker.held),
                 )
                 for worker in self._workers
+                if worker.replica.node == self._supervisor.node  # others tell of theirs
             ],
             caches=self._supervisor.caches,
             sums=self._supervisor.sums,

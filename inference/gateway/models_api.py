@@ -10,8 +10,8 @@ import msgspec
 from inference.gateway.asgi import JSON
 from inference.gateway.auth import allowed_of
 from inference.gateway.call import Call
-from inference.gateway.replicas import View, state_of
 from inference.gateway.state import GatewayState, Snapshot
+from inference.gateway.supervisor_link import View, state_of
 from inference.protocol import ReplicaState
 from registry.catalogue import Health, Model, Version
 from registry.errors import ApiError, InvalidRequest, ModelNotFound, NotFound

@@ -171,7 +171,7 @@ class Permits:
         before = time.monotonic() - IDLE_SECONDS
         self._give_back_idle([pool for pool in self._pools.values() if pool.held and pool.used_at < before])
 
-    # The supervisor's side: see inference.gateway.replicas.
+    # The supervisor's side: see inference.gateway.supervisor_link.
 
     def connected(self, send: Callable[[Iterable[GatewayToSupervisor]], None]) -> None:
         """To a supervisor that knows nothing of us. What lay idle is its own; who waits, waits there from now on."""

@@ -11,8 +11,8 @@ from inference.gateway.call import Call
 from inference.gateway.degradation import Degradation
 from inference.gateway.promises import Promises
 from inference.gateway.quota_report import LimitUse, counts_report, limit_uses, model_report, timings_report
-from inference.gateway.replicas import ReplicaClient
 from inference.gateway.state import GatewayState
+from inference.gateway.supervisor_link import SupervisorLink
 from quotas.limits import NO_LIMITS
 from quotas.modes import Mode
 
@@ -25,7 +25,7 @@ class QuotasApi:
         state: GatewayState,
         degradation: Degradation,
         promises: Promises,
-        supervisor: ReplicaClient,
+        supervisor: SupervisorLink,
         *,
         profile: bool,
     ) -> None:

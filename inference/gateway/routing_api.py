@@ -11,9 +11,9 @@ from inference.gateway.asking import ask_of
 from inference.gateway.cache_api import PROFILING_OFF, detailed
 from inference.gateway.call import Call
 from inference.gateway.origin import origin_of
-from inference.gateway.replicas import ReplicaClient
 from inference.gateway.routing_report import routing_report, timings_report
 from inference.gateway.state import GatewayState
+from inference.gateway.supervisor_link import SupervisorLink
 from routing.experiments.split import shares_of_b, splits_in_force
 
 _encode = msgspec.json.Encoder().encode
@@ -23,7 +23,7 @@ _EXAMPLE = [{"role": "user", "content": "Hello"}]
 
 
 class RoutingApi:
-    def __init__(self, state: GatewayState, supervisor: ReplicaClient, *, profile: bool) -> None:
+    def __init__(self, state: GatewayState, supervisor: SupervisorLink, *, profile: bool) -> None:
         self._state = state
         self._supervisor = supervisor
         self._profile = profile

@@ -1,5 +1,5 @@
-"""What this gateway process counts of the workers' part in requests, by version, until it tells the supervisor: models'
-health is made of it. An answered request costs 1 µs here."""
+"""What this gateway process counts of a node's workers' part in requests, by version, until it tells its supervisor:
+models' health is made of it. An answered request costs 1 µs here."""
 
 from inference.durations import Histogram
 from inference.gateway.workers import Stream, StreamMessage

@@ -32,6 +32,7 @@ from registry.backends.selectors import backends_load
 from registry.cache.selectors import shared_prompts_load
 from registry.errors import first_line
 from registry.health.selectors import health_load
+from registry.nodes.selectors import nodes_load
 from registry.selectors import catalogue_load, revision_read, use_counts
 from registry.services import usage_add
 from routing.selectors import routing_load
@@ -147,6 +148,7 @@ class SnapshotThread:
             permits=permits_of(limits, callers),
             routing=routing_load(),
             backends=backends_load(),
+            nodes=nodes_load(),
             emergency=emergency_load(),
             use_counts=use_counts(),
             loaded_at=time.time(),

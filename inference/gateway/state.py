@@ -1,6 +1,6 @@
 """What the event loop knows: each piece immutable, each replaced as a whole, none ever locked.
 
-The snapshot comes from PostgreSQL (:mod:`snapshot`), the view of the replicas from the supervisor (:mod:`replicas`);
+The snapshot comes from PostgreSQL (:mod:`snapshot`), the view of the replicas from the supervisor (:mod:`nodes`);
 the router's table is made of both whenever one of them changes.
 """
 
@@ -16,15 +16,15 @@ import structlog
 from inference.gateway.arrivals import ArrivalBook
 from inference.gateway.counting import RequestCounting
 from inference.gateway.origin import CacheRights
-from inference.gateway.replicas import View
 from inference.gateway.route_counting import RouteCounting
 from inference.gateway.samples import Samples
+from inference.gateway.supervisor_link import View
 from inference.protocol import Relayed, ReplicaState, Sampled, Stray, Strays
 from quotas.callers import Caller
 from quotas.ledger import Account
 from quotas.limits import ModelLimits, PermitLimit
 from registry.backends.values import Backend
-from registry.catalogue import Catalogue, Version
+from registry.catalogue import Catalogue, NodeEntry, Version
 from registry.errors import ApiError, Unavailable
 from registry.health.report import HealthNews
 from routing.config import Routing
@@ -54,6 +54,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     routing: Routing = Routing()
     backends: Mapping[int, Backend] = {}
     """Elsewhere, by the primary keys of their versions."""
+    nodes: Mapping[str, NodeEntry] = {}
+    """By their names."""
     emergency: str = ""
     """Why an operator declared one; empty: there is none."""
     use_counts: Mapping[str, int]

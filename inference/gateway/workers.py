@@ -1,11 +1,11 @@
-"""One multiplexed connection to each engine worker on this node.
+"""One multiplexed connection to each engine worker.
 
 A :class:`Stream` is one request on such a connection. It is fed by the connection, in the event loop, and read by the
 handler: all messages of one decode step arrive together, so that they can leave together.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, cast
 
 import structlog
@@ -211,6 +211,22 @@ class WorkerConnection(asyncio.Protocol):
         return bool(self._streams or self._meters)
 
     @property
+    def told(self) -> int:
+        """Requests that it computes or that wait there, of all gateways, as it has said last."""
+        return 0 if self.load is None else self.load.running + self.load.waiting
+
+    @property
+    def work(self) -> int:
+        """The same, or ours where it does not know of all of them yet."""
+        return max(len(self._streams), self.told)
+
+    @property
+    def cells(self) -> float:
+        """RAM for KV that running requests need, of what it has: 0–1."""
+        tokens = self.hello.result().kv_tokens
+        return self.cache.context_tokens / tokens if self.cache and tokens else 0.0
+
+    @property
     def worker_pid(self) -> int:
         return self.hello.result().pid
 
@@ -308,7 +324,8 @@ class WorkerConnection(asyncio.Protocol):
         if isinstance(news, Hello):
             if not self.hello.done():
                 self.hello.set_result(news)
-        elif isinstance(news, CacheReport):
+            return  # the pool says so, once it counts on it
+        if isinstance(news, CacheReport):
             self.cache = news
         elif isinstance(news, WorkerLoad):
             self.load = news
@@ -331,33 +348,56 @@ class WorkerConnection(asyncio.Protocol):
             meter.lose()
 
 
-class WorkerPool:
-    """The connections to the workers of this node, by their sockets."""
+class Opener(Protocol):
+    """Connects to workers: :class:`inference.gateway.ways.Ways`."""
 
-    def __init__(self, heard: Callable[[WorkerConnection, WorkerNews], None] = lambda *_: None) -> None:
+    async def worker(self, replica: ReplicaView, factory: Callable[[], WorkerConnection]) -> WorkerConnection:
+        """Raises OSError."""
+        ...
+
+
+Who = tuple[str, str | None]
+"""A worker: its node, and its socket there."""
+
+
+class WorkerPool:
+    """The connections to the workers of all nodes."""
+
+    def __init__(self, ways: Opener, heard: Callable[[WorkerConnection, WorkerNews], None] = lambda *_: None) -> None:
         """``heard``: see :class:`WorkerConnection`."""
+        self._ways = ways
         self._heard = heard
-        self._connections: dict[str, WorkerConnection] = {}
-        self._connecting: dict[tuple[str, int], asyncio.Task[WorkerConnection]] = {}
+        self._connections: dict[Who, WorkerConnection] = {}
+        self._of_version: dict[int, list[WorkerConnection]] = {}
+        self._connecting: dict[tuple[Who, int], asyncio.Task[WorkerConnection]] = {}
 
     def __iter__(self) -> Iterator[WorkerConnection]:
         """The open connections."""
         return (connection for connection in self._connections.values() if not connection.closed)
+
+    def of(self, version_pk: int) -> list[WorkerConnection]:
+        """Those to a version's workers."""
+        return [each for each in self._of_version.get(version_pk, ()) if not each.closed]
 
     def held_tokens(self, replica: ReplicaView, prefixes: Sequence[bytes]) -> int:
         """About how many tokens of a prompt, by its chain, a replica need not compute. O(length of the chain)."""
         connection = self.connected(replica)
         return 0 if connection is None else connection.held_tokens(prefixes)
 
+    def work(self, replica: ReplicaView) -> int:
+        """Requests that a replica computes or that wait there, as far as is known."""
+        connection = self.connected(replica)
+        return 0 if connection is None else connection.work
+
     def follow(self, replicas: Iterable[ReplicaView]) -> None:
         """Be connected to all that are ready, so that what they tell of themselves is known before a request asks."""
         for replica in replicas:
             if replica.state is ReplicaState.READY and self.connected(replica) is None:
-                self._attempt(replica, replica.socket or "").add_done_callback(_forgive)
+                self._attempt(replica).add_done_callback(_forgive)
 
     def connected(self, replica: ReplicaView) -> WorkerConnection | None:
         """The connection to a replica where there is one: no await on the hot path."""
-        connection = self._connections.get(replica.socket or "")
+        connection = self._connections.get((replica.node, replica.socket))
         if connection is None or connection.closed or connection.replica.version_pk != replica.version_pk:
             return None
         return connection
@@ -370,44 +410,44 @@ class WorkerPool:
         """
         if connection := self.connected(replica):
             return connection
-        path = replica.socket
-        if path is None:
+        if replica.socket is None:
             raise WorkerLost("the worker has no socket")
         # Shielded: a client that leaves must not end the attempt for the others.
-        return await asyncio.shield(self._attempt(replica, path))
+        return await asyncio.shield(self._attempt(replica))
 
-    def busy_versions(self) -> set[int]:
-        """Versions (by primary key) that are working on a request of ours."""
-        return {connection.replica.version_pk for connection in self._connections.values() if connection.busy}
+    def busy_versions(self, node: str) -> set[int]:
+        """Versions (by primary key) whose replicas on a node are working on a request of ours."""
+        own = (each for each in self._connections.values() if each.replica.node == node)
+        return {connection.replica.version_pk for connection in own if connection.busy}
 
     def retain(self, replicas: Iterable[ReplicaView]) -> None:
         """Close connections to replicas that are no more, unless they still work for us (they are draining)."""
-        sockets: Collection[str | None] = {replica.socket for replica in replicas}
-        for path, connection in list(self._connections.items()):
-            if connection.closed or (path not in sockets and not connection.busy):
+        known = {who(replica) for replica in replicas}
+        for key, connection in list(self._connections.items()):
+            if connection.closed or (key not in known and not connection.busy):
                 connection.close()
-                del self._connections[path]
+                self._forget(key)
 
     def close(self) -> None:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
+        self._of_version.clear()
 
-    def _attempt(self, replica: ReplicaView, path: str) -> "asyncio.Task[WorkerConnection]":
-        who = (path, replica.version_pk)
-        attempt = self._connecting.get(who)
+    def _attempt(self, replica: ReplicaView) -> "asyncio.Task[WorkerConnection]":
+        key = (who(replica), replica.version_pk)
+        attempt = self._connecting.get(key)
         if attempt is None:
-            attempt = asyncio.create_task(self._open(replica, path))
-            self._connecting[who] = attempt
-            attempt.add_done_callback(lambda _: self._connecting.pop(who, None))
+            attempt = asyncio.create_task(self._open(replica))
+            self._connecting[key] = attempt
+            attempt.add_done_callback(lambda _: self._connecting.pop(key, None))
         return attempt
 
-    async def _open(self, replica: ReplicaView, path: str) -> WorkerConnection:
-        loop = asyncio.get_running_loop()
-        connection = WorkerConnection(replica, loop, self._heard)
+    async def _open(self, replica: ReplicaView) -> WorkerConnection:
+        connection = WorkerConnection(replica, asyncio.get_running_loop(), self._heard)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                await loop.create_unix_connection(lambda: connection, path)
+                await self._ways.worker(replica, lambda: connection)
                 hello = await connection.hello
             if problem := _mismatch(replica, hello):
                 raise WorkerLost(problem)
@@ -419,8 +459,24 @@ class WorkerPool:
         except WorkerLost:
             connection.close()
             raise
-        self._connections[path] = connection
+        self._forget(who(replica))
+        self._connections[who(replica)] = connection
+        self._of_version.setdefault(replica.version_pk, []).append(connection)
+        self._heard(connection, hello)
         return connection
+
+    def _forget(self, key: Who) -> None:
+        connection = self._connections.pop(key, None)
+        if connection is None:
+            return
+        of_version = self._of_version[connection.replica.version_pk]
+        of_version.remove(connection)
+        if not of_version:
+            del self._of_version[connection.replica.version_pk]
+
+
+def who(replica: ReplicaView) -> Who:
+    return replica.node, replica.socket
 
 
 def _forgive(attempt: "asyncio.Task[WorkerConnection]") -> None:

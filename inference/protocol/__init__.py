@@ -80,7 +80,16 @@ from inference.protocol.frames import (
 )
 from inference.protocol.parameters import EngineParameters, Measured, ModelSpec, Tuned
 from inference.protocol.permits import Acquire, Contended, Crowded, Holding, Limits, Permitted, Release, Withdraw
-from inference.protocol.replicas import Demand, InUse, Pressure, Replicas, ReplicaState, ReplicaView, Subscribe
+from inference.protocol.replicas import (
+    Demand,
+    InUse,
+    NodeView,
+    Pressure,
+    Replicas,
+    ReplicaState,
+    ReplicaView,
+    Subscribe,
+)
 from inference.protocol.requests import (
     Cancel,
     ChatMessage,
@@ -147,6 +156,7 @@ __all__ = [
     "Measured",
     "ModelSpec",
     "ModelSums",
+    "NodeView",
     "Partition",
     "PermitAnswer",
     "PermitRequest",

@@ -41,7 +41,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     """Why it is in this state, in words for an operator."""
     socket: str | None
-    """The worker's Unix socket; set while ``ready`` or ``draining``."""
+    """The worker's Unix socket on its node; set while ``ready`` or ``draining``."""
+    node: str = ""
+    """Whose replica it is."""
     progress: float
     """0–1 while loading."""
     since: float
@@ -54,10 +56,22 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     """While ``failed``: the node has not enough memory for it, as ``reason`` reckons up, and a retry can't help."""
 
 
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be known of a node to choose one for a model that is to be loaded."""
+
+    ram_bytes: int | None = None
+    """For models, their KV and its cache. None: no account is kept of it."""
+    taken_bytes: int = 0
+    """Of them, by the models that are there."""
+    takes: bool = True
+    """New models may be loaded there: it is neither cordoned nor about to end."""
+
+
 class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):
     """The complete view of this node; what is not named is cold."""
 
     replicas: tuple[ReplicaView, ...]
+    node: NodeView = NodeView()
 
 
 class Pressure(msgspec.Struct, frozen=True, kw_only=True, tag="pressure"):

@@ -185,10 +185,11 @@ def observation(replica: Replica) -> Observation:
     )
 
 
-def view(replica: Replica, *, epoch: float, socket_of: Callable[[int], str]) -> ReplicaView:
-    """What gateways see. ``epoch`` is what turns our monotonic times into seconds since the epoch."""
+def view(replica: Replica, *, node: str = "", epoch: float, socket_of: Callable[[int], str]) -> ReplicaView:
+    """What gateways see of a node's replica. ``epoch`` turns our monotonic times into seconds since the epoch."""
     serving = replica.phase in (Phase.READY, Phase.DRAINING, Phase.STOPPING) and replica.ready_at is not None
     return ReplicaView(
+        node=node,
         version_pk=replica.spec.version_pk,
         model=replica.spec.model,
         version=replica.spec.version,

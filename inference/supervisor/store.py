@@ -40,6 +40,7 @@ from registry.errors import first_line
 from registry.health.services import vitals_record
 from registry.health.vitals import Vitals
 from registry.models import Node, Version
+from registry.nodes.selectors import Orders, orders_read
 
 log = structlog.get_logger(module="supervisor")
 
@@ -68,6 +69,8 @@ class NodeTaken(Exception):
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     ram_budget_mb: int
+    address: str = ""
+    """``host:port`` of its door. Empty: it has none."""
     disk_bytes: int | None = None
     """Free for the cache on the disk of its data directory; None: not known yet."""
 
@@ -79,6 +82,7 @@ class Reading(msgspec.Struct, frozen=True):
     caches: CacheReading
     tunings: list[Tuning]
     footprints: dict[int, Footprint]
+    orders: Orders
 
 
 class Store:
@@ -93,6 +97,7 @@ class Store:
         read_caches: Callable[[CacheReading], None],
         read_tunings: Callable[[Sequence[Tuning]], None],
         read_footprints: Callable[[Mapping[int, Footprint]], None],
+        read_orders: Callable[[Orders], None],
         disk_bytes: Callable[[], int | None],
         vitals: VitalSigns,
         rival_seconds: float,
@@ -103,6 +108,7 @@ class Store:
         self._read_caches = read_caches
         self._read_tunings = read_tunings
         self._read_footprints = read_footprints
+        self._read_orders = read_orders
         self._disk_bytes = disk_bytes
         self._vitals = vitals
         self._rival_seconds = rival_seconds
@@ -280,6 +286,7 @@ class Store:
         self._read_caches(reading.caches)
         self._read_tunings(reading.tunings)
         self._read_footprints(reading.footprints)
+        self._read_orders(reading.orders)
         if reading.registered:
             # Registering made every replica cold, and this reading was of a node without observations.
             self._unwritten.update(self._newest)
@@ -319,7 +326,11 @@ def _write_and_read(
     register = register or not Node.objects.filter(name=node.name).exists()
     if register:
         services.node_register(
-            name=node.name, ram_budget_mb=node.ram_budget_mb, pid=os.getpid(), disk_bytes=node.disk_bytes
+            name=node.name,
+            ram_budget_mb=node.ram_budget_mb,
+            pid=os.getpid(),
+            disk_bytes=node.disk_bytes,
+            address=node.address,
         )
     else:
         services.node_heartbeat(name=node.name, disk_bytes=node.disk_bytes)
@@ -335,8 +346,10 @@ def _write_and_read(
             restarts=seen.restarts,
         )
     vitals_record(node=node.name, vitals=vitals)
+    orders = orders_read(node.name)
     desired = selectors.replicas_desired(node.name)
-    wishes = tuple(_wish(replica, _barred(desired)) for replica in desired)
+    barred = frozenset(replica.version.pk for replica in desired) if orders.empties else _barred(desired)
+    wishes = tuple(_wish(replica, barred) for replica in desired)
     caches = caches_read(node.name)
     tunings_write(measured)
     tunings = tunings_read()
@@ -344,7 +357,7 @@ def _write_and_read(
     known = footprints_read(node.name)
     experiments_write(node.name, letter)
     use_write(use)
-    return Reading(register, wishes, caches, tunings, known)
+    return Reading(register, wishes, caches, tunings, known, orders)
 
 
 def _barred(desired: list[DesiredReplica]) -> frozenset[int]:

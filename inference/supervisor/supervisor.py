@@ -16,7 +16,16 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from inference.protocol import CacheReport, Counted, EngineParameters, ModelSpec, Replicas, ReplicaState, WorkerStage
+from inference.protocol import (
+    CacheReport,
+    Counted,
+    EngineParameters,
+    ModelSpec,
+    NodeView,
+    Replicas,
+    ReplicaState,
+    WorkerStage,
+)
 from inference.supervisor.caching import Caching
 from inference.supervisor.discovery import Discovery
 from inference.supervisor.events import (
@@ -46,6 +55,7 @@ from inference.supervisor.tunings import Tuning, Tunings, merged
 from inference.supervisor.vitals import VitalSigns
 from inference.supervisor.weighing import Scales
 from inference.supervisor.worker import Launch, Worker
+from registry.nodes.selectors import Orders
 
 log = structlog.get_logger(module="supervisor")
 
@@ -85,6 +95,8 @@ class Supervisor:
         # Numbers that no supervisor before us has used: a gateway may still hold the path of a dead worker's socket.
         self._state = State(next_worker=time.time_ns() // 1_000_000)
         self._epoch = 0.0
+        self._takes = True
+        """Gateways may ask for models that are not loaded here."""
         self._events: deque[Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +137,7 @@ class Supervisor:
             read_caches=self._caching.read,
             read_tunings=self._tunings.read,
             read_footprints=self._footprints.read,
+            read_orders=self._read_orders,
             disk_bytes=lambda: self._caching.disk_bytes,
             vitals=self._vitals,
             rival_seconds=settings.rival_seconds,
@@ -262,12 +275,24 @@ class Supervisor:
         epoch = time.time() - self._loop.time()
         if abs(epoch - self._epoch) > _CLOCK_STEP_SECONDS:  # else a view would differ in what has not changed
             self._epoch = epoch
+        node = self._settings.node.name
         return Replicas(
             replicas=tuple(
-                view(replica, epoch=self._epoch, socket_of=self._socket_name)
+                view(replica, node=node, epoch=self._epoch, socket_of=self._socket_name)
                 for replica in self._state.replicas.values()
-            )
+            ),
+            node=NodeView(
+                ram_bytes=self._policy.ram_bytes,
+                taken_bytes=self._state.ram_bytes,
+                takes=self._takes and not self._state.closing,
+            ),
         )
+
+    def _read_orders(self, orders: Orders) -> None:
+        if orders.takes != self._takes:
+            self._takes = orders.takes
+            log.info("This node loads models" if orders.takes else "This node loads no more models")
+            self._server.publish_replicas()
 
     def _socket_of(self, worker: int) -> Path:
         return self._claim.path.parent / f"engine-{worker}.sock"

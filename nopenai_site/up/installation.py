@@ -36,7 +36,7 @@ SETTLE_SECONDS = 5.0
 # How much of that the other processes let pass before they start beside it.
 _HEAD_START_SECONDS = 1.0
 
-_STOP_ORDER = (("beat", "celery", "gateway"), ("web", "supervisor"), ("redis", "postgres"))
+_STOP_ORDER = (("beat", "celery", "gateway"), ("web", "supervisor", "door"), ("redis", "postgres"))
 
 
 class StartFault(Exception):
@@ -94,6 +94,8 @@ class Installation:
         await self._prepare()
         supervisor = self._keep(self._plan.supervisor())
         gateway = self._keep(self._plan.gateway(self._listening.fileno(), self._own_url()))
+        if self._environment.node_address is not None:
+            self._keep(self._plan.door())
         await self._patiently(supervisor, gateway)
         # What follows is not needed for an answer, and on few cores would delay it; but where there is no model to
         # wait for, the admin is where one is added.

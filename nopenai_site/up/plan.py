@@ -59,6 +59,10 @@ class Plan:
             "supervisor", CORE_SETTINGS, "manage.py", "supervisor", ready=accepts(self._environment.supervisor_socket)
         )
 
+    def door(self) -> ChildSpec:
+        """Where other nodes are to reach this one."""
+        return self._ours("door", CORE_SETTINGS, "manage.py", "door")
+
     def gateway(self, listening: int, url: str) -> ChildSpec:
         return self._ours(
             "gateway",

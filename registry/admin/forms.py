@@ -31,7 +31,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg] # Django's own class
 
     class Meta:
         model = Model
-        fields = ("display_name", "enabled", "preload", "extra_capabilities")
+        fields = ("display_name", "enabled", "preload", "replicas", "extra_capabilities")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -52,7 +52,7 @@ class ModelAdmin(ServiceAdmin):
     actions_detail = ("load", "unload", "set_default", "check_health")
     change_form_after_template = "admin/model_health.html"
     fieldsets = (
-        (None, {"fields": ("name", "display_name", ("enabled", "preload"), "extra_capabilities")}),
+        (None, {"fields": ("name", "display_name", ("enabled", "preload", "replicas"), "extra_capabilities")}),
         (
             "What it is",
             {

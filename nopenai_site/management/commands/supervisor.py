@@ -81,7 +81,11 @@ def _settings(environment: Environment) -> "Settings":
     from inference.supervisor.worker import Launch
 
     return Settings(
-        node=NodeIdentity(name=environment.node_name, ram_budget_mb=environment.node_ram_mb),
+        node=NodeIdentity(
+            name=environment.node_name,
+            ram_budget_mb=environment.node_ram_mb,
+            address=str(environment.node_address or ""),
+        ),
         database_url=settings.DATABASE_URL,
         models_dirs=environment.models_dirs,
         starter_model=environment.starter_model,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.gateway.ways import Ways
 from inference.gateway.workers import WorkerPool
 from inference.prefixes import chat_chain, text_chain
 from inference.protocol import (
@@ -71,7 +72,7 @@ async def test_a_conversations_next_turn_finds_the_worker_that_had_the_one_befor
     assert 64 <= peer.held[second.prefixes[0]] < finished.prompt_tokens
 
     # Another gateway, which has just connected, knows as much.
-    pool = WorkerPool()
+    pool = WorkerPool(Ways("", Path(), None))
     replica = ReplicaView(
         version_pk=1,
         model="model",

@@ -302,6 +302,7 @@ def a_view(model: Model, state: ReplicaState, **changes: Any) -> ReplicaView:
         "socket": None,
         "progress": 0.0,
         "since": time.time(),
+        "node": "here",
     }
     return ReplicaView(**(fields | changes))
 
@@ -413,7 +414,7 @@ class Rig:
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         self.client = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
-        await until(lambda: self.gateway.replicas.connected and self.supervisor.has_gateway)
+        await until(lambda: self.gateway.nodes.own.connected and self.supervisor.has_gateway)
 
     async def stop(self) -> None:
         await self.client.close()
@@ -460,7 +461,7 @@ class Rig:
 
     async def announce(self, view: ReplicaView) -> None:
         self.supervisor.publish(view)
-        await until(lambda: self.gateway.replicas.view.get(view.version_pk) == view)
+        await until(lambda: self.gateway.nodes.view.get(view.version_pk) == view)
 
     async def chat(self, content: str = "Hello!", **fields: Any) -> tuple[aiohttp.ClientResponse, Any]:
         """A chat's answer and its JSON."""

@@ -137,7 +137,7 @@ async def test_a_request_that_failed_is_recorded_as_that(start_rig: StartRig, tm
     rig = await recording_rig(start_rig, tmp_path / "arrivals", A)
     failed = a_view(A, ReplicaState.FAILED, reason="out of memory", retry_at=time.time() + 60)
     rig.supervisor.publish(failed)
-    await until(lambda: rig.gateway.replicas.view[1].state is ReplicaState.FAILED)
+    await until(lambda: rig.gateway.nodes.view[1].state is ReplicaState.FAILED)
     response, _ = await rig.chat(model="A")
     assert response.status == 503
     assert (await recorded(rig, tmp_path / "arrivals")).arrivals[0].outcome is Outcome.FAILED

@@ -100,7 +100,7 @@ def some_caches(**changes: Any) -> Caches:
 
 async def told(rig: Rig, caches: Caches) -> None:
     rig.supervisor.publish_caches(caches)
-    await until(lambda: rig.gateway.replicas.caches == caches)
+    await until(lambda: rig.gateway.nodes.own.caches == caches)
 
 
 async def get(rig: Rig, path: str, secret: str = "") -> tuple[int, Any]:
@@ -131,7 +131,7 @@ async def test_statistics_stay_while_the_supervisor_is_away_and_say_so(start_rig
     rig = await start_rig(TINY)
     await told(rig, some_caches())
     await rig.supervisor.stop()
-    await until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.nodes.connected)
     _, body = await get(rig, "/cache/stats")
     assert (body["supervisor"]["reachable"], body["per_model"]["Tiny"]["lookups"]) == (False, 3)
     await rig.supervisor.start()

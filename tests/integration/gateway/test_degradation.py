@@ -225,7 +225,7 @@ async def test_in_an_emergency_only_urgent_requests_are_served(start_rig: StartR
         rig.feed.declare_emergency("the cooling failed")
     else:
         rig.supervisor.press("12 MB of this node's 1000 MB of memory are left")
-        await until(lambda: bool(rig.gateway.replicas.pressure))
+        await until(lambda: bool(rig.gateway.nodes.own.pressure))
     response, body = await ask(rig)
     assert (response.status, body["error"]["code"]) == (503, "emergency")
     assert ("cooling" if cause == "declared" else "12 MB") in body["error"]["message"]

@@ -68,7 +68,7 @@ class TestColdStart:
         await demanded(rig)
         await rig.worker(M)
         await asking
-        assert rig.gateway.replicas._demands == {}
+        assert rig.gateway.nodes._demands == {}
 
     async def test_a_supervisor_that_comes_back_is_told_again(self, start_rig: StartRig) -> None:
         rig = await start_rig(M)
@@ -186,7 +186,7 @@ class TestLostWorkers:
             asking = asyncio.create_task(ask(rig))
             await load.until(running=1)
         await rig.supervisor.stop()
-        await until(lambda: not rig.gateway.replicas.connected)
+        await until(lambda: not rig.gateway.nodes.connected)
         await worker.kill()
         rig.supervisor.view.clear()
         await rig.supervisor.start()
@@ -200,8 +200,9 @@ class TestLostWorkers:
         rig = await start_rig(M)
         await rig.announce(a_view(M, ReplicaState.READY, socket=str(rig.directory / "nothing.sock")))
         pausing = [asyncio.create_task(ask(rig)) for _ in range(8)]
-        await until(lambda: 1 in rig.gateway.replicas._waiting)
-        rig.gateway.replicas.view = {}
+        await until(lambda: 1 in rig.gateway.nodes._waiting)
+        rig.gateway.nodes.view = {}
+        rig.gateway.nodes._ready.clear()
         asking = asyncio.create_task(ask(rig))
         assert (await demanded(rig)).version_pk == 1
         await rig.worker(M)

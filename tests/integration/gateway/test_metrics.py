@@ -85,7 +85,7 @@ async def test_what_was_counted_waits_while_the_supervisor_is_away(start_rig: St
     rig = await start_rig(TINY)
     await rig.worker(TINY)
     await rig.supervisor.stop()
-    await until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.nodes.connected)
     await rig.chat()
     await rig.chat()
     await rig.supervisor.start()
@@ -107,7 +107,7 @@ async def test_the_supervisors_sums_are_shown_and_no_counts_of_our_own(start_rig
     await rig.chat()
     assert ("nopenai_model_requests_total", "Tiny") not in samples(await scrape(rig))
     rig.supervisor.publish_sums(Sums(models=(ModelSums(model="Tiny", requests=RequestCounts(requests=41)),)))
-    await until(lambda: bool(rig.gateway.replicas.sums.models))
+    await until(lambda: bool(rig.gateway.nodes.own.sums.models))
     shown = samples(await scrape(rig))
     assert shown["nopenai_model_requests_total", "Tiny"] == 41
     assert shown["nopenai_model_health_status", "Tiny"] == 1
@@ -118,7 +118,7 @@ async def test_the_supervisors_sums_are_shown_and_no_counts_of_our_own(start_rig
 async def test_a_supervisor_that_is_away_is_told_by_a_metric(start_rig: StartRig) -> None:
     rig = await start_rig(TINY)
     await rig.supervisor.stop()
-    await until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.nodes.connected)
     assert samples(await scrape(rig))["nopenai_supervisor_connected",] == 0
     await rig.supervisor.start()
 
@@ -189,7 +189,7 @@ async def test_prometheus_finds_nothing_to_blame(start_rig: StartRig) -> None:
         for model in (TINY, awkward)
     ]
     rig.supervisor.publish_sums(Sums(models=tuple(sums)))
-    await until(lambda: len(rig.gateway.replicas.sums.models) == 2)
+    await until(lambda: len(rig.gateway.nodes.own.sums.models) == 2)
     text = await scrape(rig)
     assert {sample[1] for sample in samples(text) if len(sample) > 1} >= {TINY.id, awkward.id}
     checked = await asyncio.to_thread(
@@ -203,6 +203,6 @@ async def test_a_scrape_of_many_models_is_whole(start_rig: StartRig) -> None:
     rig = await start_rig(*(a_model(f"m{number}", number) for number in range(models)))
     sums = tuple(ModelSums(model=f"m{number}", requests=RequestCounts(requests=number)) for number in range(models))
     rig.supervisor.publish_sums(Sums(models=sums))
-    await until(lambda: len(rig.gateway.replicas.sums.models) == models)
+    await until(lambda: len(rig.gateway.nodes.own.sums.models) == models)
     shown = samples(await scrape(rig))
     assert [shown["nopenai_model_requests_total", f"m{number}"] for number in range(models)] == list(range(models))

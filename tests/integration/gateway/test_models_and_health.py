@@ -164,12 +164,12 @@ async def test_a_version_that_waits_for_its_promotion_says_how(start_rig: StartR
 async def test_health_tells_that_the_supervisor_is_away(start_rig: StartRig) -> None:
     rig = await start_rig(PLAIN)
     await rig.supervisor.stop()
-    await until(lambda: not rig.gateway.replicas.connected)
+    await until(lambda: not rig.gateway.nodes.connected)
     body = await get(rig, "/health")
     assert body["status"] == "degraded"
     assert "supervisor can't be reached since" in body["reasons"][0]
     await rig.supervisor.start()
-    await until(lambda: rig.gateway.replicas.connected)
+    await until(lambda: rig.gateway.nodes.connected)
     assert (await get(rig, "/health"))["status"] == "ok"
 
 

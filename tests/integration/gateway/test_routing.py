@@ -38,9 +38,7 @@ async def routing(start_rig: StartRig, *stub: str, **config: Any) -> Rig:
         views.append(worker.view)
     rig.supervisor.publish(*views)
     configure(rig, **config)
-    await until(
-        lambda: all(target.warm for target in rig.gateway.state.targets) and len(rig.gateway.replicas.view) == 2
-    )
+    await until(lambda: all(target.warm for target in rig.gateway.state.targets) and len(rig.gateway.nodes.view) == 2)
     return rig
 
 
@@ -78,7 +76,7 @@ async def all_counted(rig: Rig, requests: int, *, copies: int = 0) -> None:
     while sum(counts.strategies.values()) < requests or _copied(counts) < copies:
         counts = routing_added(counts, (await rig.supervisor.counted.get()).routing)
     rig.supervisor.publish_sums(Sums(models=(), routing=counts))
-    await until(lambda: rig.gateway.replicas.sums.routing == counts)
+    await until(lambda: rig.gateway.nodes.own.sums.routing == counts)
 
 
 def _copied(counts: RoutingCounts) -> int:
@@ -140,7 +138,7 @@ async def test_a_prompt_goes_where_its_beginning_is_held(start_rig: StartRig) ->
     worker = await rig.caching_worker(A)
     other = await rig.worker(B, ready=False)
     rig.supervisor.publish(worker.view, other.view)
-    await until(lambda: len(rig.gateway.replicas.view) == 2)
+    await until(lambda: len(rig.gateway.nodes.view) == 2)
     configure(rig, strategy="cache_aware")
     prompt = [{"role": "system", "content": "You know all about otters. " * 100}, {"role": "user", "content": "Hi"}]
     await answering(rig, headers=key("ours"), model="A", messages=prompt)
@@ -152,7 +150,7 @@ async def test_another_candidate_answers_when_the_first_one_fails_and_that_is_co
     rig = await routing(start_rig, strategy="round_robin")
     failed = a_view(A, ReplicaState.FAILED, reason="out of memory", retry_at=time.time() + 60)
     rig.supervisor.publish(failed, rig.workers[1].view)
-    await until(lambda: rig.gateway.replicas.view[1].state is ReplicaState.FAILED)
+    await until(lambda: rig.gateway.nodes.view[1].state is ReplicaState.FAILED)
     assert await answering(rig, 4) == ["B"] * 4
     # The router does not know yet that this one fails.
     rig.gateway.state._failed = {}
@@ -218,7 +216,7 @@ async def test_a_named_model_fails_over_to_whom_its_operator_gave_it(start_rig: 
     rig = await routing(start_rig, model_fallbacks={"A": ("B",)})
     failed = a_view(A, ReplicaState.FAILED, reason="out of memory", retry_at=time.time() + 60)
     rig.supervisor.publish(failed, rig.workers[1].view)
-    await until(lambda: rig.gateway.replicas.view[1].state is ReplicaState.FAILED)
+    await until(lambda: rig.gateway.nodes.view[1].state is ReplicaState.FAILED)
     assert await answering(rig, model="A") == ["B"]
     configure(rig)
     response, body = await rig.chat(model="A")
@@ -349,7 +347,7 @@ async def test_what_an_unavailable_variant_does_not_answer_is_counted_and_the_ot
     rig = await routing(start_rig, **test)
     failed = a_view(B, ReplicaState.FAILED, reason="out of memory", retry_at=time.time() + 60)
     rig.supervisor.publish(failed, rig.workers[0].view)
-    await until(lambda: rig.gateway.replicas.view[2].state is ReplicaState.FAILED)
+    await until(lambda: rig.gateway.nodes.view[2].state is ReplicaState.FAILED)
     assert await answering(rig, 3) == ["A"] * 3
     await all_counted(rig, 3)
     (result,) = (await got(rig, "/routing/stats"))["ab_tests"].values()

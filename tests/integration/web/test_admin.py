@@ -161,7 +161,7 @@ def test_every_static_file_that_a_page_names_is_served(root: Client) -> None:
 
 def test_a_model_is_edited_through_the_service(root: Client, models: Path) -> None:
     pk = Model.objects.get(name="tiny").pk
-    form = {"display_name": "Klein", "preload": "on", "extra_capabilities": "legal, arabic_nlp"}
+    form = {"display_name": "Klein", "preload": "on", "replicas": "2", "extra_capabilities": "legal, arabic_nlp"}
     answer = root.post(url(Model, "change", pk), form | management_form())
     assert answer.status_code == 302
     model = Model.objects.get(pk=pk)
