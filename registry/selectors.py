@@ -9,11 +9,11 @@ from typing import Literal
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from registry import catalogue, models
 from registry.nodes.homes import homes
-from registry.nodes.selectors import nodes_present
+from registry.nodes.selectors import nodes_left, nodes_present
 
 
 def revision_read() -> int:
@@ -49,14 +49,17 @@ def catalogue_load() -> catalogue.Catalogue:
 def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
     """What the supervisor of ``node`` should do, for every version that it has a row of or should keep loaded.
 
-    Preloaded models run without a row, on the nodes where they live; a row that says ``stopped`` is stronger. What
-    can't be served (disabled, its file gone or replaced) is to be stopped, whatever its row says.
+    Preloaded models run without a row, on the nodes where they live, and so do models that should run on a node that
+    has left; a row that says ``stopped`` is stronger. What can't be served (disabled, its file gone or replaced) is to
+    be stopped, whatever its row says.
     """
     rows = models.Replica.objects.filter(node__name=node).values_list("version_id", "desired")
     wanted: dict[int, str] = dict(rows)
     present = rooms_present(also=node)
-    preloaded = models.Version.objects.filter(model__preload=True, model__enabled=True, pk=F("model__promoted"))
-    for version in preloaded.select_related("model"):
+    preloaded = Q(model__preload=True, pk=F("model__promoted"))
+    homeless = models.Replica.objects.filter(desired=models.Replica.Desired.RUNNING, node__in=nodes_left())
+    kept = models.Version.objects.filter(preloaded | Q(pk__in=homeless.values("version")), model__enabled=True)
+    for version in kept.select_related("model"):
         if wanted.get(version.pk) != models.Replica.Desired.STOPPED and node in homes_of(version, present):
             wanted[version.pk] = models.Replica.Desired.RUNNING
     here = models.Version.objects.exclude(source=models.Version.Source.REMOTE)

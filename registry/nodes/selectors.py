@@ -38,6 +38,12 @@ def node_is_up(node: Node) -> bool:
     return node.last_seen_at is not None and timezone.now() - node.last_seen_at < AWAY_AFTER
 
 
+def nodes_left() -> QuerySet[Node]:
+    """Those that are away or have to empty themselves: what should run there runs elsewhere meanwhile."""
+    away = Q(last_seen_at=None) | Q(last_seen_at__lte=timezone.now() - AWAY_AFTER)
+    return Node.objects.filter(away | Q(duty=Node.Duty.DRAINING))
+
+
 def nodes_present(*, also: str = "") -> QuerySet[Node]:
     """Those that take models and were heard of lately; ``also`` is here whatever its last word was."""
     heard = Q(last_seen_at__gt=timezone.now() - AWAY_AFTER) | Q(name=also)

@@ -23,6 +23,7 @@ from inference.gateway.leases import Answered, Upkeep
 from inference.gateway.standings import Reached
 from inference.gateway.state import DatabaseContact, GatewayState, Snapshot, accounts_of, permits_of
 from inference.gateway.usage import Counts
+from inference.nodes.passage import Passage
 from inference.protocol import (
     CacheBudget,
     Caches,
@@ -32,6 +33,7 @@ from inference.protocol import (
     GatewayToSupervisor,
     InUse,
     ModelSpec,
+    NodeView,
     Pressure,
     Relayed,
     Replicas,
@@ -57,7 +59,7 @@ from quotas.limits import ModelLimits
 from quotas.treasury import Leased
 from quotas.usage.counts import UsageCounts
 from registry.backends.values import Backend
-from registry.catalogue import Catalogue, Model
+from registry.catalogue import Catalogue, Model, NodeEntry
 from routing.config import Routing
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -73,6 +75,7 @@ class GivenSnapshot:
         self.emergency = ""
         self.routing = Routing()
         self.backends: dict[int, Backend] = {}
+        self.nodes: dict[str, NodeEntry] = {}
         self.usage: dict[str, int] = {}
         self.woken = 0
 
@@ -93,6 +96,11 @@ class GivenSnapshot:
         self.backends = {backend.version_pk: backend for backend in backends}
         self.show(*self._models)
 
+    def join(self, *nodes: NodeEntry) -> None:
+        """These are all other nodes that there are."""
+        self.nodes = {node.name: node for node in nodes}
+        self.show(*self._models)
+
     def declare_emergency(self, reason: str) -> None:
         self.emergency = reason
         self.show(*self._models)
@@ -110,6 +118,7 @@ class GivenSnapshot:
                 permits=permits_of(self.limits, self._callers),
                 routing=self.routing,
                 backends=self.backends,
+                nodes=self.nodes,
                 emergency=self.emergency,
                 use_counts={},
                 loaded_at=time.time(),
@@ -206,6 +215,7 @@ class ScriptedSupervisor:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.view: dict[int, ReplicaView] = {}
+        self.about = NodeView()
         self.caches: Caches | None = None
         self.sums = Sums(models=())
         self.counted: asyncio.Queue[Counted] = asyncio.Queue()
@@ -241,6 +251,11 @@ class ScriptedSupervisor:
         for writer in self._writers:
             writer.write(self._frame())
 
+    def describe(self, about: NodeView) -> None:
+        """Say it of the node."""
+        self.about = about
+        self.publish()
+
     def publish_caches(self, caches: Caches) -> None:
         self.caches = caches
         for writer in self._writers:
@@ -261,7 +276,10 @@ class ScriptedSupervisor:
             writer.write(self._frame())
 
     def _frame(self) -> bytes:
-        views: list[Replicas | Caches | Sums] = [Replicas(replicas=tuple(self.view.values())), self.sums]
+        views: list[Replicas | Caches | Sums] = [
+            Replicas(replicas=tuple(self.view.values()), node=self.about),
+            self.sums,
+        ]
         return encode_frame(views if self.caches is None else [*views, self.caches])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -361,6 +379,7 @@ class Rig:
         arrivals: ArrivalFeed | None = None,
         sampler: Sampler | None = None,
         spans: Sink | None = None,
+        passage: Passage | None = None,
         **config: Any,
     ) -> None:
         self.directory = directory
@@ -383,6 +402,7 @@ class Rig:
             arrivals,
             sampler,
             spans,
+            passage,
         )
         self.client: aiohttp.ClientSession
         self.port = 0
@@ -430,7 +450,14 @@ class Rig:
 
     async def worker(self, model: Model, *arguments: str, ready: bool = True) -> StubProcess:
         """A stub worker of a model, which the supervisor (if ``ready``) then announces."""
-        path = self.directory / f"engine-{len(self.workers)}.sock"
+        worker = await self.process(model, self.directory, *arguments)
+        if ready:
+            await self.announce(worker.view)
+        return worker
+
+    async def process(self, model: Model, directory: Path, *arguments: str) -> StubProcess:
+        """A stub worker of a model that is ready, with its socket in that directory."""
+        path = directory / f"engine-{len(self.workers)}.sock"
         command = ("-m", "tests.stub_worker", "--socket", str(path), "--model-id", model.id, "--version", "1.0.0")
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *command, *arguments, "file.gguf"),
@@ -445,8 +472,6 @@ class Rig:
             async for line in process.stdout:
                 if msgspec.json.decode(line, type=WorkerStatus).stage is WorkerStage.READY:
                     break
-        if ready:
-            await self.announce(worker.view)
         return worker
 
     async def caching_worker(self, model: Model, ram_bytes: int = 1_000_000) -> StubProcess:

@@ -77,13 +77,23 @@ def test_a_file_that_vanished_is_to_be_stopped(node: Node, tiny: Version, scan: 
     assert wanted(node) == {"tiny@1.0.0": "stopped"}
 
 
-def test_desiring_for_every_node_reaches_each(node: Node, tiny: Version) -> None:
+def test_without_a_node_a_model_is_kept_loaded_on_as_many_as_it_wants(node: Node, tiny: Version) -> None:
     other = node_register(name="there", ram_budget_mb=1000, pid=2)
 
-    assert replica_desire(node=None, version_pk=tiny.pk, desired="running") == 2
-    assert replica_desire(node="there", version_pk=tiny.pk, desired="running") == 0
+    assert replica_desire(node=None, version_pk=tiny.pk, desired="running") == 1
+    assert sorted(map(str, (*wanted(node).values(), *wanted(other).values()))) == ["running"]
 
+    Model.objects.update(replicas=2)
+    assert replica_desire(node=None, version_pk=tiny.pk, desired="running") == 1
+    assert replica_desire(node="there", version_pk=tiny.pk, desired="running") == 0
     assert wanted(node) == wanted(other) == {"tiny@1.0.0": "running"}
+
+
+def test_without_a_node_a_model_is_stopped_everywhere(node: Node, tiny: Version) -> None:
+    other = node_register(name="there", ram_budget_mb=1000, pid=2)
+
+    assert replica_desire(node=None, version_pk=tiny.pk, desired="stopped") == 2
+    assert wanted(node) == wanted(other) == {"tiny@1.0.0": "stopped"}
 
 
 def test_a_disabled_model_can_not_be_asked_to_run(node: Node, tiny: Version) -> None:
