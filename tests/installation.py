@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ LogRecord = dict[str, Any]
 class Installation:
     """One installation in ``directory``. It may be started and stopped several times; the data stay."""
 
-    def __init__(self, directory: Path, **environment: str) -> None:
+    def __init__(self, directory: Path, *, prefix: Sequence[str] = (), **environment: str) -> None:
+        """``prefix``: of its command, say to run it elsewhere."""
+        self._prefix = prefix
         self.data_dir = directory / "data"
         self.models_dir = directory / "models"
         self.log_dir = directory / "logs"
@@ -62,7 +64,7 @@ class Installation:
         """Begin to start; see :meth:`wait_started` and :meth:`wait_ready`."""
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "up"],
+                [*self._prefix, sys.executable, "manage.py", "up"],
                 cwd=PROJECT_ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ CLOSED = NodeView(ram_bytes=8 * GB, takes=False)
 
 
 def replica(node: str, state: ReplicaState, **changes: Any) -> ReplicaView:
-    fields = {
+    fields: dict[str, Any] = {
         "version_pk": 1, "model": "m", "version": "1.0.0", "reason": "", "socket": None, "progress": 0.0, "since": 0.0
     }  # fmt: skip
     return ReplicaView(**(fields | {"node": node, "state": state} | changes))
