@@ -84,7 +84,7 @@ def homes_of(version: models.Version, present: Mapping[str, int]) -> list[str]:
     Args:
         present: as :func:`rooms_present`.
     """
-    roomy = [name for name, ram_mb in present.items() if ram_mb >= version.size_bytes >> 20]
+    roomy = [name for name, ram_mb in present.items() if ram_mb << 20 >= version.size_bytes]
     return homes(version.model.name, roomy or present, version.model.replicas)
 
 

@@ -173,7 +173,7 @@ class Gateway:
         self.mirror = Mirror(self.admission, self.dispatcher, self.state.routes)
         self._proxy = WebProxy(config.web_socket, self._reached)
         self._models = ModelsApi(self.state)
-        self._health = HealthApi(self.state, self.nodes.own, self.promises, self.degradation)
+        self._health = HealthApi(self.state, self.nodes, self.promises, self.degradation)
         self._caches = CacheApi(
             self.state, self.nodes.own, self.workers, node_name=config.node_name, profile=config.profile
         )

@@ -14,9 +14,9 @@ from inference.gateway.asgi import JSON
 from inference.gateway.call import Call
 from inference.gateway.degradation import Degradation
 from inference.gateway.models_api import counts_by_state, timestamp
+from inference.gateway.nodes import Nodes
 from inference.gateway.promises import Promises
 from inference.gateway.state import GatewayState
-from inference.gateway.supervisor_link import SupervisorLink
 from registry.catalogue import Health, Model
 
 NOT_PROMOTED = "not_promoted"
@@ -29,13 +29,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HealthApi:
-    def __init__(
-        self, state: GatewayState, replicas: SupervisorLink, promises: Promises, degradation: Degradation
-    ) -> None:
+    def __init__(self, state: GatewayState, nodes: Nodes, promises: Promises, degradation: Degradation) -> None:
         self._state = state
         self._promises = promises
         self._degradation = degradation
-        self._replicas = replicas
+        self._nodes = nodes
+        self._own = nodes.own
 
     async def live(self, call: Call) -> None:
         await call.answer(200, [JSON], _encode({"status": "ok", "checked_at": timestamp(time.time())}))
@@ -53,6 +52,7 @@ class HealthApi:
         reasons = [
             *self._database_reasons(now),
             *self._supervisor_reasons(),
+            *self._node_reasons(),
             *self._emergency_reasons(),
             *self._check_reasons(now),
         ]
@@ -70,7 +70,8 @@ class HealthApi:
                 "last_contact": timestamp(self._state.database.last),
                 "reason": self._state.database.fault,
             },
-            "supervisor": {"reachable": self._replicas.connected, "since": timestamp(self._replicas.since)},
+            "supervisor": {"reachable": self._own.connected, "since": timestamp(self._own.since)},
+            "nodes": {link.node: {"reachable": link.connected, "since": timestamp(link.since)} for link in self._nodes},
             "snapshot": {
                 "revision": snapshot.catalogue.revision if snapshot else None,
                 "loaded_at": timestamp(snapshot.loaded_at) if snapshot else None,
@@ -123,9 +124,17 @@ class HealthApi:
         }
 
     def _supervisor_reasons(self) -> list[str]:
-        if self._replicas.connected:
+        if self._own.connected:
             return []
-        return [f"The supervisor can't be reached since {timestamp(self._replicas.since)}: no model can be loaded."]
+        return [f"The supervisor can't be reached since {timestamp(self._own.since)}: no model can be loaded."]
+
+    def _node_reasons(self) -> list[str]:
+        away = [link for link in self._nodes if not link.connected and link is not self._own]
+        return [
+            f"Node '{link.node}' can't be reached since {timestamp(link.since)}; if it is gone for good, forget it: "
+            f"DELETE /api/v1/nodes/{link.node}."
+            for link in away
+        ]
 
 
 def health_of(model: Model) -> str:

@@ -65,7 +65,11 @@ class Pair:
         self.wait_both_ready()
 
     def wait_both_ready(self) -> None:
-        wait_until(lambda: self.states() == {"a": "ready", "b": "ready"}, 90, self._explain)
+        wait_until(lambda: self.states() == {"a": "ready", "b": "ready"} and self._reachable(), 90, self._explain)
+
+    def _reachable(self) -> bool:
+        nodes = json.loads(self.a.get("/health")[1])["nodes"]
+        return all(node["reachable"] for node in nodes.values())
 
     def states(self) -> dict[str, str]:
         """Of the model's replicas, by node."""

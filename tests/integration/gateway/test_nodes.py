@@ -174,6 +174,17 @@ class TestLoss:
         await until(lambda: bool(rig.gateway.nodes.ready(1)))
         assert await replica_of(rig) == f"there/{worker.process.pid}"
 
+    async def test_health_names_the_node_that_can_not_be_reached(self, start_rig: StartRig, there: There) -> None:
+        rig = await two_nodes(start_rig, there)
+        await there.stop()
+        await until(lambda: not all(link.connected for link in rig.gateway.nodes))
+        async with rig.client.get("/health") as response:
+            report = await response.json()
+        assert report["status"] == "degraded"
+        assert {name: node["reachable"] for name, node in report["nodes"].items()} == {"here": True, "there": False}
+        assert any("'there' can't be reached" in reason for reason in report["reasons"])
+        await there.start()
+
     async def test_a_node_that_is_no_more_is_left(self, start_rig: StartRig, there: There) -> None:
         rig = await two_nodes(start_rig, there)
         await there.worker(rig, M)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection
 
 from inference.protocol import (
@@ -206,8 +207,15 @@ async def in_sql(query: Callable[[], T]) -> T:
 
 
 async def eventually(check: Callable[[], bool]) -> None:
-    """SQL announces no observations, so tests ask."""
-    await until_answer(lambda: in_sql(check))
+    """SQL announces no observations, so tests ask; a row that is not there yet may come."""
+
+    def ask() -> bool:
+        try:
+            return check()
+        except ObjectDoesNotExist:
+            return False
+
+    await until_answer(lambda: in_sql(ask))
 
 
 def replica_row(spec: ModelSpec) -> Replica:

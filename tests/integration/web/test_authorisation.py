@@ -38,6 +38,8 @@ OPERATORS = [
     ("POST", "/api/v1/models/tiny/unload"),
     ("GET", "/api/v1/nodes"),
     ("GET", "/api/v1/nodes/node-1"),
+    ("PATCH", "/api/v1/nodes/node-1"),
+    ("DELETE", "/api/v1/nodes/node-1"),
     ("GET", "/api/v1/replicas"),
     *(
         (method, before + path)

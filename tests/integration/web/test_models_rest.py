@@ -231,7 +231,7 @@ def test_a_bad_body_is_400_naming_the_field(
 
 def test_an_unknown_field_is_told_what_is_allowed(operator: APIClient) -> None:
     response = operator.patch("/api/v1/models/tiny", {"enabeld": False}, format="json")
-    assert "allowed: display_name, enabled, preload, extra_capabilities" in error(response)["message"]
+    assert "allowed: display_name, enabled, preload, replicas, extra_capabilities" in error(response)["message"]
 
 
 def test_a_body_with_two_faults_names_both_and_changes_nothing(operator: APIClient) -> None:
