@@ -57,6 +57,8 @@ class Environment:
     node_ram_mb: int
     node_address: Address | None
     """Where other nodes reach this one. None: there are none."""
+    spare_worker: bool
+    """A process waits for the next model to be loaded."""
     idle_unload_sec: int
     time_zone: str
     log_level: str
@@ -146,6 +148,7 @@ def load(variables: Mapping[str, str] | None = None) -> Environment:
         node_name=reader.read("NOPENAI_NODE_NAME", os.uname().nodename or "node", _text),
         node_ram_mb=reader.read("NOPENAI_NODE_RAM_MB", max(64, available_bytes() >> 20) * 8 // 10, _whole(64, 1 << 24)),
         node_address=reader.read("NOPENAI_NODE_ADDRESS", None, address),
+        spare_worker=reader.read("NOPENAI_SPARE_WORKER", True, _flag),
         idle_unload_sec=reader.read("NOPENAI_IDLE_UNLOAD_SEC", 900, _whole(0, 10**8)),
         time_zone=reader.read("NOPENAI_TIME_ZONE", "UTC", _zone),
         log_level=reader.read("NOPENAI_LOG_LEVEL", "INFO", _one_of(*LOG_LEVELS)),

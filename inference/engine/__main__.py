@@ -1,5 +1,7 @@
 """``python -m inference.engine``: serve one model on a Unix socket until told to stop.
 
+With ``--spare`` alone it gets ready for that, and waits until it is told the rest.
+
 The supervisor is told on standard output (WorkerStatus, CacheReport, WorkerCounts, Tuned) and heard on standard input
 (CacheBudget), one JSON object a line. Standard error carries logs, one JSON object a line, too.
 """
@@ -12,7 +14,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +30,7 @@ from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import embeds_only
 from inference.engine.engine import Engine
 from inference.engine.jobs import Emit
-from inference.engine.llama import LlamaError, Model, silence_native_log
+from inference.engine.llama import LlamaError, Model, initialise, silence_native_log
 from inference.engine.news import News, say
 from inference.engine.prompts import Prompts
 from inference.engine.sequences import Limits
@@ -57,8 +59,8 @@ _LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 
 
 def main() -> int:
-    arguments = _parse_arguments()
     _die_with_parent()
+    arguments = _parse_arguments(_told() if sys.argv[1:] == ["--spare"] else sys.argv[1:])
     _configure_log(arguments.log_level)
     _return_large_memory()
     # The engine's thread holds the interpreter in slices this long at most, so that tokens leave without delay.
@@ -215,7 +217,22 @@ def _report_in(loop: asyncio.AbstractEventLoop, tuned: Tuned) -> None:
     loop.call_soon_threadsafe(say, tuned)
 
 
-def _parse_arguments() -> argparse.Namespace:
+def _told() -> list[str]:
+    """The arguments, once there is a model to serve, from one line of standard input: a JSON list.
+
+    What follows that line is for others, so it is read byte by byte. Without a line nobody needs us.
+    """
+    initialise()
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(sys.stdin.fileno(), 1)
+        if not byte:
+            sys.exit(0)
+        line += byte
+    return msgspec.json.decode(line, type=list[str])
+
+
+def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m inference.engine", description="Serve one model on a Unix socket.")
     parser.add_argument("--socket", type=Path, required=True, help="where to listen")
     parser.add_argument("--model-id", required=True)
@@ -235,7 +252,7 @@ def _parse_arguments() -> argparse.Namespace:
         "--cache-dir", type=Path, help="where the SSD tier of the KV cache lives; default: there is none"
     )
     parser.add_argument("files", nargs="+", help="the GGUF, its shards in order")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _die_with_parent() -> None:

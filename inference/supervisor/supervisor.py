@@ -44,17 +44,20 @@ from inference.supervisor.events import (
     WorkerReported,
 )
 from inference.supervisor.footprints import Footprints
+from inference.supervisor.launching import Launch
 from inference.supervisor.metering import Metering
 from inference.supervisor.permitting import Permitting
 from inference.supervisor.pressure import MemoryWatch
+from inference.supervisor.read_ahead import ReadAhead
 from inference.supervisor.reconcile import due_at, step
-from inference.supervisor.replica import Observation, Policy, State, view
+from inference.supervisor.replica import Observation, Phase, Policy, State, view
 from inference.supervisor.server import Claim, SupervisorServer
+from inference.supervisor.spare import SPARE_BYTES, Spare, affordable
 from inference.supervisor.store import NodeIdentity, Store
 from inference.supervisor.tunings import Tuning, Tunings, merged
 from inference.supervisor.vitals import VitalSigns
 from inference.supervisor.weighing import Scales
-from inference.supervisor.worker import Launch, Worker
+from inference.supervisor.worker import Worker
 from registry.nodes.selectors import Orders
 
 log = structlog.get_logger(module="supervisor")
@@ -109,7 +112,9 @@ class Supervisor:
             record_use=lambda counts: self._store.record_use(counts),
         )
         self._vitals = VitalSigns(lambda: self._state.replicas, self._loop.time)
-        self._policy = replace(settings.policy, ram_bytes=settings.node.ram_budget_mb * 1024**2)
+        ram_bytes = settings.node.ram_budget_mb * 1024**2
+        self._keeps_spare = bool(settings.launch.spare) and affordable(ram_bytes)
+        self._policy = replace(settings.policy, ram_bytes=ram_bytes - SPARE_BYTES * self._keeps_spare)
         self._tunings = Tunings(self._tuned)
         self._footprints = Footprints(
             learned=lambda spec: self._scales.again(spec), record=lambda seen: self._store.record_footprints(seen)
@@ -142,6 +147,11 @@ class Supervisor:
             vitals=self._vitals,
             rival_seconds=settings.rival_seconds,
         )
+        self._spare = Spare(
+            settings.launch if self._keeps_spare else None,
+            lambda: any(replica.phase is Phase.LOADING for replica in self._state.replicas.values()),
+        )
+        self._read_ahead = ReadAhead()
         self._discovery = Discovery(settings.models_dirs, starter_model=settings.starter_model)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -152,6 +162,7 @@ class Supervisor:
         """
         _remove_stale_sockets(self._claim.path.parent)
         await self._server.start(self._claim.listen())
+        self._spare.renew()
         log.info("Supervisor started", node=self._settings.node.name, socket=str(self._claim.path))
         tasks = {
             asyncio.create_task(self._store.run()),
@@ -192,6 +203,7 @@ class Supervisor:
             self._footprints.ended(event.worker)
         self._state, actions = step(self._state, event, self._loop.time(), self._policy)
         self._caching.give_way(self._state.ram_bytes)
+        self._read_ahead.expect(replica.spec for replica in self._state.replicas.values() if replica.place)
         for action in actions:
             self._perform(action)
         if isinstance(event, WorkerReported) and event.status.stage is WorkerStage.READY:
@@ -230,6 +242,7 @@ class Supervisor:
             report_missed=partial(self._vitals.looked, number),
             parameters=parameters,
             report_tuned=self._tunings.reporter(spec),
+            take_spare=self._spare.take,
             most_ram=self._caching.most_ram(spec.model),
         )
         self._caching.started(number, spec, worker.set_budget)
@@ -317,6 +330,8 @@ class Supervisor:
 
     async def _close(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
         self.post(Closing())
+        self._spare.close()
+        self._read_ahead.close()
         await self._closed.wait()
         self._caching.close()
         self._metering.close()

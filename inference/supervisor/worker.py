@@ -5,13 +5,11 @@ session of its own, so that Ctrl-C reaches it through us only, in order.
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -37,12 +35,12 @@ from inference.protocol import (
 )
 from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
 from inference.supervisor.latest_line import LatestLine
+from inference.supervisor.launching import Launch, bury, exit_of, explain, hand_over, spawn
 from inference.supervisor.liveness import stands_still
 
 log = structlog.get_logger(module="supervisor")
 engine_log = structlog.get_logger(module="engine")
 
-_PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 1 << 20
 _MIB = 1024**2
 _LAST_LINES = 20
@@ -50,23 +48,9 @@ _PIPES_SECONDS = 1.0
 """How long we read on after an exit: a grandchild may hold the pipes open for ever."""
 _RECONNECT_SECONDS = 1.0
 
-_libc = ctypes.CDLL(None)
 _decoder: msgspec.json.Decoder[WorkerToSupervisor] = msgspec.json.Decoder(WorkerToSupervisor)
 _encoder = msgspec.json.Encoder()
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How workers are started on this node."""
-
-    command: tuple[str, ...]
-    """What the engine's arguments are appended to."""
-    directory: Path
-    """Where they run: the project's root, whose packages they import."""
-    environment: Mapping[str, str]
-    log_level: str
-    forward: Callable[[bytes], None]
-    """Takes a worker's log line, without its newline."""
 
 
 class Worker:
@@ -89,6 +73,7 @@ class Worker:
         report_tuned: Callable[[Tuned], None] | None = None,
         report_counts: Callable[[WorkerCounts], None] | None = None,
         report_missed: Callable[[int], None] = lambda _: None,
+        take_spare: Callable[[], subprocess.Popen[bytes] | None] = lambda: None,
         most_ram: int | None = None,
     ) -> None:
         """
@@ -96,6 +81,7 @@ class Worker:
             cache_dir: where it keeps the blocks of its SSD tier; it is there and belongs to this version alone.
             parameters: what it is to compute with.
             report_missed: is told how many times in a row it has not greeted.
+            take_spare: gives a process that waits for a model, if there is one.
             report_tuned: is told what it finds to be fastest. None: it does not measure.
             most_ram: with weights of more bytes it is not started.
         """
@@ -110,6 +96,7 @@ class Worker:
         self._report_tuned = report_tuned
         self._report_counts = report_counts
         self._report_missed = report_missed
+        self._take_spare = take_spare
         self._most_ram = most_ram
         self._budget = LatestLine()
         self._unwanted = False
@@ -175,26 +162,29 @@ class Worker:
         return size_bytes
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [
-                *self._launch.command,
-                f"--socket={self._socket}",
-                f"--model-id={self.spec.model}",
-                f"--version={self.spec.version}",
-                f"--log-level={self._launch.log_level}",
-                f"--cache-dir={self._cache_dir}",
-                f"--parameters={_encoder.encode(self.parameters).decode()}",
-                *(["--tune"] if self._report_tuned else []),
-                *self.spec.files,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self._launch.directory,
-            env=dict(self._launch.environment),
-            start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
-        )
+        """The spare that waits for a model, or a process of our own."""
+        arguments = self._arguments()
+        if (spare := self._take_spare()) is not None:
+            try:
+                hand_over(spare, arguments)
+            except OSError as fault:
+                log.warning("The spare worker could not be used", model_id=self.spec.model, reason=str(fault))
+                bury(spare)
+            else:
+                return spare
+        return spawn(self._launch, *self._launch.command, *arguments)
+
+    def _arguments(self) -> list[str]:
+        return [
+            f"--socket={self._socket}",
+            f"--model-id={self.spec.model}",
+            f"--version={self.spec.version}",
+            f"--log-level={self._launch.log_level}",
+            f"--cache-dir={self._cache_dir}",
+            f"--parameters={_encoder.encode(self.parameters).decode()}",
+            *(["--tune"] if self._report_tuned else []),
+            *self.spec.files,
+        ]
 
     async def _listen(self, process: subprocess.Popen[bytes]) -> None:
         """Read what the process says until it has ended."""
@@ -204,7 +194,7 @@ class Worker:
             asyncio.ensure_future(self._read_log(process.stderr)),
         ]
         try:
-            await _exit_of(process.pid)
+            await exit_of(process.pid)
             await asyncio.wait(pipes, timeout=_PIPES_SECONDS)
         finally:
             tasks = [*pipes, *self._watches]
@@ -277,54 +267,6 @@ class Worker:
                         self._post(WorkerBusy(self._number, message.running + message.waiting))
         except ProtocolError as fault:
             log.error("A worker broke the protocol", model_id=self.spec.model, reason=str(fault))
-
-
-def explain(returncode: int, last_lines: "deque[str] | list[str]") -> str:
-    """Why a process ended, in words for an operator, with the last thing it printed if it failed."""
-    if returncode == 0:
-        return "it exited by itself"
-    if returncode == -signal.SIGKILL:
-        text = "it was killed by SIGKILL, perhaps because memory ran out"
-    elif returncode < 0:
-        text = f"it was killed by {_signal_name(-returncode)}"
-    else:
-        text = f"it exited with status {returncode}"
-    return f"{text}; its last words: {last_lines[-1][:300]}" if last_lines else text
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """Runs between fork and exec: only calls that need no lock which another thread could hold."""
-
-    def tie() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
-    return tie
-
-
-async def _exit_of(pid: int) -> None:
-    """Wait until a child has ended, leaving it to be reaped by its owner.
-
-    A thread a child waits in the kernel: pidfds would spare it, but not every kernel and sandbox has them.
-    """
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-
-    def wait() -> None:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=wait, name=f"exit of {pid}", daemon=True).start()
-    await ended.wait()
 
 
 async def _lines(pipe: IO[bytes]) -> AsyncIterator[bytes]:

@@ -83,6 +83,7 @@ def _rows(environment: Environment) -> Sequence[tuple[str, str, str]]:
         "NOPENAI_GATEWAY_WORKERS": str(environment.gateway_workers),
         "NOPENAI_NODE_NAME": environment.node_name,
         "NOPENAI_NODE_RAM_MB": str(environment.node_ram_mb),
+        "NOPENAI_SPARE_WORKER": str(int(environment.spare_worker)),
         "NOPENAI_NODE_ADDRESS": str(environment.node_address or "none"),
         "NOPENAI_IDLE_UNLOAD_SEC": str(environment.idle_unload_sec),
         "NOPENAI_TIME_ZONE": environment.time_zone,

@@ -7,7 +7,9 @@ from pathlib import Path
 import psutil
 
 from tests.bench import servers
+from tests.bench.idle import idle
 from tests.installation import Installation, end
+from tests.waiting import wait_until
 
 _QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}
 _NAMES = {
@@ -19,6 +21,7 @@ _NAMES = {
     "supervisor": "supervisor",
     " beat": "Celery beat",
     " worker": "Celery worker",
+    "inference.engine": "spare engine worker",
 }
 
 
@@ -28,6 +31,7 @@ def measure() -> str:
         # The last to come up say these; then all is there that will be.
         running.wait_for_message("This beat schedules the tasks")
         running.wait_for_message("ready.")
+        wait_until(lambda: bool(running.children("engine")) and idle(running), 30)
         parent = psutil.Process(running.pid)
         for process in [parent, *parent.children(recursive=True)]:
             name = _name(" ".join(process.cmdline()))

@@ -7,7 +7,7 @@ the vocabulary. Importing takes about 0.15 s.
 from inference.engine.llama.context import ByteArray, Context, FloatArray
 from inference.engine.llama.embedding_context import EmbeddingContext, Pooling
 from inference.engine.llama.model import ENCODERS, Model
-from inference.engine.llama.native import BUILD, LlamaError, silence_native_log
+from inference.engine.llama.native import BUILD, LlamaError, initialise, silence_native_log
 
 __all__ = [
     "BUILD",
@@ -19,5 +19,6 @@ __all__ = [
     "LlamaError",
     "Model",
     "Pooling",
+    "initialise",
     "silence_native_log",
 ]

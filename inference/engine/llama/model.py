@@ -9,7 +9,7 @@ import llama_cpp
 
 from inference.engine.llama.context import Context
 from inference.engine.llama.embedding_context import EmbeddingContext, Pooling
-from inference.engine.llama.native import LlamaError, complaints
+from inference.engine.llama.native import LlamaError, complaints, initialise
 from inference.memory import bounded_by_available
 from inference.protocol import EngineParameters
 
@@ -246,7 +246,7 @@ class Model:
 
 
 def _load(files: Sequence[str], on_progress: Callable[[float], None], parameters: EngineParameters) -> Any:
-    llama_cpp.llama_backend_init()
+    initialise()
     options = llama_cpp.llama_model_default_params()
     if parameters.n_gpu_layers is not None:
         options.n_gpu_layers = parameters.n_gpu_layers

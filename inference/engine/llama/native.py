@@ -27,6 +27,11 @@ class LlamaError(Exception):
     """llama.cpp refused; ``str()`` says what."""
 
 
+def initialise() -> None:
+    """What llama.cpp needs before any model. Harmless when repeated."""
+    llama_cpp.llama_backend_init()
+
+
 def silence_native_log(sink: Callable[[str, str], None], verbose: bool) -> None:
     """Send llama.cpp's own log lines to ``sink(level, text)`` instead of the terminal.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(module="supervisor")
 
+ENGINE = sys.executable, "-m", "inference.engine"
+
 
 class Command(BaseCommand):
     help = "Run this node's supervisor: it loads and unloads models and discovers new ones."
@@ -75,10 +77,10 @@ async def _run(chosen: "Settings", environment: Environment) -> int:
 
 def _settings(environment: Environment) -> "Settings":
     from inference.supervisor.environment import worker_environment
+    from inference.supervisor.launching import Launch
     from inference.supervisor.replica import Policy
     from inference.supervisor.store import NodeIdentity
     from inference.supervisor.supervisor import Settings
-    from inference.supervisor.worker import Launch
 
     return Settings(
         node=NodeIdentity(
@@ -91,7 +93,8 @@ def _settings(environment: Environment) -> "Settings":
         starter_model=environment.starter_model,
         cache_dir=environment.data_dir / "kv",
         launch=Launch(
-            command=(sys.executable, "-m", "inference.engine"),
+            command=ENGINE,
+            spare=(*ENGINE, "--spare") if environment.spare_worker else (),
             directory=PROJECT_ROOT,
             environment=worker_environment(os.environ),
             log_level=environment.log_level,

@@ -1,6 +1,7 @@
 """llama.cpp's own C++ server, from the xllamacpp wheel. Runs in an environment of its own.
 
-``python llama_server.py MODEL PORT THREADS SLOTS CONTEXT_TOKENS CACHE_MB``; prints ``ready`` once it serves.
+``python llama_server.py MODEL PORT THREADS SLOTS CONTEXT_TOKENS CACHE_MB``; prints ``imported`` when
+it begins, and ``ready`` once it serves.
 """
 
 import signal
@@ -8,6 +9,7 @@ import sys
 
 import xllamacpp
 
+print("imported", flush=True)
 model, port, threads, slots, context_tokens, cache_mb = sys.argv[1], *map(int, sys.argv[2:7])
 parameters = xllamacpp.CommonParams()
 parameters.model.path = model

@@ -22,7 +22,7 @@ def main() -> None:
 
     def adapt(settings: Settings) -> Settings:
         command = (sys.executable, "-m", "tests.stub_worker", *wanted["stub"])
-        launch = replace(settings.launch, command=command)
+        launch = replace(settings.launch, command=command, spare=())
         policy = replace(settings.policy, **wanted["policy"])
         return replace(settings, launch=launch, policy=policy, rival_seconds=1.0)
 

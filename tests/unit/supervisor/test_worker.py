@@ -12,7 +12,8 @@ from inference.protocol import CacheBudget, CacheReport, Generate, ModelSpec, Wo
 from inference.supervisor import liveness
 from inference.supervisor.environment import worker_environment
 from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerReported, WorkerSpawned
-from inference.supervisor.worker import Launch, Worker, explain
+from inference.supervisor.launching import Launch, explain
+from inference.supervisor.worker import Worker
 from nopenai_site.environment import PROJECT_ROOT
 
 SPEC = ModelSpec(version_pk=1, model="-Odd name", version="1.0.0", files=("/nowhere/a.gguf", "/nowhere/b.gguf"))
