@@ -209,7 +209,12 @@ class Installation:
         return (direct or pids)[0]
 
     def children(self, name: str) -> list[int]:
-        return sorted(pid for pid, command in self.processes().items() if re.search(_CHILDREN[name], command))
+        found = ((pid, command) for pid, command in self.processes().items() if re.search(_CHILDREN[name], command))
+        return sorted(pid for pid, command in found if not _waits(pid, command))
+
+    def spares(self) -> list[int]:
+        """Workers that wait for a model."""
+        return [pid for pid, command in self.processes().items() if _waits(pid, command)]
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to a child; its pid. ``up`` is the parent itself."""
@@ -268,6 +273,12 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode(errors="replace")
     except OSError:
         return ""  # ended meanwhile
+
+
+def _waits(pid: int, command: str) -> bool:
+    """Whether it was started as a spare worker, and serves no model yet: then it calls itself by that."""
+    name = _read(Path(f"/proc/{pid}/comm")).strip()
+    return "--spare" in command and (name == "engine spare" or not name.startswith("engine "))
 
 
 def _parent(pid: int) -> int:

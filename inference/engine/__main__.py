@@ -51,7 +51,7 @@ log = structlog.get_logger(module="engine")
 LONG_SLOTS = 8
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 4 * 1024 * 1024
 _tasks: set[asyncio.Task[None]] = set()
@@ -61,6 +61,7 @@ _LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 def main() -> int:
     _die_with_parent()
     arguments = _parse_arguments(_told() if sys.argv[1:] == ["--spare"] else sys.argv[1:])
+    _call_us(f"engine {arguments.model_id}")
     _configure_log(arguments.log_level)
     _return_large_memory()
     # The engine's thread holds the interpreter in slices this long at most, so that tokens leave without delay.
@@ -222,6 +223,7 @@ def _told() -> list[str]:
 
     What follows that line is for others, so it is read byte by byte. Without a line nobody needs us.
     """
+    _call_us("engine spare")
     initialise()
     line = b""
     while not line.endswith(b"\n"):
@@ -261,6 +263,11 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         sys.exit(1)
+
+
+def _call_us(name: str) -> None:
+    """In ``ps -o comm`` and ``top``, which show 15 bytes: a spare's command line does not say what it came to serve."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15])
 
 
 def _return_large_memory() -> None:

@@ -31,7 +31,7 @@ def measure() -> str:
         # The last to come up say these; then all is there that will be.
         running.wait_for_message("This beat schedules the tasks")
         running.wait_for_message("ready.")
-        wait_until(lambda: bool(running.children("engine")) and idle(running), 30)
+        wait_until(lambda: bool(running.spares()) and idle(running), 30)
         parent = psutil.Process(running.pid)
         for process in [parent, *parent.children(recursive=True)]:
             name = _name(" ".join(process.cmdline()))
