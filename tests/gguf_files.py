@@ -48,8 +48,11 @@ def write_model(
     layers: int = 2,
     seed: int = 0,
     pad_to_bytes: int = 0,
+    words: int = 0,
 ) -> Path:
     """A whole model in one file of about 200 KB, or ``pad_to_bytes`` if that is more (the rest is zeros).
+
+    ``words``: its vocabulary says to have so many; then it is for what reads headers only.
 
     Only ``architecture="llama"`` loads; others are for what reads headers. :func:`write_encoder` makes encoders.
     """
@@ -63,7 +66,7 @@ def write_model(
         writer.add_pooling_type(pooling)
     _add_shape(writer, context_length=context_length, layers=layers)
     if tokenizer:
-        _add_tokenizer(writer, chat_template)
+        _add_tokenizer(writer, chat_template, words)
     _finish(writer, _tensors(layers, seed))
     _pad(path, pad_to_bytes)
     return path
@@ -162,8 +165,10 @@ def _add_shape(writer: gguf.GGUFWriter, *, context_length: int, layers: int) -> 
     writer.add_rope_dimension_count(_WIDTH // _HEADS)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, chat_template: str | None) -> None:
-    tokens, kinds = zip(*_vocabulary(), strict=True)
+def _add_tokenizer(writer: gguf.GGUFWriter, chat_template: str | None, words: int = 0) -> None:
+    known = list(_vocabulary())
+    more = ((f"▁word{number}", gguf.TokenType.NORMAL) for number in range(words - len(known)))
+    tokens, kinds = zip(*known, *more, strict=True)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)

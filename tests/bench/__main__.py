@@ -13,7 +13,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.bench import cache, coldstart, footprint, limits, overhead, routing, swap, tenants, throughput, trace
+from tests.bench import (
+    cache,
+    coldstart,
+    footprint,
+    limits,
+    overhead,
+    registry,
+    routing,
+    swap,
+    tenants,
+    throughput,
+    trace,
+)
 from tests.bench.environments import DoesNotRun
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -29,6 +41,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
     "tenants": ("One tenant floods a model, SmolLM2-135M Q4_1", tenants.measure),
     "swap": ("Six models, memory for two, SmolLM2-135M Q4_1", swap.measure),
     "coldstart": ("From a cold model to its first token, SmolLM2-135M Q4_1", coldstart.measure),
+    "registry": ("Ten thousand models", registry.measure),
     "footprint": ("At rest, no model loaded", footprint.measure),
 }
 
