@@ -93,7 +93,8 @@ def _unusable(placed: Iterable[placement.Placement]) -> dict[str, str]:
 
 def _known() -> list[Known]:
     versions = Version.objects.filter(file_state__in=_OWNERS).select_related("model").order_by("pk")
-    return [known_value(version) for version in versions if version.files]
+    needed = versions.only("files", "major", "minor", "patch", "header_digest", "model__name", "model__starter")
+    return [known_value(version) for version in needed if version.files]
 
 
 def known_value(version: Version) -> Known:

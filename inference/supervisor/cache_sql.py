@@ -56,8 +56,9 @@ def _bounds(ceilings: Iterable[tuple[str, int | None]]) -> dict[str, int]:
 
 
 def _catalogue() -> dict[str, KnownVersion]:
-    rows = Version.objects.select_related("model").only("model__name", "major", "minor", "patch", "size_bytes")
-    versions = [
-        KnownVersion(pk=row.pk, model=row.model.name, version=row.number, size_bytes=row.size_bytes) for row in rows
-    ]
+    rows = Version.objects.values_list("pk", "model__name", "major", "minor", "patch", "size_bytes")
+    versions = (
+        KnownVersion(pk=pk, model=model, version=f"{major}.{minor}.{patch}", size_bytes=size_bytes)
+        for pk, model, major, minor, patch, size_bytes in rows
+    )
     return {directory_name(version.model, version.version): version for version in versions}

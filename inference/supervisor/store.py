@@ -45,6 +45,9 @@ from registry.nodes.selectors import Orders, orders_read
 log = structlog.get_logger(module="supervisor")
 
 _POLL_SECONDS = 5.0
+_CACHES_SECONDS = 60.0
+"""What is decided about caches is read when something was announced, and so often: disks fill up unannounced. With ten
+thousand models it takes 0.1 s."""
 _EXPERIMENT_SECONDS = 1.0
 """Counts of A/B tests are written so often at most."""
 _RETRY_SECONDS = 1.0
@@ -79,7 +82,8 @@ class Reading(msgspec.Struct, frozen=True):
     registered: bool
     """The node was unknown until now, so no observation of it is there."""
     wishes: tuple[Wish, ...]
-    caches: CacheReading
+    caches: CacheReading | None
+    """None: they were not due."""
     tunings: list[Tuning]
     footprints: dict[int, Footprint]
     orders: Orders
@@ -127,6 +131,9 @@ class Store:
         """The node's name is ours, or was until a moment ago."""
         self._registered = False
         self._away = False
+        self._notified = True
+        """Something has changed in SQL since it was read."""
+        self._caches_at = 0.0
 
     def record(self, observation: Observation) -> None:
         self._newest[observation.version_pk] = observation
@@ -226,6 +233,7 @@ class Store:
     async def _hear(self, listener: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
         try:
             async for _ in listener.notifies():
+                self._notified = True
                 self._changed.set()
         except psycopg.Error as fault:
             raise DatabaseAway(first_line(fault)) from fault
@@ -235,6 +243,7 @@ class Store:
         # What was written last may have been lost with the server.
         self._unwritten.update(self._newest)
         self._vitals.forget_told()
+        self._notified = True
         while True:
             self._changed.clear()
             await self._exchange(_EXCHANGE_SECONDS)
@@ -255,6 +264,8 @@ class Store:
         measured, self._measured = self._measured, {}
         vitals = self._vitals.news(hurried=bool(observations))
         footprints, self._footprints = self._footprints, {}
+        notified, self._notified = self._notified, False
+        due = notified or read_at - self._caches_at >= _CACHES_SECONDS
         node = replace(self._node, disk_bytes=self._disk_bytes())
         write_and_read = partial(
             _write_and_read,
@@ -267,10 +278,12 @@ class Store:
             footprints,
             self._experiments.next(),
             vitals,
+            due,
         )
         try:
             reading = await self._sql.call(write_and_read, seconds=seconds)
         except BaseException as fault:
+            self._notified |= notified
             self._unwritten |= unwritten
             self._revived |= revived
             self._measured = measured | self._measured
@@ -283,7 +296,9 @@ class Store:
         self._registered = True
         self._experiments.arrived()
         self._vitals.told(vitals)
-        self._read_caches(reading.caches)
+        if reading.caches is not None:
+            self._caches_at = read_at
+            self._read_caches(reading.caches)
         self._read_tunings(reading.tunings)
         self._read_footprints(reading.footprints)
         self._read_orders(reading.orders)
@@ -321,6 +336,7 @@ def _write_and_read(
     footprints: Mapping[int, Footprint],
     letter: Letter | None,
     vitals: Sequence[Vitals],
+    caches_due: bool,
 ) -> Reading:
     """One exchange. Runs in the thread; every part but the last may be repeated."""
     register = register or not Node.objects.filter(name=node.name).exists()
@@ -350,7 +366,7 @@ def _write_and_read(
     desired = selectors.replicas_desired(node.name)
     barred = frozenset(replica.version.pk for replica in desired) if orders.empties else _barred(desired)
     wishes = tuple(_wish(replica, barred) for replica in desired)
-    caches = caches_read(node.name)
+    caches = caches_read(node.name) if caches_due or register else None
     tunings_write(measured)
     tunings = tunings_read()
     footprints_write(node.name, footprints)

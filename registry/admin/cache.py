@@ -1,5 +1,6 @@
 """The KV cache: how it is divided, the history of that, and the prompts that all tenants share."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from registry.presentation import size_text
 from registry.staff import ReadOnlyAdmin, ServiceAdmin, become, column, post_action, refusals_shown, unbroken
 
 _SHOWN_OF_TEXT = 100
+_SHOWN_BARS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,9 @@ class TierBars:
     size: str
     note: str
     bars: list[Bar]
+    """Of the models that have most."""
+    rest: str
+    """What the others have together; empty where there are none."""
 
 
 @admin.register(CacheRevision)
@@ -178,11 +183,23 @@ def _bars(node: NodeCache) -> list[TierBars]:
                     size=unbroken(size_text(part)),
                     why=node.shares[model].why,
                 )
-                for model, part in sorted(given.items(), key=lambda item: -item[1])
+                for model, part in _largest(given)[:_SHOWN_BARS]
             ],
+            rest=_rest(_largest(given)[_SHOWN_BARS:]),
         )
         for tier, (size, given) in parts.items()
     ]
+
+
+def _largest(given: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(given.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _rest(given: Sequence[tuple[str, int]]) -> str:
+    if not given:
+        return ""
+    together = unbroken(size_text(sum(part for _, part in given)))
+    return f"{len(given):,} more models have {together} together, at most {unbroken(size_text(given[0][1]))} each."
 
 
 def _note(size: Size) -> str:

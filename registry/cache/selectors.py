@@ -57,8 +57,11 @@ def cache_config_load() -> CacheAllocation:
 
 def cache_shares_load(*, node: str) -> dict[str, Share]:
     """What each model is owed on a node, as it was last divided (``registry.cache.services.cache_rebalance``)."""
-    rows = CacheShare.objects.filter(node__name=node).select_related("model").order_by("model__name")
-    return {row.model.name: Share(ram_bytes=row.ram_bytes, ssd_bytes=row.ssd_bytes, why=row.why) for row in rows}
+    rows = CacheShare.objects.filter(node__name=node).order_by("model__name")
+    return {
+        model: Share(ram_bytes=ram_bytes, ssd_bytes=ssd_bytes, why=why)
+        for model, ram_bytes, ssd_bytes, why in rows.values_list("model__name", "ram_bytes", "ssd_bytes", "why")
+    }
 
 
 def cache_ceilings_load() -> dict[str, Ceiling]:

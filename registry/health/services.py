@@ -139,6 +139,7 @@ def _check(
 def _versions(pks: Sequence[int] | None) -> list[Version]:
     """All that could be served from here, and what is deployed nevertheless."""
     rows = Version.objects.exclude(source=Version.Source.REMOTE).select_related("model").order_by("pk")
+    rows = rows.defer("parameters", "capabilities", "created_at", "model__extra_capabilities", "model__created_at")
     if pks is not None:
         return list(rows.filter(pk__in=pks))
     deployed = Q(pk__in=Replica.objects.filter(observed__in=_DEPLOYED).values("version_id"))

@@ -5,6 +5,7 @@ from django.test import Client
 from django.urls import reverse
 
 from quotas.access import selectors as quotas
+from registry.admin import cache
 from registry.cache import selectors, services
 from registry.models import CacheRevision, SharedPrompt
 from tests.integration.web.staff import said, staff
@@ -130,3 +131,11 @@ def test_who_may_only_look_at_tenants_erases_nothing() -> None:
     pk = quotas.tenants_list().get().pk
     staff("view_tenant").post(reverse("admin:quotas_tenant_erase_cache", args=[pk]))
     assert quotas.default_partition_load() == before
+
+
+def test_of_many_models_those_with_most_are_shown_and_the_rest_is_added_up(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_SHOWN_BARS", 1)
+    page = root.get(reverse(f"{REVISIONS}_changelist")).content.decode()
+    assert "1 more models have" in page and page.count("fair_share: one of 2") == 2  # one of RAM, one of SSD
