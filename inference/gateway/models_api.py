@@ -74,8 +74,9 @@ class ModelsApi:
         """Encoded once for each change of what it shows."""
         view = self._state.replicas
         if self._list_of is None or self._list_of[0] is not snapshot or self._list_of[1] is not view:
-            rows = [self._fields(snapshot, model) for model in snapshot.catalogue.models.values()]
-            self._list = _encode({"object": "list", "data": rows})
+            # One by one: ten thousand rows before they are written are three times what they are as text.
+            rows = (_encode(self._fields(snapshot, model)) for model in snapshot.catalogue.models.values())
+            self._list = b'{"object":"list","data":[' + b",".join(rows) + b"]}"
             self._list_of = (snapshot, view)
         return self._list
 

@@ -118,12 +118,12 @@ def body(**fields: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def under_load(pair: Pair) -> AsyncIterator[tuple[aiohttp.ClientSession, list[Streaming]]]:
-    """Eight long answers have begun, on both nodes."""
+async def under_load(pair: Pair, tokens: int = 300) -> AsyncIterator[tuple[aiohttp.ClientSession, list[Streaming]]]:
+    """Eight answers of so many tokens have begun, on both nodes."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(pair.a.url, connector=connector) as client:
         asking = [
-            client.post("/v1/chat/completions", json=body(stream=True, max_tokens=300, ignore_eos=True))
+            client.post("/v1/chat/completions", json=body(stream=True, max_tokens=tokens, ignore_eos=True))
             for _ in range(8)
         ]
         streams = [Streaming(response) for response in await asyncio.gather(*asking)]
@@ -180,7 +180,7 @@ async def test_a_node_behind_a_cut_cable_is_given_up_within_seconds(pair: Pair) 
 
 
 async def test_a_drained_node_finishes_what_it_has(pair: Pair) -> None:
-    async with under_load(pair) as (client, streams):
+    async with under_load(pair, tokens=100) as (client, streams):
         assert pair.a.patch("/api/v1/nodes/b", {"duty": "draining"})[0] == 200
         await asyncio.to_thread(wait_until, lambda: pair.states()["b"] != "ready", 30)
         await seconds_until_answered(client, time.monotonic())
