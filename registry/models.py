@@ -25,6 +25,7 @@ __all__ = [
     "Footprint",
     "HealthSweep",
     "HealthTransition",
+    "LoadTime",
     "Model",
     "Node",
     "RemoteBackend",
@@ -249,6 +250,25 @@ class Footprint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.version} on {self.node}"
+
+
+class LoadTime(models.Model):
+    """How long the last loads of a version took on a node, from one tier."""
+
+    node = models.ForeignKey("Node", on_delete=models.CASCADE, related_name="load_times")
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="load_times")
+    tier = models.CharField(max_length=16, help_text="disk, page_cache or warm.")
+    samples = models.JSONField(default=list, help_text="As inference.protocol.LoadSeconds.")
+    measured_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["version", "node", "tier"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "version", "tier"], name="registry_loadtime_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.node} from {self.tier}"
 
 
 class Usage(models.Model):
