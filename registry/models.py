@@ -15,6 +15,7 @@ from registry.backends.models import RemoteBackend
 from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.catalogue import Health
 from registry.health.models import HealthSweep, HealthTransition, ReplicaVitals, VersionHealth
+from registry.schedules.models import WarmSchedule
 
 __all__ = [
     "MODEL_ID_PATTERN",
@@ -36,6 +37,7 @@ __all__ = [
     "Usage",
     "Version",
     "VersionHealth",
+    "WarmSchedule",
 ]
 
 MODEL_ID_PATTERN = r"\A[^\s/@:][^\s@]*\Z"
@@ -334,6 +336,9 @@ class Replica(models.Model):
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="replicas")
     version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="replicas")
     desired = models.CharField(max_length=16, choices=Desired.choices, default=Desired.ON_DEMAND)
+    desired_at = models.DateTimeField(
+        null=True, editable=False, help_text="When an operator said so last; empty: nobody has."
+    )
     observed = models.CharField(max_length=16, choices=Observed.choices, default=Observed.COLD, editable=False)
     reason = models.TextField(blank=True, editable=False)
     pid = models.PositiveIntegerField(null=True, blank=True, editable=False)
