@@ -15,6 +15,8 @@ from tests.integration.gateway.rig import Rig, a_view
 from tests.waiting import until
 
 M = a_model("m", 1)
+N = a_model("n", 2)
+C = a_model("cold", 3)
 TELL = {"X-Load-Progress": "true"}
 MESSAGES: Any = [{"role": "user", "content": "Hello!"}]
 
@@ -202,3 +204,17 @@ async def load_of(rig: Rig, name: str = "m") -> dict[str, Any]:
 async def _read(asked: Any) -> tuple[int, str]:
     async with asked as response:
         return response.status, (await response.read()).decode()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m", "/v1/models/m/health", "/health", "/metrics"])
+async def test_who_only_looks_loads_nothing_and_renews_no_idle_time(start_rig: StartRig, path: str) -> None:
+    rig = await start_rig(M, N, C)
+    await rig.worker(M)
+    await rig.worker(N)
+    for each in (path, "/v1/models/cold"):
+        async with rig.client.get(each) as response:
+            assert response.status == 200
+    await rig.chat(model="n")
+    async with asyncio.timeout(10):
+        assert await rig.supervisor.in_use.get() == (2,)
+    assert rig.supervisor.demanded.empty()
