@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery
 from celery.platforms import SecurityWarning
+from celery.schedules import crontab
 from celery.signals import beat_init, setup_logging, worker_init
 from django.conf import settings
 
@@ -39,6 +40,11 @@ BEAT_SCHEDULE = {
     "check the health of models": {"task": "registry.health_check", "schedule": 30.0, "options": {"expires": 25}},
     "check the backends elsewhere": {"task": "registry.backends_check", "schedule": 30.0, "options": {"expires": 25}},
     "see which nodes are away": {"task": "registry.nodes_expire", "schedule": 15.0, "options": {"expires": 12}},
+    "look which warm hours last": {
+        "task": "registry.schedules_evaluate",
+        "schedule": crontab(),  # as each minute begins
+        "options": {"expires": 55},
+    },
     "divide the cache by use": {"task": "registry.cache_rebalance", "schedule": 60.0, "options": {"expires": 55}},
     "forget old transitions of health": {
         "task": "registry.health_prune",

@@ -15,6 +15,7 @@ from registry.backends.models import RemoteBackend
 from registry.cache.models import CacheCeiling, CacheRevision, CacheShare, CacheUse, SharedPrompt
 from registry.catalogue import Health
 from registry.health.models import HealthSweep, HealthTransition, ReplicaVitals, VersionHealth
+from registry.schedules.models import WarmSchedule
 
 __all__ = [
     "MODEL_ID_PATTERN",
@@ -25,6 +26,7 @@ __all__ = [
     "Footprint",
     "HealthSweep",
     "HealthTransition",
+    "LoadTime",
     "Model",
     "Node",
     "RemoteBackend",
@@ -35,6 +37,7 @@ __all__ = [
     "Usage",
     "Version",
     "VersionHealth",
+    "WarmSchedule",
 ]
 
 MODEL_ID_PATTERN = r"\A[^\s/@:][^\s@]*\Z"
@@ -251,6 +254,25 @@ class Footprint(models.Model):
         return f"{self.version} on {self.node}"
 
 
+class LoadTime(models.Model):
+    """How long the last loads of a version took on a node, from one tier."""
+
+    node = models.ForeignKey("Node", on_delete=models.CASCADE, related_name="load_times")
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="load_times")
+    tier = models.CharField(max_length=16, help_text="disk, page_cache or warm.")
+    samples = models.JSONField(default=list, help_text="As inference.protocol.LoadSeconds.")
+    measured_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["version", "node", "tier"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "version", "tier"], name="registry_loadtime_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.node} from {self.tier}"
+
+
 class Usage(models.Model):
     """How often a model was asked for. Apart from :class:`Model`, so that counting announces no change."""
 
@@ -314,6 +336,9 @@ class Replica(models.Model):
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="replicas")
     version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="replicas")
     desired = models.CharField(max_length=16, choices=Desired.choices, default=Desired.ON_DEMAND)
+    desired_at = models.DateTimeField(
+        null=True, editable=False, help_text="When an operator said so last; empty: nobody has."
+    )
     observed = models.CharField(max_length=16, choices=Observed.choices, default=Observed.COLD, editable=False)
     reason = models.TextField(blank=True, editable=False)
     pid = models.PositiveIntegerField(null=True, blank=True, editable=False)

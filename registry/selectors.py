@@ -11,6 +11,7 @@ from typing import Literal
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 from registry import catalogue, models
 from registry.nodes.homes import homes
@@ -52,16 +53,20 @@ def catalogue_load() -> catalogue.Catalogue:
 def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
     """What the supervisor of ``node`` should do, for every version that it has a row of or should keep loaded.
 
-    Preloaded models run without a row, on the nodes where they live, and so do models that should run on a node that
-    has left; a row that says ``stopped`` is stronger. What can't be served (disabled, its file gone or replaced) is to
-    be stopped, whatever its row says.
+    Preloaded models, and those whose warm hours last, run without a row, on the nodes where they live, and so do models
+    that should run on a node that has left; a row that says ``stopped`` is stronger. What can't be served (disabled,
+    its file gone or replaced) is to be stopped, whatever its row says.
     """
     rows = models.Replica.objects.filter(node__name=node).values_list("version_id", "desired")
     wanted: dict[int, str] = dict(rows)
     present = rooms_present(also=node)
     preloaded = Q(model__preload=True, pk=F("model__promoted"))
     homeless = models.Replica.objects.filter(desired=models.Replica.Desired.RUNNING, node__in=nodes_left())
-    kept = models.Version.objects.filter(preloaded | Q(pk__in=homeless.values("version")), model__enabled=True)
+    scheduled = models.WarmSchedule.objects.filter(open_since__isnull=False)
+    warm = scheduled.values_list(Coalesce("version", "model__promoted"))
+    kept = models.Version.objects.filter(
+        preloaded | Q(pk__in=homeless.values("version")) | Q(pk__in=warm), model__enabled=True
+    )
     for version in kept.select_related("model"):
         if wanted.get(version.pk) != models.Replica.Desired.STOPPED and node in homes_of(version, present):
             wanted[version.pk] = models.Replica.Desired.RUNNING

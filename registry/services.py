@@ -208,10 +208,17 @@ def replica_revive(*, node: str, version_pk: int) -> bool:
 
 
 def _desire(*, node: Node, version: Version, state: Replica.Desired) -> int:
-    replica, created = Replica.objects.get_or_create(node=node, version=version, defaults={"desired": state})
+    now = timezone.now()
+    said = {"desired": state, "desired_at": now}
+    replica, created = Replica.objects.get_or_create(node=node, version=version, defaults=said)
     if created:
         return 1
-    return Replica.objects.filter(pk=replica.pk).exclude(desired=state).update(desired=state)
+    own = Replica.objects.filter(pk=replica.pk)
+    if changed := own.exclude(desired=state).update(**said):
+        return changed
+    if state == Replica.Desired.STOPPED:  # warm hours ask when it was said last
+        own.update(desired_at=now)
+    return 0
 
 
 def _why_not(model: Model) -> str:

@@ -8,6 +8,7 @@ from registry.backends import services as backends
 from registry.cache import services as cache
 from registry.health import services as health
 from registry.nodes import services as nodes
+from registry.schedules import services as schedules
 
 
 @shared_task(name="registry.scan")  # type: ignore[untyped-decorator]
@@ -49,6 +50,12 @@ def cache_rebalance() -> None:
 def nodes_expire() -> None:
     """What ran on nodes that were not heard of any more."""
     nodes.nodes_expire()
+
+
+@shared_task(name="registry.schedules_evaluate")  # type: ignore[untyped-decorator]
+def schedules_evaluate() -> None:
+    """Which warm hours last."""
+    schedules.schedules_evaluate()
 
 
 @shared_task(name="registry.backends_check")  # type: ignore[untyped-decorator]

@@ -6,6 +6,7 @@ from registry import apis, converters  # noqa: F401 (registers <name:…>)
 from registry.backends import apis as backends
 from registry.cache import apis as cache
 from registry.health import apis as health
+from registry.schedules import apis as schedules
 
 _allocation = [
     path("cache/allocation", cache.AllocationView.as_view(), name="cache-allocation"),
@@ -23,6 +24,8 @@ urlpatterns = [
     path("api/v1/models/<name:name>/versions", apis.VersionListView.as_view(), name="versions"),
     path("api/v1/models/<name:name>/versions/<str:number>", apis.VersionView.as_view(), name="version"),
     path("api/v1/models/<name:name>/versions/<str:number>/tunings", apis.TuningsView.as_view(), name="tunings"),
+    path("api/v1/models/<name:name>/schedules", schedules.ScheduleListView.as_view(), name="schedules"),
+    path("api/v1/models/<name:name>/schedules/<int:key>", schedules.ScheduleView.as_view(), name="schedule"),
     path("health/check", health.HealthCheckView.as_view(), name="health-check"),
     path("api/v1/models/<name:name>/health", health.ModelHealthView.as_view(), name="model-health"),
     path("api/v1/models/<name:name>/versions/<str:number>/backend", backends.BackendView.as_view(), name="backend"),

@@ -82,7 +82,9 @@ async def _serve(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     parameters: EngineParameters = arguments.parameters
     threads = _threads(parameters)
+    say(WorkerStatus(stage=WorkerStage.LOADING))
     model = Model(arguments.files, _Progress(), parameters)
+    say(WorkerStatus(stage=WorkerStage.WARMING, progress=1.0))
     limits = _limits(model.trained_context_tokens, parameters)
     writes_text = not embeds_only(model)
     server = WorkerServer(

@@ -28,7 +28,7 @@ from inference.gateway.metrics_api import MetricsApi
 from inference.gateway.mirror import Mirror
 from inference.gateway.models_api import ModelsApi
 from inference.gateway.nodes import Nodes
-from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body
+from inference.gateway.openai_shapes import ChatShape, CompletionShape, error_body, error_event
 from inference.gateway.permits import Permits
 from inference.gateway.promises import LeaseFeed, Promises
 from inference.gateway.proxy import WebProxy
@@ -433,6 +433,10 @@ def _log_refusal(call: Call, error: ApiError) -> None:
 
 
 async def _answer_error(call: Call, error: ApiError) -> None:
+    if call.events_open:
+        call.events_open = False
+        await call.body(error_event(error))
+        return
     if call.started:
         return  # the server sees an unfinished answer and closes the connection
     headers: HeaderList = [JSON]

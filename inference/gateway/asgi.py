@@ -15,6 +15,11 @@ Headers = dict[bytes, bytes]
 HeaderList = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+EVENT_STREAM: HeaderList = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back to gather them
+]
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 

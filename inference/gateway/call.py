@@ -26,6 +26,7 @@ class Call:
         "begun",
         "caller",
         "error",
+        "events_open",
         "gone",
         "headers",
         "hex",
@@ -56,6 +57,8 @@ class Call:
         """Who was let in, by an endpoint that looks at the key alone; None: without a key."""
         self.started = False
         """Whether the head of an answer was sent."""
+        self.events_open = False
+        """Whether its head promised events, and none of the answer was sent yet: an error can be one."""
         self.status = 0
         """Of that answer."""
         self.trace: Trace | None = None

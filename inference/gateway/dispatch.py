@@ -16,6 +16,7 @@ import structlog
 
 from inference.gateway.admitted import Admitted, Applicant, PartMeter
 from inference.gateway.joint import begin_joint
+from inference.gateway.load_teller import EVERY_SECONDS, LoadTeller, retry_after
 from inference.gateway.nodes import Nodes
 from inference.gateway.origin import prompt_prefixes
 from inference.gateway.remotes.pool import Remotes
@@ -43,6 +44,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 FAILURE_PATIENCE_SECONDS = 5.0
 """A request waits out a failed replica's back-off if it ends within this time, else it is answered at once."""
+
+_RETRY_SECONDS = 10
+"""After which a load may be done of which nothing is known."""
 
 _MEMORY_SECONDS = 60
 """Only an operator can change that a model does not fit."""
@@ -161,8 +165,9 @@ class Dispatcher:
         """What became of requests that were served there."""
         return self._served.setdefault(node, ServedCounting())
 
-    async def dispatch(self, admitted: Admitted, *, alone: bool = False) -> Answer:
-        """Have the request served; ``alone``: by the version that was decided on, and no other.
+    async def dispatch(self, admitted: Admitted, *, alone: bool = False, teller: LoadTeller | None = None) -> Answer:
+        """Have the request served; ``alone``: by the version that was decided on, and no other. ``teller`` hears how
+        the load goes that it waits for.
 
         Raises:
             QuotaExceeded: its prompt is longer than was estimated, and so much can't be granted; or another candidate
@@ -184,7 +189,7 @@ class Dispatcher:
             try:
                 if attempt:
                     await admitted.serve_by(version)
-                return await self._attempt(admitted, version, began, tried if may_follow else None)
+                return await self._attempt(admitted, version, began, tried if may_follow else None, teller)
             except _ReadyElsewhere as other:
                 following, loading = other.version, version
             except BackendBusy:
@@ -227,7 +232,12 @@ class Dispatcher:
             attempt += 1
 
     async def _attempt(
-        self, admitted: Admitted, version: Version, began: float, tried: Collection[int] | None
+        self,
+        admitted: Admitted,
+        version: Version,
+        began: float,
+        tried: Collection[int] | None,
+        teller: LoadTeller | None,
     ) -> Answer:
         """``tried``: who (by primary key) is not asked instead while this one is loaded; None: nobody is."""
         if version.remote:
@@ -237,7 +247,7 @@ class Dispatcher:
         replica = self._nodes.take(version.pk, admitted.applicant.origin.prefixes)
         if replica is None:
             hedge = None if tried is None else self._hedge(admitted, {*tried, version.pk})
-            replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge)
+            replica = await self._wait_until_ready(version, began + self._load_wait_seconds, hedge, teller)
         try:
             connection = self._workers.connected(replica) or await self._workers.connect(replica)
             return await self._serve_by(connection, replica, admitted, version, began)
@@ -278,8 +288,10 @@ class Dispatcher:
             return None
         return _Hedge(time.perf_counter() + delay_ms / 1000, lambda: self._router.at_hand(ask, decision, tried))
 
-    async def _wait_until_ready(self, version: Version, deadline: float, hedge: _Hedge | None) -> ReplicaView:
-        """Demand a version and wait for it, until ``deadline`` (of ``time.perf_counter``).
+    async def _wait_until_ready(
+        self, version: Version, deadline: float, hedge: _Hedge | None, teller: LoadTeller | None
+    ) -> ReplicaView:
+        """Demand a version and wait for it, until ``deadline`` (of ``time.perf_counter``), telling how that goes.
 
         The answer to each view of it:
             (1) ready                                     → take it
@@ -320,6 +332,11 @@ class Dispatcher:
                     if now >= hedge.at and (other := hedge.find()) is not None:
                         raise _ReadyElsewhere(other)  # (8)
                     pause = min(pause, hedge.seconds(now))
+                if teller is not None:
+                    await teller.tell(replica)
+                    if self._nodes.view.get(version.pk) is not replica:
+                        continue  # it changed while the client's socket took the comment
+                    pause = min(pause, EVERY_SECONDS)
                 await self._nodes.demand(
                     spec, pause, size_bytes=version.size_bytes, wanted=version.replicas
                 )  # (3), (5)
@@ -330,7 +347,7 @@ class Dispatcher:
         if waiting >= self._max_waiting:
             raise NotReady(
                 f"The model '{version.model}' is loading and {waiting} requests already wait for it. Try again later.",
-                retry_after=10,
+                retry_after=retry_after(self._nodes.view.get(version.pk), time.time(), otherwise=_RETRY_SECONDS),
             )
         self._waiting[version.pk] = waiting + 1
         try:
@@ -355,7 +372,7 @@ class Dispatcher:
             state = f"it is {replica.state}" + (f": {replica.reason}" if replica.reason else "")
         return NotReady(
             f"The model '{version.model}' did not become ready in time: {state}. Try again later.",
-            retry_after=10,
+            retry_after=retry_after(replica, time.time(), otherwise=_RETRY_SECONDS),
         )
 
 

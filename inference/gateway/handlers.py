@@ -13,12 +13,13 @@ import structlog
 
 from inference.gateway.admission import Admission
 from inference.gateway.admitted import Admitted, Applicant
-from inference.gateway.asgi import JSON, HeaderList, header_text, read_body
+from inference.gateway.asgi import EVENT_STREAM, JSON, HeaderList, header_text, read_body
 from inference.gateway.asking import ask_of
 from inference.gateway.auth import authenticate
 from inference.gateway.call import Call, ClientWatch
 from inference.gateway.counting import CountedRequest
 from inference.gateway.dispatch import Answer, Dispatcher, fault_of
+from inference.gateway.load_teller import LoadTeller, wants_progress
 from inference.gateway.mirror import Mirror
 from inference.gateway.openai_shapes import Shape, error_event
 from inference.gateway.origin import origin_of
@@ -35,12 +36,6 @@ from routing.decision import Decision, Explanation
 
 router_log = structlog.get_logger(module="request_router")
 log = structlog.get_logger(module="gateway")
-
-_EVENT_STREAM: HeaderList = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back to gather them
-]
 
 _IGNORED_NAMES = 20
 _IGNORED_LENGTH = 60
@@ -96,10 +91,19 @@ class InferenceHandler(ABC):
             if decision.copied:
                 self._mirror.copy(applicant)
             with admitted, RoutedRequest(self._state.routes, decision, admitted, self._state.arrivals) as routed:
-                begun = call.begun = routed.answer = await self._dispatcher.dispatch(admitted)
+                begun = call.begun = routed.answer = await self._dispatcher.dispatch(
+                    admitted, teller=self._teller(call, admitted)
+                )
                 counted.begun(begun, admitted.waited)
                 self._state.count_use(begun.version.model)
                 await self._answer(call, admitted, begun)
+
+    def _teller(self, call: Call, admitted: Admitted) -> LoadTeller | None:
+        """For a stream whose client wants to know how the load goes that it may have to wait for."""
+        if not (admitted.request.stream and wants_progress(call)):
+            return None
+        decision = admitted.decision
+        return LoadTeller(call, [(b"x-nopenai-strategy", header_text(decision.strategy)), _routing_us(decision)])
 
     @abstractmethod
     async def _answer(self, call: Call, admitted: Admitted, begun: Answer) -> None: ...
@@ -153,7 +157,7 @@ class InferenceHandler(ABC):
         headers = [
             *_version_headers(begun.version.model, begun.version.version, decision.strategy),
             (b"x-nopenai-replica", _replica_name(begun.node or self._node_name, begun.replica)),
-            (b"x-nopenai-routing-us", b"%.2f" % decision.microseconds),
+            _routing_us(decision),
             (b"x-nopenai-queue-ms", b"%.1f" % ((admitted.waited + queue_seconds) * 1000)),
         ]
         if request.ignored:
@@ -194,10 +198,12 @@ class TextHandler(InferenceHandler):
 
     async def _stream(self, call: Call, admitted: Admitted, begun: Answer) -> None:
         shape = self._shape_of(call, admitted.request, begun)
-        headers = self._headers(admitted, begun, begun.queue_seconds) + _EVENT_STREAM
+        headers = self._headers(admitted, begun, begun.queue_seconds) + EVENT_STREAM
         if isinstance(begun.messages[-1], Finished):  # else it is known at the end only, and told with the usage
             headers.append((b"x-nopenai-cached-tokens", b"%d" % begun.messages[-1].cached_tokens))
-        await call.start(200, headers)
+        if not call.started:  # else by a comment on its load
+            await call.start(200, headers)
+        call.events_open = False
         events, messages = shape.opening(), begun.messages
         try:
             while True:
@@ -286,6 +292,10 @@ def _version_headers(model: str, version: str, strategy: str) -> tuple[tuple[byt
         (b"x-nopenai-version", header_text(version)),
         (b"x-nopenai-strategy", header_text(strategy)),
     )
+
+
+def _routing_us(decision: Decision) -> tuple[bytes, bytes]:
+    return b"x-nopenai-routing-us", b"%.2f" % decision.microseconds
 
 
 @lru_cache(maxsize=256)

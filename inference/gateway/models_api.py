@@ -1,5 +1,6 @@
 """The registry as clients read it: ``/v1/models…`` from memory, also while PostgreSQL is away."""
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 from inference.gateway.asgi import JSON
 from inference.gateway.auth import allowed_of
 from inference.gateway.call import Call
+from inference.gateway.load_teller import eta_seconds
 from inference.gateway.state import GatewayState, Snapshot
 from inference.gateway.supervisor_link import View, state_of
 from inference.protocol import ReplicaState
@@ -117,10 +119,11 @@ class ModelsApi:
         if model is None:
             raise self._unknown(name)
         if not at:
-            return self._fields(snapshot, model)
+            return {**self._fields(snapshot, model), "load": self._load(model.promoted)}
         if number not in model.versions:
             raise NotFound(f"The model '{model_id}' has no version '{number[:50]}'.", code="version_not_found")
-        return self._version(model, model.versions[number])
+        version = model.versions[number]
+        return {**self._version(model, version), "load": self._load(version)}
 
     def _versions(self, model: Model) -> dict[str, Any]:
         return {"object": "list", "data": [self._version(model, version) for version in model.versions.values()]}
@@ -161,6 +164,20 @@ class ModelsApi:
                 "retry_at": timestamp(replica.retry_at),
                 "place": replica.place,
             },
+        }
+
+    def _load(self, version: Version | None) -> dict[str, Any]:
+        """How its load goes, or its wait for one."""
+        replica = None if version is None else self._state.replicas.get(version.pk)
+        load = None if replica is None else replica.load
+        eta = None if replica is None else eta_seconds(replica, time.time())
+        return {
+            "state": self._state_of(version),
+            "stage": None if load is None else load.stage,
+            "progress": None if replica is None or load is None else round(replica.progress, 3),
+            "position": replica.place if replica is not None and replica.place else None,
+            "eta_seconds": None if eta is None else round(eta, 1),
+            "since": None if replica is None else timestamp(replica.since),
         }
 
     def _health_status(self, version: Version | None) -> Health:

@@ -78,6 +78,7 @@ from inference.protocol.frames import (
     encode_frame,
     read_messages,
 )
+from inference.protocol.loads import LoadSeconds, LoadStage, LoadTier, LoadView
 from inference.protocol.parameters import EngineParameters, Measured, ModelSpec, Tuned
 from inference.protocol.permits import Acquire, Contended, Crowded, Holding, Limits, Permitted, Release, Withdraw
 from inference.protocol.replicas import (
@@ -153,6 +154,10 @@ __all__ = [
     "Holding",
     "InUse",
     "Limits",
+    "LoadSeconds",
+    "LoadStage",
+    "LoadTier",
+    "LoadView",
     "Measured",
     "ModelSpec",
     "ModelSums",

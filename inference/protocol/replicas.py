@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from inference.protocol.loads import LoadView
 from inference.protocol.parameters import ModelSpec
 
 
@@ -54,6 +55,8 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     """In the line of those who wait for memory, from 1; 0: it does not stand there."""
     never_fits: bool = False
     """While ``failed``: the node has not enough memory for it, as ``reason`` reckons up, and a retry can't help."""
+    load: LoadView | None = None
+    """How far its load is, or its wait for one. None: there is neither."""
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):

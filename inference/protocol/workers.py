@@ -34,6 +34,9 @@ class HeldPrefixes(msgspec.Struct, frozen=True, kw_only=True, tag="prefixes"):
 
 class WorkerStage(StrEnum):
     LOADING = "loading"
+    """Its weights are read: ``progress`` says how much of them."""
+    WARMING = "warming_up"
+    """It allocates its KV cells, and computes a first token."""
     READY = "ready"
     FAILED = "failed"
 

@@ -28,6 +28,8 @@ from inference.supervisor.experiments import Letter, Outbox
 from inference.supervisor.experiments_sql import experiments_write
 from inference.supervisor.fit import Footprint
 from inference.supervisor.footprint_sql import footprints_read, footprints_write
+from inference.supervisor.load_times import Key, Samples
+from inference.supervisor.load_times_sql import load_times_read, load_times_write
 from inference.supervisor.replica import Desired, Observation
 from inference.supervisor.sql import DatabaseAway, SqlThread, cut
 from inference.supervisor.throttle import Throttle
@@ -86,6 +88,7 @@ class Reading(msgspec.Struct, frozen=True):
     """None: they were not due."""
     tunings: list[Tuning]
     footprints: dict[int, Footprint]
+    load_times: dict[Key, Samples]
     orders: Orders
 
 
@@ -101,6 +104,7 @@ class Store:
         read_caches: Callable[[CacheReading], None],
         read_tunings: Callable[[Sequence[Tuning]], None],
         read_footprints: Callable[[Mapping[int, Footprint]], None],
+        read_load_times: Callable[[Mapping[Key, Samples]], None],
         read_orders: Callable[[Orders], None],
         disk_bytes: Callable[[], int | None],
         vitals: VitalSigns,
@@ -112,6 +116,7 @@ class Store:
         self._read_caches = read_caches
         self._read_tunings = read_tunings
         self._read_footprints = read_footprints
+        self._read_load_times = read_load_times
         self._read_orders = read_orders
         self._disk_bytes = disk_bytes
         self._vitals = vitals
@@ -124,6 +129,7 @@ class Store:
         self._use: dict[str, CacheUse] = {}
         self._measured: dict[int, Tuning] = {}
         self._footprints: dict[int, Footprint] = {}
+        self._load_times: dict[Key, Samples] = {}
         self._experiments = Outbox()
         self._changed = asyncio.Event()
         self._experimenting = Throttle(self._changed.set, _EXPERIMENT_SECONDS)
@@ -156,6 +162,10 @@ class Store:
     def record_footprints(self, seen: Mapping[int, Footprint]) -> None:
         """By version. They are written with whatever comes next: a few seconds matter to nobody."""
         self._footprints |= seen
+
+    def record_load_times(self, learned: Mapping[Key, Samples]) -> None:
+        """By version and tier; likewise."""
+        self._load_times |= learned
 
     def record_experiments(self, tests: Mapping[str, Mapping[str, ExperimentSums]]) -> None:
         """By the A/B test's name and its split; what was counted since the last call."""
@@ -266,6 +276,7 @@ class Store:
         footprints, self._footprints = self._footprints, {}
         notified, self._notified = self._notified, False
         due = notified or read_at - self._caches_at >= _CACHES_SECONDS
+        load_times, self._load_times = self._load_times, {}
         node = replace(self._node, disk_bytes=self._disk_bytes())
         write_and_read = partial(
             _write_and_read,
@@ -276,6 +287,7 @@ class Store:
             use,
             list(measured.values()),
             footprints,
+            load_times,
             self._experiments.next(),
             vitals,
             due,
@@ -288,6 +300,7 @@ class Store:
             self._revived |= revived
             self._measured = measured | self._measured
             self._footprints = footprints | self._footprints
+            self._load_times = load_times | self._load_times
             self._add_use(use)  # counted twice if only the answer was lost: a share is no invoice
             if isinstance(fault, Exception) and not isinstance(fault, DatabaseAway):
                 # A fault of ours is no reason to stop serving models.
@@ -301,6 +314,7 @@ class Store:
             self._read_caches(reading.caches)
         self._read_tunings(reading.tunings)
         self._read_footprints(reading.footprints)
+        self._read_load_times(reading.load_times)
         self._read_orders(reading.orders)
         if reading.registered:
             # Registering made every replica cold, and this reading was of a node without observations.
@@ -334,6 +348,7 @@ def _write_and_read(
     use: Mapping[str, CacheUse],
     measured: list[Tuning],
     footprints: Mapping[int, Footprint],
+    load_times: Mapping[Key, Samples],
     letter: Letter | None,
     vitals: Sequence[Vitals],
     caches_due: bool,
@@ -371,9 +386,11 @@ def _write_and_read(
     tunings = tunings_read()
     footprints_write(node.name, footprints)
     known = footprints_read(node.name)
+    load_times_write(node.name, load_times)
+    loads = load_times_read(node.name)
     experiments_write(node.name, letter)
     use_write(use)
-    return Reading(register, wishes, caches, tunings, known, orders)
+    return Reading(register, wishes, caches, tunings, known, loads, orders)
 
 
 def _barred(desired: list[DesiredReplica]) -> frozenset[int]:

@@ -45,6 +45,8 @@ from inference.supervisor.events import (
 )
 from inference.supervisor.footprints import Footprints
 from inference.supervisor.launching import Launch
+from inference.supervisor.load_times import LoadTimes
+from inference.supervisor.loads import Loads
 from inference.supervisor.metering import Metering
 from inference.supervisor.permitting import Permitting
 from inference.supervisor.pressure import MemoryWatch
@@ -120,6 +122,13 @@ class Supervisor:
             learned=lambda spec: self._scales.again(spec), record=lambda seen: self._store.record_footprints(seen)
         )
         self._scales = Scales(self.post, parameters=self._tunings.parameters, footprint=self._footprints.of)
+        self._load_times = LoadTimes()
+        self._loads = Loads(
+            self._load_times,
+            clock=self._loop.time,
+            record=lambda learned: self._store.record_load_times(learned),
+            publish=lambda: self._server.publish_replicas(),
+        )
         self._measuring: set[asyncio.Task[None]] = set()
         self._memory = MemoryWatch(publish=lambda: self._server.publish_pressure())
         self._permitting = Permitting()
@@ -142,6 +151,7 @@ class Supervisor:
             read_caches=self._caching.read,
             read_tunings=self._tunings.read,
             read_footprints=self._footprints.read,
+            read_load_times=self._load_times.read,
             read_orders=self._read_orders,
             disk_bytes=lambda: self._caching.disk_bytes,
             vitals=self._vitals,
@@ -201,6 +211,9 @@ class Supervisor:
             self._metering.worker_ended(event.worker)
             self._vitals.ended(event.worker)
             self._footprints.ended(event.worker)
+            self._loads.ended(event.worker)
+        if isinstance(event, WorkerReported):
+            self._loads.reported(event.worker, event.status)
         self._state, actions = step(self._state, event, self._loop.time(), self._policy)
         self._caching.give_way(self._state.ram_bytes)
         self._read_ahead.expect(replica.spec for replica in self._state.replicas.values() if replica.place)
@@ -230,6 +243,8 @@ class Supervisor:
                 self._server.publish_replicas()
 
     def _start(self, number: int, spec: ModelSpec, parameters: EngineParameters) -> None:
+        taken = self._state.replicas[spec.version_pk].taken
+        self._loads.started(number, spec, 0 if taken is None else taken.needs.weights)
         worker = self._workers[number] = Worker(
             number,
             spec,
@@ -242,7 +257,7 @@ class Supervisor:
             report_missed=partial(self._vitals.looked, number),
             parameters=parameters,
             report_tuned=self._tunings.reporter(spec),
-            take_spare=self._spare.take,
+            take_spare=lambda: self._loads.spare_taken(number, self._spare.take()),
             most_ram=self._caching.most_ram(spec.model),
         )
         self._caching.started(number, spec, worker.set_budget)
@@ -291,7 +306,10 @@ class Supervisor:
         node = self._settings.node.name
         return Replicas(
             replicas=tuple(
-                view(replica, node=node, epoch=self._epoch, socket_of=self._socket_name)
+                replace(
+                    view(replica, node=node, epoch=self._epoch, socket_of=self._socket_name),
+                    load=self._loads.view(replica, self._state.replicas, self._epoch),
+                )
                 for replica in self._state.replicas.values()
             ),
             node=NodeView(

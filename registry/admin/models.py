@@ -15,10 +15,12 @@ from unfold.decorators import action
 from registry import editing, listing, services
 from registry.admin.forms import ModelForm, RegisterDialog
 from registry.admin.health import check, shown_health
+from registry.admin.schedules import ScheduleInline
 from registry.admin.versions import VersionInline
 from registry.errors import ApiError
 from registry.models import Model, Replica, Version
 from registry.presentation import count_text, size_text
+from registry.schedules.services import schedules_evaluate
 from registry.selectors import shown_path
 from registry.services import ScanReport
 from registry.staff import (
@@ -40,7 +42,7 @@ from registry.staff import (
 @admin.register(Model)
 class ModelAdmin(ServiceAdmin):
     form = ModelForm
-    inlines: ClassVar = [VersionInline]
+    inlines: ClassVar = [VersionInline, ScheduleInline]
     empty_hint = "Put a GGUF into the models directory; it is listed here as soon as its last byte is written."
     list_display = ("title", "state", "health", "version", "size", "context", "enabled", "default", "uses")
     list_filter = ("enabled", "preload", "promoted__health", "promoted__architecture", "promoted__quantization")
@@ -98,6 +100,11 @@ class ModelAdmin(ServiceAdmin):
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
         changes = {field: form.cleaned_data[field] for field in form.changed_data}
         editing.model_update(name=obj.name, **changes)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Its warm hours, which may last already."""
+        super().save_related(request, form, formsets, change)
+        schedules_evaluate()
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Its versions and replicas go with it, though nobody may delete those by themselves."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2 as httpx
 import openai
@@ -9,6 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.installation import Installation
+from tests.waiting import wait_until
 
 MODEL = "SmolLM2-135M-Instruct"
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello!"}]
@@ -179,3 +181,32 @@ def test_a_body_of_ten_megabytes_is_too_large(installation: Installation) -> Non
     answer = httpx.post(f"{installation.url}/v1/chat/completions", json=body)
     assert answer.status_code == 413
     assert "MB" in answer.json()["error"]["message"] or "MiB" in answer.json()["error"]["message"]
+
+
+def test_who_waits_for_a_cold_model_is_told_how_its_load_goes(
+    installation: Installation, client: openai.OpenAI
+) -> None:
+    unloaded, _ = installation.post(f"/api/v1/models/{MODEL}/unload", {})
+    assert unloaded == 202
+    wait_until(lambda: _load(client)["state"] == "cold", timeout=30)
+    request = {"model": MODEL, "messages": HELLO, "max_tokens": 4, "stream": True}
+    told = {"X-Load-Progress": "true"}
+    with httpx.stream(
+        "POST", f"{installation.url}/v1/chat/completions", json=request, headers=told, timeout=60
+    ) as response:
+        lines = [line for line in response.iter_lines() if line]
+    comments = [line for line in lines if line.startswith(": loading ")]
+    stages = [comment.split()[3].removeprefix("stage=") for comment in comments]
+    order = ["waiting_for_memory", "starting", "reading_weights", "warming_up"]
+    assert stages and [order.index(stage) for stage in stages] == sorted(order.index(stage) for stage in stages)
+    assert lines[-1] == "data: [DONE]"
+    assert _load(client) | {"since": ""} == {
+        "state": "ready", "stage": None, "progress": None, "position": None, "eta_seconds": None, "since": ""
+    }  # fmt: skip
+    stream = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=4, stream=True, extra_headers=told)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+def _load(client: openai.OpenAI) -> dict[str, Any]:
+    load: dict[str, Any] = (client.models.retrieve(MODEL).model_extra or {})["load"]
+    return load

@@ -177,7 +177,8 @@ def test_a_capability_that_is_no_word_is_an_error_of_its_field(root: Client, mod
 
 
 def management_form() -> dict[str, str]:
-    return {"versions-TOTAL_FORMS": "0", "versions-INITIAL_FORMS": "0"}
+    counts = ("TOTAL_FORMS", "INITIAL_FORMS")
+    return {f"{inline}-{count}": "0" for inline in ("versions", "schedules") for count in counts}
 
 
 @pytest.mark.parametrize(
