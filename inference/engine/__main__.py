@@ -30,7 +30,7 @@ from inference.engine.embedding_inputs import EmbeddingInputs
 from inference.engine.embeddings import embeds_only
 from inference.engine.engine import Engine
 from inference.engine.jobs import Emit
-from inference.engine.llama import LlamaError, Model, initialise, silence_native_log
+from inference.engine.llama import LlamaError, Model, initialise, pulse, silence_native_log
 from inference.engine.news import News, say
 from inference.engine.prompts import Prompts
 from inference.engine.sequences import Limits
@@ -92,6 +92,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         prompts=Prompts(model, limits.context_tokens) if writes_text else None,
         embedding_inputs=EmbeddingInputs(model, limits.context_tokens),
         report=News().say,
+        stopped=pulse.stopped,
     )
     engine = (
         _engine(arguments, model, limits, threads, server.emit, loop)

@@ -83,17 +83,21 @@ class WorkerServer:
         prompts: Prompts | None,
         embedding_inputs: EmbeddingInputs,
         report: Callable[[CacheReport | WorkerCounts], None],
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             hello: what each gateway is told first.
             prompts: None for a model that writes no text.
             report: tells the supervisor.
+            stopped: whether computing has come to a stop for good. Nobody is greeted then: by that the supervisor
+                knows, and whoever looks for an answer goes elsewhere.
         """
         self._hello = encode_frame([hello])
         self._prompts = prompts
         self._embedding_inputs = embedding_inputs
         self._report = report
+        self._stopped = stopped
         self._counting = Counting()
         self._counts_due: asyncio.TimerHandle | None = None
         # Grammars have a thread of their own: what is spent on hostile ones delays no prompt without one.
@@ -160,6 +164,8 @@ class WorkerServer:
 
     def _connected(self, connection: "_Connection") -> None:
         self._connections.add(connection)
+        if self._stopped():
+            return
         connection.transport.write(self._hello)
         connection.send(list(self._known.values()))
 

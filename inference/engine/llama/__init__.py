@@ -8,6 +8,7 @@ from inference.engine.llama.context import ByteArray, Context, FloatArray
 from inference.engine.llama.embedding_context import EmbeddingContext, Pooling
 from inference.engine.llama.model import ENCODERS, Model
 from inference.engine.llama.native import BUILD, LlamaError, initialise, silence_native_log
+from inference.engine.llama.pulse import pulse
 
 __all__ = [
     "BUILD",
@@ -20,5 +21,6 @@ __all__ = [
     "Model",
     "Pooling",
     "initialise",
+    "pulse",
     "silence_native_log",
 ]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from inference.engine.llama.batch import Batch
 from inference.engine.llama.native import LlamaError, aborted
+from inference.engine.llama.pulse import pulse
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -53,7 +54,8 @@ class Context:
             LlamaError: the batch was not computed; the KV cells of its sequences are in doubt.
         """
         self._batch.fill(tokens, positions, slots, outputs)
-        status = llama_cpp.llama_decode(self._context, self._batch.struct)
+        with pulse.computing(len(tokens)):
+            status = llama_cpp.llama_decode(self._context, self._batch.struct)
         if status != 0:
             aborted.clear()
             raise LlamaError(f"llama_decode failed with status {status}")

@@ -11,6 +11,7 @@ import numpy as np
 from inference.engine.llama.batch import Batch
 from inference.engine.llama.context import FloatArray
 from inference.engine.llama.native import LlamaError
+from inference.engine.llama.pulse import pulse
 
 
 class Pooling(Enum):
@@ -64,7 +65,8 @@ class EmbeddingContext:
         self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], outputs: Sequence[int]
     ) -> None:
         self._batch.fill(tokens, positions, slots, outputs)
-        status = self._compute(self._context, self._batch.struct)
+        with pulse.computing(len(tokens)):
+            status = self._compute(self._context, self._batch.struct)
         if status != 0:
             raise LlamaError(f"llama.cpp failed at embeddings with status {status}")
 

@@ -15,6 +15,7 @@ from inference.supervisor.events import Event, WorkerBusy, WorkerExited, WorkerR
 from inference.supervisor.launching import Launch, explain
 from inference.supervisor.worker import Worker
 from nopenai_site.environment import PROJECT_ROOT
+from tests.gguf_files import write_model
 
 SPEC = ModelSpec(version_pk=1, model="-Odd name", version="1.0.0", files=("/nowhere/a.gguf", "/nowhere/b.gguf"))
 STUB = (sys.executable, "-m", "tests.stub_worker")
@@ -23,7 +24,7 @@ STUB = (sys.executable, "-m", "tests.stub_worker")
 class Started:
     """A worker, and what it has posted so far."""
 
-    def __init__(self, directory: Path, *command: str) -> None:
+    def __init__(self, directory: Path, *command: str, spec: ModelSpec = SPEC) -> None:
         self.events: list[Event] = []
         self.forwarded: list[bytes] = []
         self.reports: list[CacheReport] = []
@@ -36,7 +37,7 @@ class Started:
             log_level="INFO",
             forward=self.forwarded.append,
         )
-        self.worker = Worker(1, SPEC, self.socket, directory / "kv", launch, self._post, self._report)
+        self.worker = Worker(1, spec, self.socket, directory / "kv", launch, self._post, self._report)
 
     def _post(self, event: Event) -> None:
         self.events.append(event)
@@ -110,6 +111,21 @@ async def test_a_worker_that_stands_still_is_killed(tmp_path: Path, monkeypatch:
     await started.until_ready()
     os.kill(started.pid, signal.SIGSTOP)
     assert "it stood still" in await started.exit_reason()
+
+
+async def test_a_worker_whose_computing_hangs_in_llama_cpp_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(liveness, "HELLO_SECONDS", 0.2)
+    file = write_model(tmp_path / "tiny.gguf")
+    spec = ModelSpec(version_pk=1, model="tiny", version="1.0.0", files=(str(file),))
+    started = Started(tmp_path, sys.executable, "-m", "tests.stuck_engine", spec=spec)
+    await started.until_ready()
+    _, writer = await asyncio.open_unix_connection(started.socket)
+    writer.write(encode_frame([Generate(id=1, request_id="r", text="hello " * 10)]))
+    assert "it stood still" in await started.exit_reason()
+    writer.close()
 
 
 async def test_a_worker_that_only_once_did_not_greet_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
