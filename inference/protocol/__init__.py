@@ -1,4 +1,4 @@
-"""The messages between gateway, supervisor and engine workers: version 5.
+"""The messages between gateway, supervisor and engine workers: version 6.
 
 Every message is a tagged msgspec Struct. Frames (``frames.py``) of them travel over Unix sockets; between a worker and
 its supervisor it is one JSON object a line.

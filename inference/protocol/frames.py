@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A frame larger than this is a fault of the peer: the largest honest one is a request body's worth of messages."""

@@ -221,6 +221,8 @@ def _arm_width(arm: Moments, least_variance: float, evidence: float) -> float:
     if exponent >= math.log(growth):
         return math.inf
     ratio = math.exp(exponent)
+    if ratio >= growth:  # by rounding only
+        return math.inf
     variance = max(arm.scatter / arm.count, least_variance) + _LEAST_VARIANCE
     return math.sqrt(variance * (ratio - 1.0) / (1.0 - ratio / growth))
 
