@@ -63,8 +63,6 @@ class Nodes:
         self._doubts: dict[Who, Breaker] = {}
         self.own = link(self, self.own_node)
         self._links = {self.own_node: self.own}
-        self._heard: dict[str, bool] = {}
-        """Whether what a node says counts already."""
         self._leaving: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[SupervisorLink]:
@@ -227,12 +225,10 @@ class Nodes:
         """A link's view or its connection is another one."""
         if link is not self._links.get(link.node):
             return
+        if link is not self.own and not link.connected:
+            link.forget()
         after = link.view
-        if link is self.own or (link.connected and self._heard.get(link.node)):
-            changed = {pk for pk in before.keys() | after.keys() if before.get(pk) != after.get(pk)}
-        else:  # all that it says is news, or is void now
-            changed = before.keys() | after.keys()
-        self._heard[link.node] = link.connected
+        changed = [pk for pk in before.keys() | after.keys() if before.get(pk) != after.get(pk)]
         self._merge(changed)
         self._on_change(self.view)
         for pk in changed:
@@ -263,7 +259,7 @@ class Nodes:
         leaving.add_done_callback(self._leaving.discard)
         link.connected = False
         self.link_changed(link, link.view)
-        del self._links[name], self._heard[name]
+        del self._links[name]
 
     def _wake(self, version_pk: int) -> None:
         for waiter in self._waiting.pop(version_pk, ()):

@@ -123,6 +123,10 @@ class SupervisorLink:
         self._writer.write(encode_frame(messages))
         return True
 
+    def forget(self) -> None:
+        """What it has said of its replicas."""
+        self.view = MappingProxyType({})
+
     def used(self, version_pk: int) -> None:
         """A request was served by this version: its idle timer starts again with the next report."""
         self._used.add(version_pk)

@@ -170,6 +170,7 @@ class TestLoss:
         worker = await there.worker(rig, M)
         await there.stop()
         await until(lambda: 1 not in rig.gateway.nodes.view)
+        assert not any(link.view for link in rig.gateway.nodes), "it would count again when the link is back"
         await there.start()
         await until(lambda: bool(rig.gateway.nodes.ready(1)))
         assert await replica_of(rig) == f"there/{worker.process.pid}"
