@@ -1,6 +1,7 @@
 """The official OpenAI client embeds: with encoders, and with the chat model beside its chats."""
 
 import asyncio
+import json
 import math
 from collections.abc import Iterator
 
@@ -22,8 +23,14 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         for name, architecture in (("Tiny-BERT", "bert"), ("Tiny-Nomic", "nomic-bert")):
             path = started.models_dir / name / "model.gguf"
             gguf_files.write_encoder(path, architecture=architecture, context_length=CONTEXT)
-        wait_until(lambda: all(started.get(f"/v1/models/{name}")[0] == 200 for name in ("Tiny-BERT", "Tiny-Nomic")), 10)
+        wait_until(lambda: all(embeds(started, name) for name in ("Tiny-BERT", "Tiny-Nomic")), 10)
         yield started
+
+
+def embeds(installation: Installation, name: str) -> bool:
+    """The scan has seen its whole file; of one that is still written it sees less."""
+    status, body = installation.get(f"/v1/models/{name}")
+    return status == 200 and json.loads(body)["capabilities"] == ["embedding"]
 
 
 @pytest.fixture(scope="module")
