@@ -5,8 +5,10 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _OWN = Path("/proc/self/status")
 
@@ -15,16 +17,14 @@ _KEPT_FREE_PART = 16
 
 
 def available_bytes() -> int:
-    """What could be used without swapping: the kernel's own estimate, or the cgroup's head room if that is less."""
-    machine = _listed(_MEMINFO, "MemAvailable:")
-    limit, used = _number("memory.max"), _number("memory.current")
-    return machine if limit is None or used is None else min(machine, max(0, limit - used))
+    """What could be used without swapping: the kernel's own estimate, or what the tightest cgroup leaves if less."""
+    left = [max(0, limit.bytes - limit.used) for limit in _limits()]
+    return min([_listed(_MEMINFO, "MemAvailable:"), *left])
 
 
 def total_bytes() -> int:
-    """What there would be if nothing were used: the machine's, or the cgroup's limit if that is less."""
-    machine, limit = _listed(_MEMINFO, "MemTotal:"), _number("memory.max")
-    return machine if limit is None else min(machine, limit)
+    """What there would be if nothing were used: the machine's, or the tightest cgroup's limit if that is less."""
+    return min([_listed(_MEMINFO, "MemTotal:"), *(limit.bytes for limit in _limits())])
 
 
 @contextmanager
@@ -52,15 +52,50 @@ def give_back_freed() -> None:
         trim(0)
 
 
+class _Limit(NamedTuple):
+    bytes: int
+    used: int
+    """Without the page cache, which makes room for others (as it does in the kernel's ``MemAvailable``)."""
+
+
+def _limits() -> Iterator[_Limit]:
+    """Of the cgroups that we are in, whichever version this system has; those without a limit are left out."""
+    for line in _OWN_CGROUPS.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from _limits_along(_CGROUPS, path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            yield from _limits_along(_CGROUPS / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _limits_along(mount: Path, path: str, most: str, used: str) -> Iterator[_Limit]:
+    """From our group up to the root of what is mounted. In a container the path may be the host's, of which only the
+    end is mounted here, as the root: then that is all there is to see.
+    """
+    own = mount / path.lstrip("/")
+    for group in (own, *own.parents):
+        limit, taken = _number(group / most), _number(group / used)
+        if limit is not None and taken is not None:
+            yield _Limit(limit, taken - _page_cache(group / "memory.stat"))
+        if group == mount:
+            return
+
+
+def _page_cache(statistics: Path) -> int:
+    """Bytes of files. Version 1 counts a group's children under names of their own, which are later in the file."""
+    amounts = dict(line.split() for line in statistics.read_text().splitlines())
+    return sum(int(amounts.get(f"total_{name}", amounts.get(name, 0))) for name in ("active_file", "inactive_file"))
+
+
 def _listed(file: Path, name: str) -> int:
     """Bytes, from a file of the kernel's that lists them in kB."""
     return next(int(line.split()[1]) * 1024 for line in file.read_text().splitlines() if line.startswith(name))
 
 
-def _number(name: str) -> int | None:
-    """A control file of cgroup v2; None where there is no limit or no such file."""
+def _number(control: Path) -> int | None:
+    """A control file of a cgroup; None where there is no limit or no such file."""
     try:
-        raw = (_CGROUP / name).read_text().strip()
+        raw = control.read_text().strip()
     except OSError:
         return None
     return None if raw == "max" else int(raw)
