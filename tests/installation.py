@@ -188,15 +188,17 @@ class Installation:
         own = f"NOPENAI_DATA_DIR={self.data_dir}\0"
         # Where the data directory's name is too long for a socket's, the sockets lie elsewhere.
         places = (str(self.data_dir), str(load_environment({"NOPENAI_DATA_DIR": str(self.data_dir)}).run_dir))
-        found = {}
-        for process in Path("/proc").iterdir():
-            if not process.name.isdigit():
-                continue
-            command = _read(process / "cmdline").replace("\0", " ")
-            # A zombie has no command line; it is dead already.
-            if command and (any(place in command for place in places) or own in _read(process / "environ") + "\0"):
-                found[int(process.name)] = command
-        return found
+        running = {int(each.name): each for each in Path("/proc").iterdir() if each.name.isdigit()}
+        # A zombie has no command line; it is dead already.
+        commands = {pid: line for pid, each in running.items() if (line := _read(each / "cmdline").replace("\0", " "))}
+        found = {
+            pid
+            for pid, command in commands.items()
+            if any(place in command for place in places) or own in _read(running[pid] / "environ") + "\0"
+        }
+        # A spare worker has neither: it is told where it belongs when a load takes it.
+        found |= {pid for pid in commands if _waits(pid, commands[pid]) and _parent(pid) in found}
+        return {pid: commands[pid] for pid in found}
 
     def child(self, name: str) -> int:
         """The pid of a child; of several processes (a gunicorn and its workers) the one that ``up`` started.
