@@ -37,7 +37,10 @@ _NAMES: Mapping[str, str] = {
 }
 
 # These say at INFO what is of interest to their own developers only.
-_QUIETED = ("django.db.backends", "watchfiles", "asyncio", "urllib3", "celery.beat", "kombu", "amqp", "psycopg.pool")
+_QUIETED = (
+    "amqp", "asyncio", "celery.beat", "django.db.backends", "kombu", "psycopg.pool", "urllib3", "watchfiles",
+    "django.template",  # each variable that a page of the admin leaves unset, with a traceback: 80 % of the page's time
+)  # fmt: skip
 
 _SECRET_PREFIX = SECRET_PREFIX.encode()
 
