@@ -16,7 +16,7 @@ run:
 test:
 	@$(PYTHON) nopenai_site/bootstrap.py tests
 	@tests/system-packages
-	.venv/bin/python -m pytest tests/unit tests/integration tests/acceptance
+	.venv/bin/python -m pytest tests/unit tests/integration tests/acceptance tests/browser
 
 check:
 	@$(PYTHON) nopenai_site/bootstrap.py tests

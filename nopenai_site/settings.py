@@ -84,6 +84,7 @@ MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
 CSRF_FAILURE_VIEW = "nopenai_site.errors.csrf_failure"
 
 LOGIN_URL = reverse_lazy("admin:login")
+LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
@@ -152,6 +153,20 @@ def _page(title: str, icon: str, name: str, permission: str) -> dict[str, object
     }
 
 
+# Tailwind's violet, but for 400 and 500: those are letters on dark ground, where its own have too little contrast.
+_PRIMARY = {
+    "50": "oklch(96.9% .016 293.8)",
+    "100": "oklch(94.3% .029 294.6)",
+    "200": "oklch(89.4% .057 293.3)",
+    "300": "oklch(81.1% .111 293.6)",
+    "400": "oklch(75.5% .149 293.6)",
+    "500": "oklch(70.2% .183 293.5)",
+    "600": "oklch(54.1% .281 293)",
+    "700": "oklch(49.1% .27 292.6)",
+    "800": "oklch(43.2% .232 292.8)",
+    "900": "oklch(38% .189 293.7)",
+    "950": "oklch(28.3% .141 291.1)",
+}
 UNFOLD = {
     "SITE_TITLE": "nOpenAI Server",
     "SITE_HEADER": "nOpenAI Server",
@@ -159,6 +174,7 @@ UNFOLD = {
     "SITE_SYMBOL": "hub",
     "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
+    "COLORS": {"primary": _PRIMARY},
     "SITE_FAVICONS": [
         {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("nopenai/icon.svg")},
     ],

@@ -21,7 +21,7 @@ from tests.services import running_services
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
-_FOLDERS = ("unit", "integration", "acceptance")
+_FOLDERS = ("unit", "integration", "acceptance", "browser")
 
 _TEMPORARY = Path(tempfile.mkdtemp(prefix="nopenai-tests-"))
 atexit.register(shutil.rmtree, _TEMPORARY, ignore_errors=True)
