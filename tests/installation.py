@@ -196,8 +196,8 @@ class Installation:
             for pid, command in commands.items()
             if any(place in command for place in places) or own in _read(running[pid] / "environ") + "\0"
         }
-        # A spare worker has neither: it is told where it belongs when a load takes it.
-        found |= {pid for pid in commands if _waits(pid, commands[pid]) and _parent(pid) in found}
+        # Who was started as a spare worker has neither: it is told where it belongs when a load takes it.
+        found |= {pid for pid, command in commands.items() if "--spare" in command and _parent(pid) in found}
         return {pid: commands[pid] for pid in found}
 
     def child(self, name: str) -> int:

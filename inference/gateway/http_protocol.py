@@ -1,5 +1,6 @@
-"""uvicorn's HTTP protocol with five manners more: it declines HTTP/2 politely, sends head and body together, says when
-the client leaves and what is wrong as all else here does, and does not wait for a request's head without end."""
+"""uvicorn's HTTP protocol with six manners more: it declines HTTP/2 politely, sends head and body together, says when
+the client leaves and what is wrong as all else here does, does not wait for a request's head without end, and takes
+leave before it goes."""
 
 import asyncio
 import re
@@ -17,6 +18,10 @@ _OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 _HEAD_SECONDS = 60.0
 """Who has connected, or begun with a request, has so long to send its head. (Between requests keepalive counts.)"""
 
+_LINGER_SECONDS = 1
+"""A server that ends waits so long for the next request of a connection, to answer it and say that it was the last:
+closed at once, the connection would fail a request that is on its way already, and few clients ask twice."""
+
 
 class HttpProtocol(HttpToolsProtocol):
     """Goes on in HTTP/1.1 where a client offers to go on in HTTP/2, as the standard lets a server do.
@@ -27,6 +32,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._departure = Departure()
+        self._leaving = False
         gathering = GatheringTransport(cast(asyncio.Transport, transport), self.loop)
         super().connection_made(cast(asyncio.Transport, gathering))
         self._head_due: asyncio.TimerHandle | None = self.loop.call_later(_HEAD_SECONDS, self._give_up)
@@ -39,6 +45,21 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         cast(dict[str, object], self.scope)[DEPARTURE] = self._departure
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server ends: answer what has begun to come, and what is on its way."""
+        self._leaving = True
+        self.timeout_keep_alive = _LINGER_SECONDS
+        if self._between_requests:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.timeout_keep_alive_handler)
+        elif not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
         # At the beginning of a request only: the same words in a body are the client's own business.

@@ -192,8 +192,9 @@ class Nodes:
         return True
 
     def loads(self, version_pk: int) -> bool:
-        """Whether a demand for a version may lead to something: some node takes models, or is about to have it."""
-        return any(site.view.takes or site.busy_with_it for site in self._sites(version_pk))
+        """Whether a demand for a version may lead to something: some node takes models, is about to have it, or is
+        about to be served by another supervisor."""
+        return any(site.view.takes or site.view.ends or site.busy_with_it for site in self._sites(version_pk))
 
     def demands(self, node: str) -> Iterable[Demand]:
         """What is waited for, of this node."""

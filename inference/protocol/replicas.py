@@ -68,6 +68,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """Of them, by the models that are there."""
     takes: bool = True
     """New models may be loaded there: it is neither cordoned nor about to end."""
+    ends: bool = False
+    """Its supervisor is about to end. Another one may follow, as after an upgrade: who can wait, waits."""
 
 
 class Replicas(msgspec.Struct, frozen=True, kw_only=True, tag="replicas"):

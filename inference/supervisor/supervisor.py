@@ -316,6 +316,7 @@ class Supervisor:
                 ram_bytes=self._policy.ram_bytes,
                 taken_bytes=self._state.ram_bytes,
                 takes=self._takes and not self._state.closing,
+                ends=self._state.closing,
             ),
         )
 

@@ -448,6 +448,10 @@ class Rig:
         self._server.should_exit = True
         await self._serving
 
+    async def until_closed(self) -> None:
+        """It has been told to end, and lets nobody in any more."""
+        await until(lambda: not any(server.is_serving() for server in self._server.servers))
+
     async def worker(self, model: Model, *arguments: str, ready: bool = True) -> StubProcess:
         """A stub worker of a model, which the supervisor (if ``ready``) then announces."""
         worker = await self.process(model, self.directory, *arguments)

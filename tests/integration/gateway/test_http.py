@@ -129,3 +129,20 @@ async def test_a_head_that_never_comes_whole_is_not_waited_for_without_end(
         if begun or not before:  # else it idles between two requests
             assert await reader.read() == b""
     writer.close()
+
+
+async def test_a_request_on_its_way_to_a_server_that_ends_is_answered_and_is_the_last(start_rig: StartRig) -> None:
+    rig = await start_rig(M)
+    await rig.worker(M)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        writer.write(head() + BODY)
+        assert b"connection: close" not in await reader.readuntil(b"}}}")
+        ending = asyncio.create_task(rig.shut_down())
+        await rig.until_closed()
+        writer.write(head() + BODY)
+        answer = await reader.read()
+        await ending
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"connection: close" in answer

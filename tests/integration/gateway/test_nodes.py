@@ -241,6 +241,17 @@ class TestDemand:
         assert response.status == 503
         assert "cordoned" in body["error"]["message"]
 
+    async def test_who_asks_while_the_supervisor_ends_waits_for_the_next_one(self, start_rig: StartRig) -> None:
+        rig = await start_rig(M)
+        rig.supervisor.describe(NodeView(takes=False, ends=True))
+        await until(lambda: rig.gateway.nodes.own.about.ends)
+        asking = await self.ask(rig)
+        assert await demanded(rig.supervisor) == 1
+        await rig.supervisor.stop()
+        await rig.supervisor.start()
+        own = await rig.worker(M)
+        assert await asking == f"here/{own.process.pid}"
+
     async def test_a_model_that_wants_two_nodes_is_asked_of_both(self, start_rig: StartRig, there: There) -> None:
         rig = await two_nodes(start_rig, there, TWICE)
         asking = await self.ask(rig)
