@@ -1,11 +1,12 @@
 """Reads of the registry: what the planes get to see, as the plain values of :mod:`registry.catalogue`."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import Literal
 
 from django.conf import settings
@@ -16,8 +17,11 @@ from django.db.models.functions import Coalesce
 from registry import catalogue, models
 from registry.nodes.homes import homes
 from registry.nodes.selectors import nodes_left, nodes_present
+from registry.parameters import Parameters
 
 _ROWS = 200
+_NO_PARAMETERS: Parameters = {}
+"""Of thousands of models most have none."""
 
 
 def revision_read() -> int:
@@ -42,12 +46,12 @@ def catalogue_load() -> catalogue.Catalogue:
     revision = revision_read()
     if _writers_under_way():
         revision -= 1
+    # Row by row: of ten thousand, all at once would leave 50 MB of holes in a gateway's memory.
     with _one_snapshot():
-        rows = list(models.Model.objects.select_related("usage", "alias_of__usage").order_by("name"))
-        versions = _versions_by_model(rows)
-    default = next((row for row in rows if row.is_default), None) or next((row for row in rows if row.starter), None)
-    entries = {row.name: _model(row, versions) for row in rows}
-    return catalogue.Catalogue(revision=revision, models=entries, default=entries[default.name] if default else None)
+        versions = _versions_by_model()
+        rows = models.Model.objects.select_related("usage", "alias_of__usage").order_by("name")
+        entries = {intern(row.name): _model(row, versions) for row in rows.iterator(chunk_size=_ROWS)}
+    return catalogue.Catalogue(revision=revision, models=entries, default=_default(entries.values()))
 
 
 def replicas_desired(node: str) -> list[catalogue.DesiredReplica]:
@@ -105,21 +109,21 @@ def version_value(row: models.Version) -> catalogue.Version:
     """A row (with its ``model``) as the value that the planes share."""
     return catalogue.Version(
         pk=row.pk,
-        model=row.model.name,
-        version=row.number,
+        model=intern(row.model.name),
+        version=intern(row.number),
         path=shown_path(row.path),
         files=tuple(row.files),
         size_bytes=row.size_bytes,
-        architecture=row.architecture,
+        architecture=intern(row.architecture),
         parameter_count=row.parameter_count,
-        quantization=row.quantization,
+        quantization=intern(row.quantization),
         context_length=row.context_length,
         capabilities=_capabilities(tuple(row.capabilities), tuple(row.model.extra_capabilities)),
         health=catalogue.Health(row.health),
         health_reason=row.health_reason,
         health_checked_at=None if row.health_checked_at is None else row.health_checked_at.timestamp(),
         created=_seconds(row.created_at),
-        parameters=dict(row.parameters),
+        parameters=dict(row.parameters) if row.parameters else _NO_PARAMETERS,
         replicas=row.model.replicas,
         remote=row.source == models.Version.Source.REMOTE,
     )
@@ -165,16 +169,18 @@ def _one_snapshot() -> Iterator[None]:
         yield
 
 
-def _versions_by_model(rows: Iterable[models.Model]) -> Mapping[int, dict[str, catalogue.Version]]:
+def _default(entries: Collection[catalogue.Model]) -> catalogue.Model | None:
+    """The chosen one, else the starter model standing in."""
+    chosen = next((entry for entry in entries if entry.is_default), None)
+    return chosen or next((entry for entry in entries if entry.starter and entry.alias_of is None), None)
+
+
+def _versions_by_model() -> Mapping[int, dict[str, catalogue.Version]]:
     """Versions of each model's primary key, newest first."""
-    known = {row.pk: row for row in rows}
     versions: dict[int, dict[str, catalogue.Version]] = defaultdict(dict)
-    # Row by row: of ten thousand, all at once would leave 50 MB of holes in a gateway's memory.
-    for version in models.Version.objects.order_by("-major", "-minor", "-patch").iterator(chunk_size=_ROWS):
-        model = known.get(version.model_id)
-        if model is not None:
-            version.model = model
-            versions[model.pk][version.number] = version_value(version)
+    rows = models.Version.objects.select_related("model").order_by("-major", "-minor", "-patch")
+    for row in rows.iterator(chunk_size=_ROWS):
+        versions[row.model_id][row.number] = version_value(row)
     return versions
 
 
@@ -183,8 +189,8 @@ def _model(row: models.Model, versions: Mapping[int, dict[str, catalogue.Version
     target = row.alias_of or row
     own = versions.get(target.pk, {})
     return catalogue.Model(
-        id=row.name,
-        display_name=row.display_name or row.name,
+        id=intern(row.name),
+        display_name=intern(row.display_name or row.name),
         enabled=target.enabled,
         preload=target.preload,
         is_default=row.is_default,

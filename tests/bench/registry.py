@@ -15,7 +15,7 @@ import psutil
 
 from tests import gguf_files
 from tests.bench.idle import idle
-from tests.installation import Installation, end
+from tests.installation import Installation, LogRecord, end
 from tests.waiting import wait_until
 
 MODELS = 10_000
@@ -68,6 +68,7 @@ def _installation(models: int) -> Iterator[Installation]:
         try:
             running.wait_started(_PATIENCE_SECONDS)
             wait_until(lambda: _known(running) == models, _PATIENCE_SECONDS)
+            running.wait_for_log(_hashed, _PATIENCE_SECONDS)
             wait_until(lambda: idle(running), _PATIENCE_SECONDS)
             yield running
         finally:
@@ -84,6 +85,11 @@ def _write_models(folder: Path, count: int) -> None:
     for number in range(count):
         own = _NAME.format(number)
         (folder / f"{own}.gguf").write_bytes(content.replace(name, own.encode()))
+
+
+def _hashed(record: LogRecord) -> bool:
+    message = record["message"]
+    return message.startswith("Task registry.hash[") and " succeeded " in message
 
 
 def _known(running: Installation) -> int:
