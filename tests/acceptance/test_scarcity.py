@@ -66,7 +66,8 @@ class TestMemory:
 @contextmanager
 def no_more_memory(pid: int) -> Iterator[None]:
     """The process has what it has now, and a little for small things."""
-    used = next(int(line.split()[1]) << 10 for line in Path(f"/proc/{pid}/status").open() if line.startswith("VmData"))
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
     before = resource.prlimit(pid, resource.RLIMIT_DATA)
     resource.prlimit(pid, resource.RLIMIT_DATA, (used + (16 << 20), before[1]))
     try:

@@ -113,7 +113,7 @@ async def test_the_cache_gives_way_to_models_and_grows_back(node: Node) -> None:
     assert node.caching.ram_held(1) == 90 * MB
     node.report(1, ram=40 * MB)
     node.caching.give_way(500 * MB)
-    assert node.told[1][-1].ram_bytes == 0
+    assert node.told[1][-1].ram_bytes == 500 * MB // 16, "what lies on SSD comes back through RAM"
     node.report(1)
     node.caching.give_way(0)
     assert node.told[1][-1].ram_bytes == 100 * MB
