@@ -11,6 +11,7 @@ from rest_framework.response import Response
 from inference.protocol import EngineParameters
 from inference.specs import engine_parameters
 from inference.supervisor.fit import Footprint, Option, Weight, alike, arithmetic, options, why_never
+from inference.supervisor.space import Space
 from inference.supervisor.swapping import way_that_fits
 from inference.supervisor.tunings import merged
 from inference.supervisor.weighing import weight_of
@@ -76,7 +77,7 @@ def _on(node: Node, version: Version) -> dict[str, Any]:
     ram_bytes = node.ram_budget_mb * _MIB
     kept_bytes = sum(_options(node, other)[0].ram_bytes for other in _kept_loaded(node, version))
     ways = _options(node, version)
-    taken = way_that_fits([way.ram_bytes for way in ways], ram_bytes - kept_bytes)
+    taken = way_that_fits([way.space for way in ways], Space(ram_bytes - kept_bytes))
     footprint = _footprint(node, version)
     return {
         "node": node.name,

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from inference.cells import BATCH_TOKENS, LONG_BATCH_TOKENS, Cells, cells
 from inference.protocol import EngineParameters
+from inference.supervisor.space import Space
 from inference.supervisor.tunings import merged
 from registry.gguf import NO_SHAPE, Shape
 from registry.gguf.tables import TENSOR_TYPES
@@ -103,6 +104,10 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ram_bytes(self) -> int:
         return self.needs.total
+
+    @property
+    def space(self) -> Space:
+        return Space(self.ram_bytes)
 
 
 def options(

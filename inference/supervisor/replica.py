@@ -8,6 +8,7 @@
 LOADING, DRAINING and STOPPING have a deadline. Times are seconds of one monotonic clock.
 """
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ import msgspec
 
 from inference.protocol import ModelSpec, ReplicaState, ReplicaView
 from inference.supervisor.fit import Option
+from inference.supervisor.space import Space
 from inference.supervisor.swapping import Times
 
 
@@ -45,6 +47,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     ram_bytes: int | None = None
     """For models, their KV and its cache. None: models are loaded without regard to what they take."""
+
+    @property
+    def has(self) -> Space:
+        """What there is for models."""
+        return Space(math.inf if self.ram_bytes is None else self.ram_bytes)
+
     swap: Times = Times()
     swap_drain: float = 60.0
     """As ``drain``, of a model that makes room for another: longer, since nobody has asked for its end."""
@@ -132,8 +140,12 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
         return self.newest is not None and self.newest.parameters != self.spec.parameters
 
     @property
-    def ram_bytes(self) -> int:
+    def space(self) -> Space:
         """That it takes of the node's memory."""
+        return self.taken.space if self.taken is not None else Space()
+
+    @property
+    def ram_bytes(self) -> int:
         return self.taken.ram_bytes if self.taken is not None else 0
 
 

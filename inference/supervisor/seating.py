@@ -5,7 +5,6 @@
 3. The plan: who starts, who is refused, who makes room, who waits at which place.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 from inference.supervisor.events import Action, Start, Weigh
 from inference.supervisor.fit import why_never
 from inference.supervisor.replica import Desired, Phase, Policy, Replica, wanted
+from inference.supervisor.space import Space
 from inference.supervisor.swapping import (
     PREFILL_SECONDS_PER_TOKEN_AND_BYTE,
     Loaded,
@@ -52,9 +52,8 @@ def seat(replicas: Mapping[int, Replica], now: float, policy: Policy, next_worke
             after[pk] = replace(after[pk], weighing=True)
             actions.append(Weigh(replica.spec))
     residents = [_loaded(replica, now) for replica in after.values() if replica.worker is not None]
-    ram_bytes = math.inf if policy.ram_bytes is None else policy.ram_bytes
-    after = {pk: _reconsidered(replica, residents, ram_bytes, now, policy) for pk, replica in after.items()}
-    planned = plan(_line(after.values(), policy), residents, ram_bytes, now, policy.swap)
+    after = {pk: _reconsidered(replica, residents, now, policy) for pk, replica in after.items()}
+    planned = plan(_line(after.values(), policy), residents, policy.has, now, policy.swap)
     for pk in planned.refuse:
         after[pk] = refuse(after[pk], now, _why_never(after[pk], residents, policy))
     for pk, way in planned.start:
@@ -85,14 +84,12 @@ def _to_be_weighed(replica: Replica, policy: Policy) -> bool:
     return unknown and policy.ram_bytes is not None and replica.waits_since is not None and replica.worker is None
 
 
-def _reconsidered(
-    replica: Replica, residents: Iterable[Loaded], ram_bytes: float, now: float, policy: Policy
-) -> Replica:
+def _reconsidered(replica: Replica, residents: Iterable[Loaded], now: float, policy: Policy) -> Replica:
     """Refused is who can't fit now."""
     if not replica.refused:
         return replica
-    ways = [option.ram_bytes for option in replica.options]
-    if ways and way_that_fits(ways, room(replica.spec.version_pk, residents, ram_bytes)) is None:
+    ways = [option.space for option in replica.options]
+    if ways and way_that_fits(ways, room(replica.spec.version_pk, residents, policy.has)) is None:
         return replica
     return _queued(cold(replica, now, ""), now, policy)
 
@@ -102,7 +99,7 @@ def _line(replicas: Iterable[Replica], policy: Policy) -> list[Waiting]:
         Waiting(
             pk=replica.spec.version_pk,
             since=replica.waits_since,
-            ram_bytes=tuple(option.ram_bytes for option in replica.options) or (0,),
+            ways=tuple(option.space for option in replica.options) or (Space(),),
             present=replica.worker is not None,
         )
         for replica in replicas
@@ -114,7 +111,7 @@ def _loaded(replica: Replica, now: float) -> Loaded:
     going = replica.phase in _GOING
     return Loaded(
         pk=replica.spec.version_pk,
-        ram_bytes=replica.ram_bytes,
+        space=replica.space,
         pinned=replica.desired is Desired.RUNNING,
         going=going,
         ready_at=replica.since if replica.phase is Phase.READY else None,
@@ -157,5 +154,5 @@ def _why_it_waits(replica: Replica) -> str:
 
 def _why_never(replica: Replica, residents: Iterable[Loaded], policy: Policy) -> str:
     assert policy.ram_bytes is not None, "without a bound everything fits"
-    left = room(replica.spec.version_pk, residents, policy.ram_bytes)
-    return why_never(replica.options, ram_bytes=policy.ram_bytes, kept_bytes=policy.ram_bytes - int(left))
+    left = room(replica.spec.version_pk, residents, policy.has)
+    return why_never(replica.options, ram_bytes=policy.ram_bytes, kept_bytes=policy.ram_bytes - int(left.ram))

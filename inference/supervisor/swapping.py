@@ -1,16 +1,18 @@
 """Who is loaded, and who makes room for it, where not all fit that are wanted. Pure.
 
+Memory is a vector (:mod:`.space`): what fits has to fit into RAM and into each GPU.
+
 Those who wait stand in one line, by the time since when they are wanted; a version stands in it once, however many
 requests wait for it. From the first on:
 
 1. One that can't fit beside what is kept loaded, whatever else would go, is refused; it makes nobody leave.
 2. One that fits into what is free is loaded. So are those behind it, until one does not fit: the *first in need*.
-3. For the first in need, models that were loaded on demand leave, those with the lowest price for each byte first, as
-   few as will do, once each may be asked to: a model stays :func:`residence` seconds after its load, as long as that
-   took a few times over, so that loading never becomes most of what is done; and it serves the requests that it has,
-   for as long as ``turn`` seconds after it was loaded or the first in need came, whichever was later. So requests are
-   served in bunches (AABBCC) and not in the order in which they came (ABCABC). What has left, or is on its way, is not
-   taken back by a new request, unless that is the first in line itself.
+3. For the first in need, models that were loaded on demand leave, those with the lowest price first for each byte where
+   bytes are missing, as few as will do, once each may be asked to: a model stays :func:`residence` seconds after its
+   load, as long as that took a few times over, so that loading never becomes most of what is done; and it serves the
+   requests that it has, for as long as ``turn`` seconds after it was loaded or the first in need came, whichever was
+   later. So requests are served in bunches (AABBCC) and not in the order in which they came (ABCABC). What has left, or
+   is on its way, is not taken back by a new request, unless that is the first in line itself.
 4. Those behind the first in need are loaded only into what it leaves over when all who make room for it have left.
 
 What is kept loaded (pinned) never leaves for others.
@@ -34,6 +36,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+from inference.supervisor.space import Space, total
 
 USES_HALF_LIFE_SECONDS = 300.0
 _REUSE_SECONDS = 60.0
@@ -59,7 +63,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """A version that has memory, from the start of its process until its exit was seen."""
 
     pk: int
-    ram_bytes: int
+    space: Space
     pinned: bool = False
     going: bool = False
     """It drains or stops."""
@@ -78,8 +82,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     pk: int
     since: float
     """When it came to be wanted."""
-    ram_bytes: tuple[int, ...]
-    """Of each way to load it, the largest first."""
+    ways: tuple[Space, ...]
+    """What each way to load it takes, the largest first."""
     present: bool = False
     """Its process of before is not gone yet, so it can't be started."""
 
@@ -96,25 +100,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """When somebody else may be asked to leave."""
 
 
-def plan(waiting: Iterable[Waiting], loaded: Iterable[Loaded], ram_bytes: float, now: float, times: Times) -> Plan:
-    """What is to be done now. Called again whenever anything changes, and at ``look_at``."""
+def plan(waiting: Iterable[Waiting], loaded: Iterable[Loaded], has: Space, now: float, times: Times) -> Plan:
+    """What is to be done now, on a node that ``has`` so much. Called again whenever anything changes, and at
+    ``look_at``."""
     line = sorted(waiting, key=lambda each: (each.since, each.pk))
     residents = {each.pk: each for each in loaded}
-    free = ram_bytes - sum(each.ram_bytes for each in residents.values())
+    free = has - total(each.space for each in residents.values())
     start: list[tuple[int, int]] = []
     refuse: list[int] = []
     waits: list[int] = []
     leave: tuple[int, ...] = ()
     look_at: float | None = None
-    spare: float | None = None
+    spare: Space | None = None
     """What the first in need leaves over, once it is known who that is."""
     for each in line:
-        way = way_that_fits(each.ram_bytes, room(each.pk, residents.values(), ram_bytes))
+        way = way_that_fits(each.ways, room(each.pk, residents.values(), has))
         if way is None:
             refuse += [] if each.present else [each.pk]  # 1; the other when it is gone
             continue
-        wanted = each.ram_bytes[way]
-        if wanted <= (free if spare is None else min(free, spare)) and not each.present:
+        wanted = each.ways[way]
+        if wanted.fits(free if spare is None else free.least(spare)) and not each.present:
             start.append((each.pk, way))  # 2, 4
             free -= wanted
             spare = None if spare is None else spare - wanted
@@ -122,20 +127,20 @@ def plan(waiting: Iterable[Waiting], loaded: Iterable[Loaded], ram_bytes: float,
         waits.append(each.pk)
         if spare is None:
             leave, look_at = _make_room(each, wanted - free, residents.values(), now, times)  # 3
-            spare = free + sum(residents[pk].ram_bytes for pk in leave) - wanted
+            spare = free + total(residents[pk].space for pk in leave) - wanted
     # Its own process of before, if that still finishes requests, had better be taken back.
     leave = tuple(pk for pk in leave if pk != waits[0])
     return Plan(start=tuple(start), refuse=tuple(refuse), leave=leave, line=tuple(waits), look_at=look_at)
 
 
-def room(pk: int, loaded: Iterable[Loaded], ram_bytes: float) -> float:
+def room(pk: int, loaded: Iterable[Loaded], has: Space) -> Space:
     """What a version can have, if all that may leave did."""
-    return ram_bytes - sum(each.ram_bytes for each in loaded if each.pinned and not each.going and each.pk != pk)
+    return has - total(each.space for each in loaded if each.pinned and not each.going and each.pk != pk)
 
 
-def way_that_fits(ways: Sequence[int], room_bytes: float) -> int | None:
+def way_that_fits(ways: Sequence[Space], room: Space) -> int | None:
     """The largest; None: not even the smallest does."""
-    return next((index for index, wanted in enumerate(ways) if wanted <= room_bytes), None)
+    return next((index for index, wanted in enumerate(ways) if wanted.fits(room)), None)
 
 
 def residence(load_seconds: float, times: Times) -> float:
@@ -168,14 +173,14 @@ def longest_wait(place: int, *, load: float, drain: float, stop: float, exit: fl
 
 
 def _make_room(
-    needy: Waiting, missing: float, loaded: Iterable[Loaded], now: float, times: Times
+    needy: Waiting, missing: Space, loaded: Iterable[Loaded], now: float, times: Times
 ) -> tuple[tuple[int, ...], float | None]:
-    """Who leaves so that ``missing`` bytes become free, and when to look again if they are not enough yet."""
+    """Who leaves so that what is ``missing`` becomes free, and when to look again if they are not enough yet."""
     residents = list(loaded)
     going = [each for each in residents if each.going]
-    missing -= sum(each.ram_bytes for each in going)
+    missing -= total(each.space for each in going)
     leaving = tuple(each.pk for each in going)
-    if missing <= 0:
+    if missing.nothing:
         return leaving, None
     moments = {each.pk: moment for each in residents if (moment := _may_leave_at(each, needy.since, times)) is not None}
     now_possible = [each for each in residents if each.pk in moments and moments[each.pk] <= now]
@@ -196,19 +201,20 @@ def _may_leave_at(each: Loaded, needed_since: float, times: Times) -> float | No
     return max(stays_until, max(each.ready_at, needed_since) + times.turn)
 
 
-def _cheapest(possible: Sequence[Loaded], missing: float) -> list[Loaded]:
-    """Those with the lowest price for each byte, until it is enough, and of them only those that it takes; nobody if
-    all of them are not enough."""
+def _cheapest(possible: Sequence[Loaded], missing: Space) -> list[Loaded]:
+    """Those with the lowest price for what they relieve, until it is enough, and of them only those that it takes;
+    nobody if all of them are not enough."""
+    helpful = [(each, relief) for each in possible if (relief := each.space.relief(missing)) > 0]
     chosen: list[Loaded] = []
-    for each in sorted(possible, key=lambda each: (each.price / max(each.ram_bytes, 1), each.pk)):
-        if missing <= 0:
+    for each, _ in sorted(helpful, key=lambda pair: (pair[0].price / pair[1], pair[0].pk)):
+        if missing.nothing:
             break
         chosen.append(each)
-        missing -= each.ram_bytes
-    if missing > 0:
+        missing -= each.space
+    if not missing.nothing:
         return []
     for each in sorted(chosen, key=lambda each: -each.price):
-        if missing + each.ram_bytes <= 0:
+        if (missing + each.space).nothing:
             chosen.remove(each)
-            missing += each.ram_bytes
+            missing += each.space
     return chosen

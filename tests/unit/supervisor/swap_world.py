@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from inference.supervisor.space import Space, total
 from inference.supervisor.swapping import Loaded, Plan, Times, Waiting, longest_wait, plan
 
 LONGEST_LOAD = 2
@@ -65,11 +66,11 @@ def wanted(model: Model) -> list[Model]:
     return [model, model._replace(waits=0, left=_UNKNOWN)] if asks else [model]
 
 
-def settled(world: World, sizes: tuple[int, ...], ram: int) -> World:
+def settled(world: World, sizes: tuple[Space, ...], has: Space) -> World:
     """After the plan, as often as it has something to say; those who have come get their deadline."""
     world = _taken_back(world)
     while True:
-        said = _plan(world, sizes, ram)
+        said = _plan(world, sizes, has)
         after = tuple(_obey(pk, model, said, world) for pk, model in enumerate(world))
         after = _taken_back(after)
         if after == world:
@@ -77,15 +78,15 @@ def settled(world: World, sizes: tuple[int, ...], ram: int) -> World:
         world = after
 
 
-def next_worlds(world: World, sizes: tuple[int, ...], ram: int) -> Iterator[World]:
+def next_worlds(world: World, sizes: tuple[Space, ...], has: Space) -> Iterator[World]:
     for fate in itertools.product(*map(fates, world)):
         for asked in itertools.product(*map(wanted, fate)):
-            yield settled(asked, sizes, ram)
+            yield settled(asked, sizes, has)
 
 
-def check(world: World, sizes: tuple[int, ...], ram: int) -> None:
-    taken = sum(size for model, size in zip(world, sizes, strict=True) if model.phase is not Is.ABSENT)
-    assert taken <= ram, "more memory is taken than there is"
+def check(world: World, sizes: tuple[Space, ...], has: Space) -> None:
+    taken = total(size for model, size in zip(world, sizes, strict=True) if model.phase is not Is.ABSENT)
+    assert taken.fits(has), "more memory is taken than there is"
     for model in world:
         assert model.waits is None or model.left >= 0, "somebody waits beyond the bound"
 
@@ -99,16 +100,16 @@ def _taken_back(world: World) -> World:
     )
 
 
-def _plan(world: World, sizes: tuple[int, ...], ram: int) -> Plan:
+def _plan(world: World, sizes: tuple[Space, ...], has: Space) -> Plan:
     waiting = [
-        Waiting(pk=pk, since=-model.waits, ram_bytes=(sizes[pk],), present=model.phase is Is.GOING)
+        Waiting(pk=pk, since=-model.waits, ways=(sizes[pk],), present=model.phase is Is.GOING)
         for pk, model in enumerate(world)
         if model.waits is not None
     ]
     loaded = [
         Loaded(
             pk=pk,
-            ram_bytes=sizes[pk],
+            space=sizes[pk],
             going=model.phase is Is.GOING,
             ready_at=-model.age if model.phase is Is.READY else None,
             busy=int(model.busy),
@@ -116,7 +117,7 @@ def _plan(world: World, sizes: tuple[int, ...], ram: int) -> Plan:
         for pk, model in enumerate(world)
         if model.phase is not Is.ABSENT
     ]
-    return plan(waiting, loaded, ram, 0.0, TIMES)
+    return plan(waiting, loaded, has, 0.0, TIMES)
 
 
 def _obey(pk: int, model: Model, said: Plan, world: World) -> Model:

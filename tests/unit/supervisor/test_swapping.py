@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.supervisor.space import Space
 from inference.supervisor.swapping import Loaded, Plan, Times, Waiting, longest_wait, plan, price, residence
 from tests.unit.supervisor.swap_world import Model, World, check, fates, next_worlds, settled, wanted
 
@@ -14,27 +15,27 @@ NOW = 1000.0
 
 
 def ready(pk: int, ram: int = 1, *, age: float = 100.0, busy: int = 0, price: float = 0.0, load: float = 0.0) -> Loaded:
-    return Loaded(pk=pk, ram_bytes=ram, ready_at=NOW - age, busy=busy, price=price, load_seconds=load)
+    return Loaded(pk=pk, space=Space(ram), ready_at=NOW - age, busy=busy, price=price, load_seconds=load)
 
 
 def going(pk: int, ram: int = 1) -> Loaded:
-    return Loaded(pk=pk, ram_bytes=ram, going=True, ready_at=NOW - 100.0)
+    return Loaded(pk=pk, space=Space(ram), going=True, ready_at=NOW - 100.0)
 
 
 def pinned(pk: int, ram: int = 1) -> Loaded:
-    return Loaded(pk=pk, ram_bytes=ram, pinned=True, ready_at=NOW - 100.0)
+    return Loaded(pk=pk, space=Space(ram), pinned=True, ready_at=NOW - 100.0)
 
 
 def loading(pk: int, ram: int = 1) -> Loaded:
-    return Loaded(pk=pk, ram_bytes=ram)
+    return Loaded(pk=pk, space=Space(ram))
 
 
 def waits(pk: int, *ram: int, since: float = NOW, present: bool = False) -> Waiting:
-    return Waiting(pk=pk, since=since, ram_bytes=ram or (1,), present=present)
+    return Waiting(pk=pk, since=since, ways=tuple(map(Space, ram or (1,))), present=present)
 
 
 def planned(waiting: list[Waiting], loaded: list[Loaded], ram: int) -> Plan:
-    return plan(waiting, loaded, ram, NOW, TIMES)
+    return plan(waiting, loaded, Space(ram), NOW, TIMES)
 
 
 # --- Who is loaded ---
@@ -165,40 +166,92 @@ def test_one_behind_the_first_that_still_drains_may_not() -> None:
 # --- The bound ---
 
 
+def node(*sizes: int | tuple[int, ...], has: int | tuple[int, ...]) -> tuple[tuple[Space, ...], Space]:
+    """What each model takes, and what there is: RAM, or RAM and each GPU."""
+    return tuple(map(places, sizes)), places(has)
+
+
+def places(sizes: int | tuple[int, ...]) -> Space:
+    return Space(sizes) if isinstance(sizes, int) else Space(sizes[0], sizes[1:])
+
+
 @pytest.mark.parametrize(
-    ("sizes", "ram"),
-    [((1, 1), 1), ((1, 1, 1), 1), ((1, 1, 1), 2), ((2, 1, 1), 2), ((3, 2, 1), 4), ((2, 2, 1), 3)],
+    ("sizes", "has"),
+    [
+        node(1, 1, has=1),
+        node(1, 1, 1, has=1),
+        node(1, 1, 1, has=2),
+        node(2, 1, 1, has=2),
+        node(3, 2, 1, has=4),
+        node(2, 2, 1, has=3),
+        node((0, 1), (0, 1), 1, has=(1, 1)),
+        node((1, 2), (2, 1), (1, 1), has=(2, 2)),
+        node((1, 1, 1), (0, 1, 0), (0, 0, 1), has=(1, 1, 1)),
+        node((1, 2, 0), (1, 0, 2), (2, 1, 1), has=(3, 2, 2)),
+    ],
     ids=str,
 )
 def test_in_every_world_that_can_be_reached_memory_is_enough_and_nobody_waits_beyond_the_bound(
-    sizes: tuple[int, ...], ram: int
+    sizes: tuple[Space, ...], has: Space
 ) -> None:
-    first = settled((Model(),) * len(sizes), sizes, ram)
+    first = settled((Model(),) * len(sizes), sizes, has)
     seen, unvisited = {first}, [first]
     longest = 0
     while unvisited:
-        for world in next_worlds(unvisited.pop(), sizes, ram):
+        for world in next_worlds(unvisited.pop(), sizes, has):
             if world not in seen:
-                check(world, sizes, ram)
+                check(world, sizes, has)
                 longest = max(longest, *(model.waits or 0 for model in world))
                 seen.add(world)
                 unvisited.append(world)
     assert longest > 0, "nobody had to wait, so nothing was tried"
 
 
+a_size = st.builds(Space, st.integers(1, 5), st.tuples(st.integers(0, 5), st.integers(0, 5)) | st.just(()))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     chance=st.randoms(use_true_random=False),
-    sizes=st.lists(st.integers(1, 5), min_size=2, max_size=6).map(tuple),
-    slack=st.integers(0, 6),
+    sizes=st.lists(a_size, min_size=2, max_size=6).map(tuple),
+    slack=st.builds(Space, st.integers(0, 6), st.tuples(st.integers(0, 6), st.integers(0, 6))),
 )
-def test_on_any_path_of_a_larger_node_too(chance: random.Random, sizes: tuple[int, ...], slack: int) -> None:
-    ram = max(sizes) + slack
+def test_on_any_path_of_a_larger_node_too(chance: random.Random, sizes: tuple[Space, ...], slack: Space) -> None:
+    most = Space()
+    for size in sizes:
+        most = Space() - (Space() - most).least(Space() - size)
+    has = most + slack
     world: World = (Model(),) * len(sizes)
     for _ in range(60):
         asked = tuple(chance.choice(wanted(chance.choice(fates(model)))) for model in world)
-        world = settled(asked, sizes, ram)
-        check(world, sizes, ram)
+        world = settled(asked, sizes, has)
+        check(world, sizes, has)
+
+
+# --- Memory as a vector ---
+
+
+def on_gpu(pk: int, ram: int, gpu: int, *, price: float = 0.0) -> Loaded:
+    return Loaded(pk=pk, space=Space(ram, (gpu,)), ready_at=NOW - 100.0, price=price)
+
+
+def test_what_does_not_fit_in_one_place_does_not_fit() -> None:
+    waiting = Waiting(pk=1, since=NOW, ways=(Space(1, (3,)),))
+    assert plan([waiting], [], Space(9, (2,)), NOW, TIMES).refuse == (1,)
+    assert plan([waiting], [], Space(9, (3,)), NOW, TIMES).start == ((1, 0),)
+    assert plan([waiting], [], Space(9), NOW, TIMES).refuse == (1,), "there is no GPU"
+
+
+def test_who_leaves_relieves_the_place_that_is_full() -> None:
+    waiting = Waiting(pk=1, since=NOW, ways=(Space(1, (2,)),))
+    cheap_but_in_ram, dear_but_there = on_gpu(2, 5, 0, price=0.1), on_gpu(3, 1, 2, price=9.0)
+    assert plan([waiting], [cheap_but_in_ram, dear_but_there], Space(9, (2,)), NOW, TIMES).leave == (3,)
+
+
+def test_price_counts_for_each_byte_where_bytes_are_missing() -> None:
+    waiting = Waiting(pk=1, since=NOW, ways=(Space(1, (2,)),))
+    large_in_ram, large_there = on_gpu(2, 90, 2, price=3.0), on_gpu(3, 1, 4, price=5.0)
+    assert plan([waiting], [large_in_ram, large_there], Space(99, (6,)), NOW, TIMES).leave == (3,)
 
 
 def test_the_bound_is_what_the_module_says() -> None:
